@@ -1,0 +1,83 @@
+"""What tests share: a toy plan for the fake backend, images, and the real clips where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlf_edge import Manifest, Plan, Preprocess, Sampling, TensorSpec
+from vlf_edge.plan import Graph
+
+CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
+LABELS = ("still", "left", "right", "up", "down")
+
+
+def toy_manifest(*, frames: int = 4, span_s: float = 1.0, phases: int = 1, weights: dict | None = None) -> Manifest:
+    """Specs of a small two-stage model: 32 px images, 4 tokens of 6 channels."""
+    specs = {
+        "frame": (TensorSpec("image", "uint8", ("N", 32, 32, 3)), TensorSpec("tokens", "float32", ("N", 4, 6))),
+        "clip": (TensorSpec("tokens", "float32", ("N", frames, 4, 6)), TensorSpec("logits", "float32", ("N", len(LABELS)))),
+    }
+    graphs = tuple(
+        Graph(stage, kind, f"{stage}.fp32.onnx", (specs[stage][0],), (specs[stage][1],))
+        for stage in ("frame", "clip")
+        for kind in ("fp32", "portable", "typed")
+    )
+    return Manifest(
+        model={"name": "toy"},
+        labels=LABELS,
+        preprocess=Preprocess(32, 32, 32),
+        sampling=Sampling(frames, span_s, phases),
+        precision="fp32",
+        stages=("frame", "clip"),
+        graphs=graphs,
+        weights=weights or {"origin": "file", "sha256": "0" * 64},
+    )
+
+
+def write_toy_plan(path: Path, manifest: Manifest | None = None) -> Plan:
+    """A plan whose graphs are no ONNX at all: only the fake backend runs it."""
+    members = {"frame.fp32.onnx": b"frame", "clip.fp32.onnx": b"clip"}
+    return Plan.write(path, manifest or toy_manifest(), members, {"note": "toy"})
+
+
+@pytest.fixture
+def toy_plan(tmp_path: Path) -> Plan:
+    return write_toy_plan(tmp_path / "toy.plan")
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """(40, 48, 64, 3) uint8: a bright square that moves over noise."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 60, (40, 48, 64, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        frame[10:24, i : i + 14] = (200, 120, 40)
+    return frames
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> list[Path]:
+    clips = sorted(p for p in CLIPS.glob("*") if p.suffix in (".mp4", ".avi"))
+    if not clips:
+        pytest.skip(f"no real clips in {CLIPS}")
+    return clips
+
+
+CALIBRATION = "test://motion?seconds=14&width=160&height=120"
+
+
+@pytest.fixture(scope="session")
+def plans(tmp_path_factory) -> dict[str, Path]:
+    """Real vlf-tiny plans of random weights by precision, for the CPU: "fp32", and "fp16" and "int8" made from it."""
+    from vlf_edge.compiler import Recipe, build
+
+    folder = tmp_path_factory.mktemp("plans")
+    paths = {precision: folder / f"{precision}.plan" for precision in ("fp32", "fp16", "int8")}
+    build(Recipe(random_weights=True, precision="fp32", target="cpu"), paths["fp32"])
+    for precision in ("fp16", "int8"):
+        recipe = Recipe(precision=precision, calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
+        build(recipe, paths[precision], base=paths["fp32"], cache_dir=folder / "ranges")
+    return paths

@@ -1,0 +1,51 @@
+"""Streaming video action recognition with VideoLightFormer on NVIDIA edge hardware.
+
+>>> from vlf_edge import Runtime
+>>> with Runtime("vlf.plan") as runtime:
+...     for prediction in runtime.stream(0):
+...         print(prediction.state, prediction.label, prediction.score)
+
+Names are resolved when first used, so importing vlf_edge costs almost nothing and never loads torch, onnx or cv2.
+"""
+
+from importlib import import_module
+
+from ._version import __version__
+
+_HOME = {
+    "Frame": "types",
+    "Manifest": "plan",
+    "Plan": "plan",
+    "Prediction": "types",
+    "Preprocess": "types",
+    "Runtime": "runtime",
+    "Sampling": "types",
+    "TensorSpec": "types",
+    "BackendMissing": "errors",
+    "CalibrationError": "errors",
+    "CameraError": "errors",
+    "CompileError": "errors",
+    "ExportError": "errors",
+    "PlanError": "errors",
+    "PlanMismatch": "errors",
+    "ShapeError": "errors",
+    "SourceError": "errors",
+    "VlfError": "errors",
+    "WeightsError": "errors",
+    "build": "compiler",
+    "open_source": "runtime",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'vlf_edge' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,60 @@
+"""Everything vlf_edge raises on purpose.
+
+VlfError                 the user can fix it; the message is one sentence or two
+├── WeightsError         weights missing, unreadable or of another model
+├── ExportError          a model could not be turned into ONNX
+├── CalibrationError     no clips, too few of them, or nothing to see in them
+├── CompileError         TensorRT refused a graph (its own messages are inside)
+├── PlanError            a plan file is damaged, foreign or unsafe
+│   └── PlanMismatch     a sound plan, but not for this model, machine or use
+├── BackendMissing       a library or device is not here (names the exact install line)
+├── ShapeError           an array of the wrong shape or dtype crossed a border
+└── SourceError          a camera, file or folder gives no frames
+    └── CameraError      a camera is absent, busy or silent
+
+Messages say what, got, expected, what is available, and the next command.
+"""
+
+
+class VlfError(Exception):
+    """Base of every error a user can act on."""
+
+
+class WeightsError(VlfError):
+    """Weights are missing, unreadable or of another model."""
+
+
+class ExportError(VlfError):
+    """A model could not be turned into ONNX."""
+
+
+class CalibrationError(VlfError):
+    """INT8 ranges cannot be taken from the clips given."""
+
+
+class CompileError(VlfError):
+    """An engine could not be built; carries the builder's own messages."""
+
+
+class PlanError(VlfError):
+    """A plan file is damaged, truncated, foreign, oversized or unsafe."""
+
+
+class PlanMismatch(PlanError):
+    """The plan is sound but does not fit this machine, model or use."""
+
+
+class BackendMissing(VlfError):
+    """A library or device that the request needs is not on this machine."""
+
+
+class ShapeError(VlfError):
+    """An array of the wrong shape or dtype crossed a public border."""
+
+
+class SourceError(VlfError):
+    """A camera, file, folder or iterable gives no (more) frames."""
+
+
+class CameraError(SourceError):
+    """A camera is absent, busy, not permitted or silent."""

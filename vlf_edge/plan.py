@@ -1,0 +1,326 @@
+"""vlf.plan: one file that holds everything needed to run, explain, requantise and rebuild a model.
+
+The file is a ZIP whose members are stored, not compressed, so that ``unzip`` gives exactly the bytes that trtexec,
+Triton or any ONNX tool load:
+
+    manifest.json            everything the file says about itself (class Manifest)
+    report.json              what the build measured
+    <stage>.fp32.onnx        the exported graph: the source of every later build
+    <stage>.int8.onnx        portable graph, float32 rest: CPUs (only when it differs from the fp32 one)
+    <stage>.typed.onnx       strongly typed graph, float16 rest: TensorRT
+    <stage>.<target>.engine  a raw TensorRT or TensorRT-RTX engine
+
+The same contents always give the same bytes: members are sorted and carry no time. A plan is data from a stranger:
+names never become paths, sizes are bounded before anything is read, every member's SHA-256 is checked when read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import PlanError, PlanMismatch
+from .types import Preprocess, Sampling, TensorSpec
+
+FORMAT = 1
+PRECISIONS = ("fp32", "fp16", "int8")
+GRAPH_KINDS = ("fp32", "portable", "typed")
+_MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MAX_MEMBERS = 256
+_MAX_JSON_BYTES = 16 << 20
+_MAX_MEMBER_BYTES = 2 << 30
+_MAX_TOTAL_BYTES = 4 << 30
+_MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph of a plan. kind: "fp32" (source), "portable" (CPU) or "typed" (TensorRT)."""
+
+    stage: str
+    kind: str
+    member: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """One compiled engine of a plan.
+
+    library: "tensorrt" or "tensorrt_rtx"; version: of that library.
+    compute_capabilities: those it was built for, such as ("8.0", "8.6"); device: GPU it was built on, "" if none.
+    max_batch: the largest N its optimisation profile allows.
+    """
+
+    stage: str
+    target: str
+    member: str
+    library: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    device: str
+    max_batch: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a plan says about itself.
+
+    model: name and sizes, as in the model's own dataclass. labels: C class names, in logit order.
+    precision: "fp32", "fp16" or "int8". stages: ("frame", "clip"), or ("clip",) for models that mix frames early.
+    weights: {"origin": "random" | "file", "sha256": ..., ...}.
+    quantization: method, counts, hashes and what stayed in float; empty unless int8.
+    versions: of the libraries that made the graphs. members: {name: {"sha256": ..., "bytes": ...}}, set by ``write``.
+    """
+
+    model: dict[str, Any]
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    sampling: Sampling
+    precision: str
+    stages: tuple[str, ...]
+    graphs: tuple[Graph, ...]
+    weights: dict[str, Any]
+    engines: tuple[EngineInfo, ...] = ()
+    quantization: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    members: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def random_weights(self) -> bool:
+        """True if nothing was ever trained: labels then mean nothing."""
+        return self.weights.get("origin") == "random"
+
+    def graph(self, stage: str, kind: str) -> Graph:
+        """The graph of that stage and kind. Raises PlanMismatch naming those that are there."""
+        for graph in self.graphs:
+            if (graph.stage, graph.kind) == (stage, kind):
+                return graph
+        have = ", ".join(f"{g.stage}/{g.kind}" for g in self.graphs)
+        raise PlanMismatch(f"this plan has no {kind} graph of stage {stage!r}; it has: {have}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_json`` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Any) -> Manifest:
+        """Checks structure and types; raises PlanError saying which entry is wrong."""
+        return _manifest_from_json(raw)
+
+
+class Plan:
+    """An opened vlf.plan: the manifest in memory, members read (and verified) on demand.
+
+    >>> plan = Plan.open("vlf.plan")
+    >>> onnx_bytes = plan.graph("frame", "portable")
+    """
+
+    def __init__(self, path: Path, manifest: Manifest):
+        self.path = path
+        self.manifest = manifest
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return f"Plan({str(self.path)!r}, {m.model.get('name')}, {m.precision}, {len(m.labels)} classes)"
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Plan:
+        """Opens and checks a plan without reading its big members. Raises PlanError in one sentence."""
+        path = Path(path)
+        with _archive(path) as archive:
+            sizes = _checked_sizes(path, archive)
+            if "manifest.json" not in sizes:
+                raise PlanError(f"{path} is a ZIP but not a vlf.plan: it has no manifest.json")
+            raw = _read_member(path, archive, "manifest.json", _MAX_JSON_BYTES)
+        manifest = Manifest.from_json(_parse_json(path, "manifest.json", raw))
+        _check_members(path, manifest, sizes)
+        return cls(path, manifest)
+
+    def graph(self, stage: str, kind: str) -> bytes:
+        """ONNX bytes of a stage; kind is one of GRAPH_KINDS."""
+        return self.read(self.manifest.graph(stage, kind).member)
+
+    def read(self, member: str) -> bytes:
+        """Bytes of a member, checked against the manifest's SHA-256. Raises PlanError if they differ."""
+        entry = self.manifest.members.get(member)
+        if entry is None:
+            raise PlanError(f"{self.path} has no member {member!r}; it has: {', '.join(self.manifest.members)}")
+        with _archive(self.path) as archive:
+            data = _read_member(self.path, archive, member, _MAX_MEMBER_BYTES)
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise PlanError(f"{self.path} is damaged: the bytes of {member} do not match their SHA-256; build it again")
+        return data
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the build measured, as in report.json."""
+        return _parse_json(self.path, "report.json", self.read("report.json"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the hashes of all members: two plans with equal digests are the same plan."""
+        lines = "".join(f"{name} {m['sha256']}\n" for name, m in sorted(self.manifest.members.items()))
+        return hashlib.sha256((lines + _dump_json(self.manifest.to_json()).decode()).encode()).hexdigest()
+
+    @staticmethod
+    def write(
+        path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, bytes], report: Mapping[str, Any]
+    ) -> Plan:
+        """Writes a plan in one step: the file is complete or not there at all.
+
+        members: bytes of every graph and engine the manifest names. Returns the plan, opened.
+        """
+        path = Path(path)
+        contents = {**members, "report.json": _dump_json(report)}
+        entries = {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            for name, data in sorted(contents.items())
+        }
+        manifest = replace(manifest, members=entries)
+        _check_members(path, manifest, {name: len(data) for name, data in contents.items()} | {"manifest.json": 0})
+        contents["manifest.json"] = _dump_json(manifest.to_json())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                for name in ["manifest.json", *sorted(set(contents) - {"manifest.json"})]:
+                    # A ZipInfo of our own carries the fixed date 1980-01-01: same contents, same file.
+                    archive.writestr(zipfile.ZipInfo(name), contents[name])
+            os.chmod(partial, 0o644)
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+        return Plan.open(path)
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise PlanError(f"no plan at {path}; make one with: vlf-edge build --precision int8 -o {path}") from None
+    except IsADirectoryError:
+        raise PlanError(f"{path} is a folder, not a vlf.plan file") from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise PlanError(f"{path} is not a readable vlf.plan (truncated or another kind of file): {error}") from None
+
+
+def _checked_sizes(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
+    """Sizes of the members, after the checks that need no member's bytes."""
+    infos = archive.infolist()
+    if len(infos) > _MAX_MEMBERS:
+        raise PlanError(f"{path} has {len(infos)} members; a vlf.plan has at most {_MAX_MEMBERS}")
+    sizes: dict[str, int] = {}
+    for info in infos:
+        if not _MEMBER_NAME.fullmatch(info.filename):
+            raise PlanError(f"{path} has a member with an unsafe name {info.filename[:80]!r}; this is not a vlf.plan")
+        if info.filename in sizes:
+            raise PlanError(f"{path} has two members named {info.filename}; this is not a vlf.plan")
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
+            raise PlanError(f"{path}: member {info.filename} is compressed or encrypted; a vlf.plan stores its members")
+        if info.file_size > _MAX_MEMBER_BYTES:
+            raise PlanError(f"{path}: member {info.filename} claims {info.file_size} bytes; the limit is {_MAX_MEMBER_BYTES}")
+        sizes[info.filename] = info.file_size
+    if sum(sizes.values()) > _MAX_TOTAL_BYTES:
+        raise PlanError(f"{path} claims {sum(sizes.values())} bytes in all; the limit is {_MAX_TOTAL_BYTES}")
+    return sizes
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str, limit_bytes: int) -> bytes:
+    try:
+        info = archive.getinfo(name)
+        if info.file_size > limit_bytes:
+            raise PlanError(f"{path}: {name} claims {info.file_size} bytes; the limit is {limit_bytes}")
+        return archive.read(info)
+    except (KeyError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise PlanError(f"{path} is damaged: cannot read {name} ({error}); build it again") from None
+
+
+def _check_members(path: Path, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    """Manifest and archive must name the same members, and every graph and engine must be one of them."""
+    listed = set(manifest.members) | {"manifest.json"}
+    if listed != set(sizes):
+        odd = ", ".join(sorted(listed ^ set(sizes)))
+        raise PlanError(f"{path} is damaged: manifest and archive disagree about {odd}; build it again")
+    for name, entry in manifest.members.items():
+        if entry["bytes"] != sizes[name]:
+            raise PlanError(f"{path} is damaged: {name} has {sizes[name]} bytes, the manifest says {entry['bytes']}")
+    for part in (*manifest.graphs, *manifest.engines):
+        if part.member not in manifest.members:
+            raise PlanError(f"{path} is damaged: {part.member} is named in the manifest but not in the file")
+
+
+def _dump_json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _parse_json(path: Path, name: str, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path} is damaged: {name} is not JSON ({error}); build it again") from None
+
+
+def _manifest_from_json(raw: Any) -> Manifest:
+    if not isinstance(raw, dict) or "format" not in raw:
+        raise PlanError("not a vlf.plan: manifest.json has no format number")
+    if raw["format"] != FORMAT:
+        raise PlanMismatch(f"plan format {raw['format']!r}; this version of vlf_edge reads format {FORMAT}: upgrade vlf_edge")
+    try:
+        values = {f.name: raw[f.name] for f in fields(Manifest)}
+        values["labels"] = tuple(_checked(label, str, "label") for label in values["labels"])
+        values["stages"] = tuple(_checked(stage, str, "stage") for stage in values["stages"])
+        values["preprocess"] = _positive(Preprocess(**values["preprocess"]))
+        values["sampling"] = _positive(Sampling(**values["sampling"]))
+        values["graphs"] = tuple(_graph_from_json(graph) for graph in values["graphs"])
+        values["engines"] = tuple(_engine_from_json(engine) for engine in values["engines"])
+        for name in ("model", "weights", "quantization", "versions", "members"):
+            _checked(values[name], dict, name)
+        for name, entry in values["members"].items():
+            _checked(entry["sha256"], str, f"{name} sha256"), _checked(entry["bytes"], int, f"{name} bytes")
+        manifest = Manifest(**values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"not a sound vlf.plan: manifest.json is missing or misstates something ({error!r})") from None
+    if manifest.precision not in PRECISIONS:
+        raise PlanError(f"not a sound vlf.plan: precision {manifest.precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if not manifest.stages or not 0 < len(manifest.labels) <= _MAX_CLASSES:
+        raise PlanError(f"not a sound vlf.plan: {len(manifest.stages)} stages and {len(manifest.labels)} labels")
+    return manifest
+
+
+def _graph_from_json(raw: dict[str, Any]) -> Graph:
+    specs = {
+        side: tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in raw[side]) for side in ("inputs", "outputs")
+    }
+    if raw["kind"] not in GRAPH_KINDS:
+        raise ValueError(f"graph kind {raw['kind']!r}")
+    return Graph(**{**raw, **specs})
+
+
+def _engine_from_json(raw: dict[str, Any]) -> EngineInfo:
+    return EngineInfo(**{**raw, "compute_capabilities": tuple(raw["compute_capabilities"])})
+
+
+def _checked(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{what} is {type(value).__name__}, expected {kind.__name__}")
+    return value
+
+
+def _positive(value: Any) -> Any:
+    for f in fields(value):
+        number = getattr(value, f.name)
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < 1e6:
+            raise ValueError(f"{f.name} is {number!r}")
+    return value

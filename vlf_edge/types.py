@@ -1,0 +1,106 @@
+"""The small values that cross borders: frozen dataclasses over NumPy arrays, shared by compiler and runtime.
+
+Axis names used in every docstring: N batch, K frames of a window, H height, W width, S tokens of one frame,
+D channels of a token, C classes. Images are ``(H, W, 3) uint8`` in BGR order unless a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+STATES = ("warming", "ok", "gap", "stale", "no_signal")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    name: as in the ONNX graph. dtype: NumPy name ("uint8", "float16", "float32", ...).
+    shape: sizes; a string is a dynamic axis ("N").
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}({', '.join(map(str, self.shape))})"
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What happens to a camera image before the frame stage: resize so that the short side is ``short_side_px``,
+    then cut ``height_px`` x ``width_px`` from the centre. Colour order, mean and std live inside the ONNX graph."""
+
+    height_px: int
+    width_px: int
+    short_side_px: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which instants of a stream make a window: ``frames`` (K) instants ``step_s`` apart.
+
+    phases (P): interleaved grids, each shifted by ``step_s / P``, for P times as many decisions a second from the
+    same frame encoder (ring of K*P entries, every P-th is a window).
+    """
+
+    frames: int
+    span_s: float
+    phases: int = 1
+
+    @property
+    def step_s(self) -> float:
+        """Seconds between two neighbouring frames of one window."""
+        return self.span_s / self.frames
+
+    @property
+    def grid_s(self) -> float:
+        """Seconds between two neighbouring instants of the interleaved grid: one decision each."""
+        return self.step_s / self.phases
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a source.
+
+    image: (H, W, 3) uint8 BGR. t_s: the instant it was taken, on the source's own clock, in seconds.
+    seq: its number in the source, from 0; numbers of dropped frames are missing.
+    captured_s: ``time.monotonic()`` when this process got it, for the age of a decision.
+    """
+
+    image: np.ndarray
+    t_s: float
+    seq: int
+    captured_s: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A decision, or why there is none.
+
+    state: "warming" (window not full yet), "ok", "gap" (frames were missing, window restarted), "stale" (too old to
+    act on), "no_signal" (camera silent). Only "ok" carries a label.
+    label, score: best class and its softmax probability, None unless ok.
+    scores: (C,) float32 softmax over the classes, None unless ok. logits: (C,) float32, None unless ok.
+    topk: ((label, score), ...), best first, empty unless ok.
+    t_start_s, t_end_s: instants of the first and the last frame seen, on the source's clock.
+    age_ms: from capture of the newest frame to this decision. seq: number of that frame.
+    dropped: frames lost between camera and recogniser since the previous prediction.
+    random_weights: True if the plan was built from random weights and the label means nothing.
+    """
+
+    state: str
+    t_start_s: float
+    t_end_s: float
+    seq: int
+    age_ms: float
+    label: str | None = None
+    score: float | None = None
+    scores: np.ndarray | None = field(default=None, repr=False, compare=False)
+    logits: np.ndarray | None = field(default=None, repr=False, compare=False)
+    topk: tuple[tuple[str, float], ...] = ()
+    dropped: int = 0
+    random_weights: bool = False
