@@ -1,0 +1,194 @@
+"""Threads: nothing hangs, nothing is lost without being counted, and every error reaches the caller."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from conftest import toy_manifest
+from test_recognizer import fake_engines
+from vlf_edge import Frame, SourceError, VlfError
+from vlf_edge.runtime.pipeline import Pipeline
+from vlf_edge.runtime.recognizer import Recognizer
+from vlf_edge.runtime.sinks import PrintSink
+from vlf_edge.runtime.sources import IterableSource, Source
+
+DEADLINE_S = 10
+
+
+class ScriptedSource(Source):
+    """Gives ``images`` at their times; may be live, slow, or fail at the end."""
+
+    def __init__(self, images, times_s, *, live=False, pause_s=0.0, error=None):
+        super().__init__("scripted")
+        self.live, self._pause_s, self._error = live, pause_s, error
+        self._items = list(zip(images, times_s))
+        self.closed = threading.Event()
+
+    def read(self):
+        if self._seq == len(self._items) or self.closed.is_set():
+            if self._error and not self.closed.is_set():
+                raise self._error
+            return None
+        time.sleep(self._pause_s)
+        return self._frame(*self._items[self._seq])
+
+    def close(self):
+        self.closed.set()
+
+
+class SilentSource(Source):
+    """A camera that hangs in read until it is closed."""
+
+    live = True
+
+    def __init__(self):
+        super().__init__("silent")
+        self.closed = threading.Event()
+
+    def read(self) -> Frame | None:
+        self.closed.wait(DEADLINE_S)
+        return None
+
+    def close(self):
+        self.closed.set()
+
+
+def toy_recognizer(**engine_options):
+    manifest = toy_manifest()
+    return Recognizer(manifest, fake_engines(manifest, **engine_options))
+
+
+def our_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("vlf-")]
+
+
+@pytest.fixture(autouse=True)
+def every_thread_ends():
+    yield
+    deadline_s = time.monotonic() + DEADLINE_S
+    while our_threads() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not our_threads()
+
+
+def grid(count):
+    return [i * 0.25 for i in range(count)]
+
+
+def test_threads_change_nothing_about_the_decisions(images):
+    alone, threaded = toy_recognizer(), toy_recognizer()
+    expected = [alone.push(image, t) for image, t in zip(images, grid(40))]
+    steps = list(Pipeline(threaded, ScriptedSource(images, grid(40))))
+    assert len(steps) == 40
+    for step, other in zip(steps, expected):
+        assert step.prediction.state == other.state
+        if other.state == "ok":
+            np.testing.assert_array_equal(step.prediction.logits, other.logits)
+
+
+def test_a_file_waits_for_a_slow_engine(images):
+    toy = toy_recognizer(delay_s=0.002)
+    steps = list(Pipeline(toy, ScriptedSource(images, grid(40))))
+    assert [step.frame.seq for step in steps] == list(range(40)) and toy.stats.counts["dropped"] == 0
+
+
+def test_a_camera_drops_the_oldest_and_every_frame_is_accounted_for(images):
+    toy = toy_recognizer(delay_s=0.02)
+    source = ScriptedSource(images, [i * 0.01 for i in range(40)], live=True, pause_s=0.001)
+    toy.sampling = toy._sampler.sampling = type(toy.sampling)(4, 0.04)
+    steps = list(Pipeline(toy, source))
+    counts = toy.stats.counts
+    assert counts["dropped"] > 0
+    assert counts["captured"] == 40 == counts["encoded"] + counts["off_grid"] + counts["dropped"]
+    assert steps[-1].frame.seq == 39, "the newest frame is never the one dropped"
+    assert sum(step.prediction.dropped for step in steps) == counts["dropped"]
+
+
+def test_every_frame_hands_over_the_frames_between(images):
+    source = ScriptedSource(images, [i / 40 for i in range(40)])
+    steps = list(Pipeline(toy_recognizer(), source, every_frame=True))
+    assert [step.frame.seq for step in steps] == list(range(40))
+    assert [step.frame.seq for step in steps if step.prediction] == [0, 10, 20, 30]
+
+
+def test_failing_source_surfaces_after_what_was_decided(images):
+    source = ScriptedSource(images[:6], grid(6), error=SourceError("lens fell off"))
+    seen = []
+    with pytest.raises(SourceError, match="lens fell off"):
+        for step in Pipeline(toy_recognizer(), source):
+            seen.append(step.frame.seq)
+    assert seen == list(range(6)) and source.closed.is_set()
+
+
+def test_failing_engine_surfaces(images):
+    source, seen = ScriptedSource(images, grid(40)), []
+    with pytest.raises(VlfError, match="fails on call 3"):
+        for step in Pipeline(toy_recognizer(fail_on_call=3), source):
+            seen.append(step.frame.seq)
+    assert seen == [0, 1] and source.closed.is_set()
+
+
+def test_failing_engine_wakes_a_source_that_waits_to_send(images):
+    endless = IterableSource((images[i % 40], i * 0.25) for i in range(10_000))
+    with pytest.raises(VlfError, match="fails on call 2"):
+        list(Pipeline(toy_recognizer(fail_on_call=2), endless))
+
+
+def test_failing_frame_surfaces(images):
+    bad = [*images[:3], images[0].astype(np.float32)]
+    with pytest.raises(VlfError, match="float32"):
+        list(Pipeline(toy_recognizer(), IterableSource(bad)))
+
+
+def test_failing_sink_is_the_callers_own_error_and_ends_the_threads(images):
+    class FullDisk:
+        def write(self, text):
+            raise OSError("no space left")
+
+        def flush(self):
+            pass
+
+    source = ScriptedSource(images, grid(40))
+    with pytest.raises(OSError, match="no space left"):
+        with Pipeline(toy_recognizer(), source) as steps:
+            for frame, prediction in steps:
+                PrintSink(FullDisk()).write(frame, prediction)
+    assert source.closed.is_set()
+
+
+def test_caller_that_stops_listening_ends_everything(images):
+    source = ScriptedSource(images, grid(40))
+    for step in Pipeline(toy_recognizer(), source):
+        break
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not source.closed.is_set() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert source.closed.is_set()
+
+
+def test_close_returns_while_the_camera_hangs():
+    source = SilentSource()
+    pipeline = Pipeline(toy_recognizer(), source)
+    time.sleep(0.05)
+    start_s = time.monotonic()
+    pipeline.close()
+    assert time.monotonic() - start_s < DEADLINE_S / 2
+    pipeline.close()
+    assert list(pipeline) == []
+
+
+def test_a_source_that_ignores_close_is_named(images, caplog, monkeypatch):
+    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.05)
+    release = threading.Event()
+
+    class Deaf(SilentSource):
+        def read(self):
+            release.wait(DEADLINE_S)
+            return None
+
+    pipeline = Pipeline(toy_recognizer(), Deaf())
+    pipeline.close()
+    assert "vlf-capture did not end" in caplog.text and "silent" in caplog.text
+    release.set()

@@ -1,0 +1,81 @@
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from vlf_edge import Frame, Prediction, SourceError
+from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, annotate, describe
+
+DECIDED = Prediction("ok", 1.0, 3.0, 90, 12.5, "wave", 0.875, topk=(("wave", 0.875), ("still", 0.1)), dropped=3)
+WARMING = Prediction("warming", 0.0, 0.5, 15, 4.0)
+
+
+def frame(image, seq=0):
+    return Frame(image, seq / 30, seq, 0.0)
+
+
+def test_lines_for_people(images):
+    out = io.StringIO()
+    with PrintSink(out) as sink:
+        for prediction in (WARMING, None, DECIDED):
+            sink.write(frame(images[0]), prediction)
+    first, second = out.getvalue().splitlines()
+    assert "warming" in first and "wave" not in first
+    for part in ("3.00 s", "ok", "wave", "87.5%", "12.5 ms old", "3 dropped"):
+        assert part in second
+
+
+def test_random_weights_are_said_in_every_decision():
+    random = Prediction("ok", 0, 1, 0, 1, "wave", 0.5, random_weights=True)
+    assert "random weights" in describe(random) and "random weights" not in describe(DECIDED)
+
+
+def test_json_lines_for_programs(images):
+    out = io.StringIO()
+    with JsonLinesSink(out) as sink:
+        sink.write(frame(images[0]), DECIDED)
+        sink.write(frame(images[0]), None)
+        sink.write(frame(images[0]), WARMING)
+    decided, warming = map(json.loads, out.getvalue().splitlines())
+    assert decided == {
+        "state": "ok", "label": "wave", "score": 0.875, "topk": [["wave", 0.875], ["still", 0.1]], "t_start_s": 1.0,
+        "t_end_s": 3.0, "age_ms": 12.5, "seq": 90, "dropped": 3, "random_weights": False,
+    }  # fmt: skip
+    assert warming["label"] is None and warming["score"] is None and warming["topk"] == []
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi"])
+def test_annotated_video_has_every_frame(tmp_path, images, name):
+    with VideoSink(tmp_path / name, 20) as sink:
+        for i, image in enumerate(np.repeat(np.repeat(images, 4, axis=1), 4, axis=2)):
+            sink.write(frame(image, i), DECIDED if i == 20 else None)
+    capture = cv2.VideoCapture(str(tmp_path / name))
+    shown = []
+    while (grabbed := capture.read())[0]:
+        shown.append(grabbed[1])
+    assert len(shown) == 40 and shown[0].shape == (192, 256, 3)
+    strip = [image[-16:].astype(int).mean() for image in shown]
+    assert strip[0] == pytest.approx(strip[19], abs=4), "nothing is written before the first decision"
+    assert all(abs(level - strip[0]) > 4 for level in strip[20:]), "and the last one stays"
+
+
+def test_annotation_leaves_the_frame_itself_alone(images):
+    before = images[0].copy()
+    shown = annotate(images[0], DECIDED)
+    np.testing.assert_array_equal(images[0], before)
+    assert (shown != before).any() and (annotate(images[0], None) == before).all()
+
+
+def test_refusals(tmp_path, images):
+    with pytest.raises(SourceError, match="there is no folder"):
+        VideoSink(tmp_path / "none" / "out.mp4", 20)
+    sink = VideoSink(tmp_path / "out.mp4", 20)
+    sink.write(frame(images[0]), None)
+    with pytest.raises(SourceError, match=r"shape \(10, 10, 3\), the first one had \(48, 64, 3\)"):
+        sink.write(frame(images[0][:10, :10]), None)
+    sink.close()
+    sink.close()
+    with pytest.raises(SourceError, match="cannot write mp4v video"):
+        VideoSink(tmp_path / "out.nonsense", 20).write(frame(images[0]), None)

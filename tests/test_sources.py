@@ -1,0 +1,143 @@
+import cv2
+import numpy as np
+import pytest
+
+from test_calibrate import write_clip
+from vlf_edge import CameraError, ShapeError, SourceError, open_source
+from vlf_edge.runtime.motion import KINDS, SEGMENT_S, MotionOptions, MotionPattern
+from vlf_edge.runtime.sources import expand_clips
+
+
+def times_s(source):
+    return [frame.t_s for frame in source]
+
+
+def test_video_file_gives_every_frame_at_its_time(tmp_path, images):
+    source = open_source(write_clip(tmp_path / "a.avi", images, fps=20))
+    frames = list(source)
+    assert (source.fps, source.live) == (20.0, False)
+    assert [frame.seq for frame in frames] == list(range(40))
+    np.testing.assert_allclose(np.diff([frame.t_s for frame in frames]), 1 / 20, atol=1e-6)
+    assert np.abs(frames[7].image.astype(int) - images[7]).mean() < 12
+    source.close()
+    assert source.read() is None
+
+
+@pytest.mark.parametrize("name", ["", "*.png", "frame_%04d.png", "frame_%d.png"])
+def test_image_files_in_order(tmp_path, images, name):
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"frame_{i:04d}.png"), images[i])
+    frames = list(open_source(tmp_path / name, fps=10))
+    assert len(frames) == 12 and frames[3].t_s == pytest.approx(0.3)
+    np.testing.assert_array_equal(frames[11].image, images[11])
+
+
+def test_numbered_pattern_counts_as_numbers_do(tmp_path, images):
+    for i in (9, 10, 11):
+        cv2.imwrite(str(tmp_path / f"f{i}.png"), images[i])
+    np.testing.assert_array_equal([f.image for f in open_source(tmp_path / "f%d.png")], images[9:12])
+
+
+def test_single_image(tmp_path, images):
+    cv2.imwrite(str(tmp_path / "one.png"), images[0])
+    assert len(list(open_source(tmp_path / "one.png"))) == 1
+
+
+def test_folder_of_videos_restarts_the_clock_for_each(tmp_path, images):
+    for name in ("b.avi", "a.avi"):
+        write_clip(tmp_path / name, images[:10])
+    source = open_source(tmp_path)
+    stamps = times_s(source)
+    assert len(stamps) == 20 and stamps[10] < stamps[9] and stamps[:10] == stamps[10:]
+    assert expand_clips(tmp_path) == [str(tmp_path / "a.avi"), str(tmp_path / "b.avi")]
+    assert expand_clips(tmp_path / "*.avi") == expand_clips(tmp_path)
+
+
+def test_iterables(images):
+    assert times_s(open_source(images[:3], fps=4)) == [0, 0.25, 0.5]
+    assert times_s(open_source((image, 7 + i) for i, image in enumerate(images[:3]))) == [7, 8, 9]
+    with pytest.raises(ShapeError, match="got list"):
+        list(open_source([[1]]))
+
+
+@pytest.mark.parametrize(
+    "what, message",
+    [
+        ("nowhere.mp4", "no file, folder or camera at nowhere.mp4; a source is"),
+        ("nothing_*.png", "holds no video or image file"),
+        ("frames_%04d.jpg", "holds no video or image file"),
+        ("rtsp://cam/1", "rtsp:// sources are not supported by this version"),
+        (3.5, "cannot read frames from float"),
+        ("test://noise", "no test pattern"),
+        ("test://motion?fps=abc", "cannot use fps=abc"),
+        ("test://motion?speed=3", "cannot use speed=3; options: fps"),
+        ("test://motion?width=1", "width and height between"),
+    ],
+)
+def test_what_is_no_source_is_said(what, message):
+    with pytest.raises(SourceError, match=message):
+        open_source(what)
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(SourceError, match="text.mp4 is not a video that OpenCV"):
+        open_source(tmp_path / "text.mp4")
+    with pytest.raises(SourceError, match="text.png is not an image"):
+        list(open_source(tmp_path / "text.png"))
+    with pytest.raises(SourceError, match="1 videos and 1 images"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("camera", [97, "97", "/dev/video97"])
+def test_absent_camera_names_those_present(camera):
+    with pytest.raises(CameraError, match="no camera at /dev/video97; cameras here: .*test://motion"):
+        open_source(camera)
+
+
+def test_device_that_is_no_camera(tmp_path):
+    (tmp_path / "video0").write_text("")
+    from vlf_edge.runtime.sources import CameraSource
+
+    with pytest.raises(CameraError, match="is there but does not open"):
+        CameraSource(str(tmp_path / "video0"))
+
+
+def test_motion_pattern_repeats_and_moves():
+    options = MotionOptions(width=96, height=64)
+    one, two = MotionPattern(options), MotionPattern(options)
+    order = [one.kind((i + 0.5) * SEGMENT_S) for i in range(len(KINDS))]
+    assert sorted(order) == sorted(KINDS)
+    for i, kind in enumerate(order):
+        early, late = (one.render((i + share) * SEGMENT_S) for share in (0.2, 0.65))
+        np.testing.assert_array_equal(early, two.render((i + 0.2) * SEGMENT_S))
+        change = np.abs(early.astype(int) - late).mean()
+        assert change < 6 if kind == "still" else change > 6, kind
+
+
+def test_motion_directions_are_what_they_are_called():
+    pattern = MotionPattern(MotionOptions(width=160, height=120))
+    order = [pattern.kind((i + 0.5) * SEGMENT_S) for i in range(len(KINDS))]
+    for kind, axis, sign in (("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)):
+        start_s = order.index(kind) * SEGMENT_S
+        early, late = (
+            cv2.cvtColor(pattern.render(start_s + t), cv2.COLOR_BGR2GRAY).astype(np.float32) for t in (0.5, 0.7)
+        )
+        shift, _ = cv2.phaseCorrelate(early, late, cv2.createHanningWindow((160, 120), cv2.CV_32F))
+        # Named for the camera's own turn: what it sees moves the other way.
+        assert np.sign(shift[axis]) == -sign and abs(shift[axis]) > 2 * abs(shift[1 - axis]), (kind, shift)
+
+
+def test_motion_source_ends():
+    frames = list(open_source("test://motion?seconds=1&fps=10&width=64&height=48"))
+    assert len(frames) == 10 and frames[0].image.shape == (48, 64, 3) and frames[-1].t_s == pytest.approx(0.9)
+
+
+def test_real_clips(real_clips):
+    for path in real_clips:
+        source = open_source(path)
+        frames = list(source)
+        steps_s = np.diff([frame.t_s for frame in frames])
+        assert len(frames) > 100 and np.median(steps_s) == pytest.approx(1 / source.fps, abs=1e-3)
+        assert (steps_s > 0).all()

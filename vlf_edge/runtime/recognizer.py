@@ -1,0 +1,189 @@
+"""Recognizer: push one frame, perhaps get one decision. Plain single-threaded code; threads are pipeline.py's."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import PlanMismatch, ShapeError
+from ..plan import Manifest
+from ..types import Prediction, Sampling
+from .engine import Engine
+from .preprocess import Preprocessor
+from .ring import FeatureRing
+from .sampler import Sampler, segment_centres
+from .stats import Stats
+
+log = logging.getLogger(__name__)
+_SLOW_CAMERA_GAPS = 3
+
+
+class Recognizer:
+    """Runs the two stages of a plan over a stream, each frame encoded once.
+
+    engines: {"frame": image (N, H, W, 3) uint8 -> tokens (N, S, D), "clip": tokens (N, K, S, D) -> logits (N, C)};
+    they stay the caller's to close. sampling: the plan's own unless given.
+    """
+
+    def __init__(
+        self, manifest: Manifest, engines: Mapping[str, Engine], *, sampling: Sampling | None = None, topk: int = 5
+    ):
+        if set(manifest.stages) != {"frame", "clip"}:
+            raise PlanMismatch(
+                f"this plan has the stages {', '.join(manifest.stages)}; this version of vlf_edge runs: frame, clip"
+            )
+        self.manifest = manifest
+        self.sampling = sampling or manifest.sampling
+        self.stats = Stats()
+        self._topk = min(topk, len(manifest.labels))
+        self._frame, self._clip = engines["frame"], engines["clip"]
+        self._image_name, self._tokens_name = self._frame.inputs[0].name, self._frame.outputs[0].name
+        self._window_name, self._logits_name = self._clip.inputs[0].name, self._clip.outputs[0].name
+        tokens = self._frame.outputs[0]
+        self._preprocess = Preprocessor(manifest.preprocess)
+        self._sampler = Sampler(self.sampling)
+        self._ring = FeatureRing(self.sampling, tokens.shape[1:], tokens.dtype)
+        self._seq = 0
+        self._gaps_in_a_row = 0
+
+    def reset(self) -> None:
+        """Forgets the stream: the next frame begins a new window. Counts stay."""
+        self._sampler.reset()
+        self._ring.reset()
+        self._seq = self._gaps_in_a_row = 0
+
+    def push(
+        self,
+        image: np.ndarray,
+        t_s: float | None = None,
+        *,
+        seq: int | None = None,
+        captured_s: float | None = None,
+        dropped: int = 0,
+    ) -> Prediction | None:
+        """One frame in, a prediction out if this frame is on the sampling grid, else None.
+
+        image: (H, W, 3) uint8 BGR. t_s: when it was taken, seconds on any steady clock (default: now).
+        seq, captured_s, dropped: the frame's number, its arrival (time.monotonic) and the frames lost before it.
+        """
+        started_s = time.perf_counter()
+        captured_s = time.monotonic() if captured_s is None else captured_s
+        t_s = captured_s if t_s is None else float(t_s)
+        seq = self._seq if seq is None else seq
+        self._seq = seq + 1
+        self.stats.counts["captured"] += 1
+        tick = self._sampler.accept(t_s)
+        if tick is None:
+            self.stats.counts["off_grid"] += 1
+            return None
+        if tick.gap:
+            self._note_gap()
+        tokens = self._encode(self._preprocessed(image)[np.newaxis])[0]
+        self.stats.counts["encoded"] += 1
+        for instant in range(tick.first, tick.last + 1):
+            self._ring.write(instant, tokens, t_s)
+        pending = Prediction(
+            state="gap" if tick.gap else "warming",
+            t_start_s=t_s,
+            t_end_s=t_s,
+            seq=seq,
+            age_ms=_age_ms(captured_s),
+            dropped=dropped,
+            random_weights=self.manifest.random_weights,
+        )
+        if not self._ring.full:
+            return pending
+        self._gaps_in_a_row = 0
+        window, t_start_s, _ = self._ring.window()
+        decided = self._decided(replace(pending, t_start_s=t_start_s), self._decide(window)[0], captured_s)
+        self.stats.counts["decisions"] += 1
+        self.stats.labels[decided.label] += 1
+        self.stats.add_ms("decision", (time.perf_counter() - started_s) * 1e3)
+        return decided
+
+    def classify(self, images: Sequence[np.ndarray] | np.ndarray, times_s: Iterable[float] | None = None) -> Prediction:
+        """One decision over a whole clip, independent of any stream.
+
+        images: n >= 1 of (H, W, 3) uint8 BGR; the middle frame of each of K equal segments is used, so that exactly
+        K images are all used, in order. times_s: their instants in seconds (default: 0, 1, 2, ...).
+        """
+        captured_s = time.monotonic()
+        if len(images) == 0:
+            raise ShapeError("classify got no frames; it needs at least one (H, W, 3) uint8 image")
+        times_s = list(range(len(images))) if times_s is None else list(times_s)
+        if len(times_s) != len(images):
+            raise ShapeError(f"classify got {len(images)} images but {len(times_s)} times")
+        chosen = segment_centres(len(images), self.sampling.frames)
+        unique = sorted(set(chosen))
+        tokens = self._encode(np.stack([self._preprocessed(images[i]) for i in unique]))
+        window = tokens[[unique.index(i) for i in chosen]][np.newaxis]
+        self.stats.counts["clips"] += 1
+        pending = Prediction(
+            state="warming",
+            t_start_s=float(times_s[chosen[0]]),
+            t_end_s=float(times_s[chosen[-1]]),
+            seq=chosen[-1],
+            age_ms=0.0,
+            random_weights=self.manifest.random_weights,
+        )
+        return self._decided(pending, self._decide(window)[0], captured_s)
+
+    def _preprocessed(self, image: np.ndarray) -> np.ndarray:
+        with self.stats.timed("preprocess"):
+            return self._preprocess(image)
+
+    def _encode(self, images: np.ndarray) -> np.ndarray:
+        """(n, H, W, 3) uint8 -> tokens (n, S, D), in batches as large as the engine takes."""
+        largest = (self._frame.max_batch or len(images)) if self._frame.dynamic_batch else 1
+        parts = []
+        for start in range(0, len(images), largest):
+            with self.stats.timed("frame_stage"):
+                batch = {self._image_name: images[start : start + largest]}
+                parts.append(self._frame.infer(batch)[self._tokens_name])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _decide(self, window: np.ndarray) -> np.ndarray:
+        """Tokens (1, K, S, D) -> logits (1, C)."""
+        with self.stats.timed("clip_stage"):
+            return self._clip.infer({self._window_name: window})[self._logits_name]
+
+    def _decided(self, pending: Prediction, logits: np.ndarray, captured_s: float) -> Prediction:
+        """``pending`` completed by the logits (C,) of its window."""
+        scores = _softmax(logits)
+        best = np.argsort(-scores, kind="stable")[: self._topk]
+        topk = tuple((self.manifest.labels[i], float(scores[i])) for i in best)
+        return replace(
+            pending,
+            state="ok",
+            label=topk[0][0],
+            score=topk[0][1],
+            scores=scores,
+            logits=logits.astype(np.float32),
+            topk=topk,
+            age_ms=_age_ms(captured_s),
+        )
+
+    def _note_gap(self) -> None:
+        self._ring.reset()
+        self.stats.counts["gaps"] += 1
+        self._gaps_in_a_row += 1
+        if self._gaps_in_a_row == _SLOW_CAMERA_GAPS:
+            log.warning(
+                "%d gaps without a full window between them: frames come too seldom for this plan, which samples one "
+                "every %.3f s; use a faster camera, a faster machine or a plan with a longer span",
+                _SLOW_CAMERA_GAPS,
+                self.sampling.step_s,
+            )
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits.astype(np.float64) - logits.max())
+    return (exponents / exponents.sum()).astype(np.float32)
+
+
+def _age_ms(captured_s: float) -> float:
+    return (time.monotonic() - captured_s) * 1e3

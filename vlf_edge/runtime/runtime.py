@@ -1,0 +1,129 @@
+"""Runtime: a plan, opened and ready, inside any Python program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import SourceError
+from ..plan import Plan
+from ..types import Prediction
+from .engine import open_engines
+from .pipeline import Pipeline
+from .recognizer import Recognizer
+from .sampler import segment_centres
+from .sinks import RANDOM_WEIGHTS_NOTE
+from .sources import open_source
+
+
+class Runtime:
+    """Runs a vlf.plan on one camera.
+
+    plan: path of a vlf.plan, or a Plan. backend: "auto" picks the fastest that is here; or "tensorrt",
+    "tensorrt_rtx", "openvino", "onnxruntime". device: number of the GPU. phases: interleaved sampling grids, for as
+    many times more decisions a second (default: the plan's). topk: how many classes ``Prediction.topk`` lists.
+
+    >>> with Runtime("vlf.plan") as runtime:
+    ...     for prediction in runtime.stream("/dev/video0"):
+    ...         print(prediction.label, prediction.score)
+
+    Raises PlanError, PlanMismatch, BackendMissing.
+    """
+
+    def __init__(
+        self,
+        plan: str | os.PathLike[str] | Plan,
+        *,
+        backend: str = "auto",
+        device: int = 0,
+        phases: int | None = None,
+        topk: int = 5,
+    ):
+        self.plan = plan if isinstance(plan, Plan) else Plan.open(plan)
+        manifest = self.plan.manifest
+        sampling = replace(manifest.sampling, phases=phases) if phases else manifest.sampling
+        self._engines = open_engines(self.plan, backend=backend, device=device)
+        try:
+            self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def backend(self) -> str:
+        """Name of the library that runs the stages."""
+        return next(iter(self._engines.values())).backend
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The C class names, in the order of ``Prediction.scores``."""
+        return self.plan.manifest.labels
+
+    def push(self, frame: np.ndarray, t: float | None = None) -> Prediction | None:
+        """One frame from the caller's own loop, on the caller's thread.
+
+        frame: (H, W, 3) uint8 BGR. t: when it was taken, seconds on any steady clock; default: now. Returns a
+        Prediction if the frame is on the sampling grid, else None. Raises ShapeError.
+        """
+        return self.recognizer.push(frame, t)
+
+    def stream(self, source: Any, *, fps: float | None = None) -> Iterator[Prediction]:
+        """Predictions from a source, captured and inferred on threads of their own, until it ends or the caller stops.
+
+        source: see ``open_source``. Whatever fails in a thread is raised here. Raises SourceError, CameraError.
+        """
+        with self.pipeline(source, fps=fps) as steps:
+            for step in steps:
+                yield step.prediction
+
+    def pipeline(self, source: Any, *, fps: float | None = None, every_frame: bool = False) -> Pipeline:
+        """Like ``stream``, but giving (frame, prediction) steps; with ``every_frame`` also those without prediction."""
+        opened = open_source(source, fps=fps)
+        self.recognizer.reset()
+        return Pipeline(self.recognizer, opened, every_frame=every_frame)
+
+    def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
+        """One decision over a whole clip: K frames, the middle of each of K equal segments.
+
+        clip: anything ``open_source`` takes that ends, or n >= 1 images (H, W, 3) uint8 BGR. The stream's window is
+        left alone. Raises SourceError, ShapeError.
+        """
+        if not isinstance(clip, (str, os.PathLike)):
+            return self.recognizer.classify(clip)
+        with open_source(os.fspath(clip)) as source:
+            if source.live:
+                raise SourceError(f"{clip} is a camera and never ends: classify takes files; for cameras use stream()")
+            count = sum(1 for _ in source)
+        wanted = set(segment_centres(count, self.recognizer.sampling.frames))
+        with open_source(os.fspath(clip)) as source:
+            kept = [(frame.image, frame.t_s) for frame in source if frame.seq in wanted]
+        images, times_s = zip(*kept)
+        return self.recognizer.classify(images, times_s)
+
+    def reset(self) -> None:
+        """Forgets the stream so far; counts stay."""
+        self.recognizer.reset()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts that add up and where the time went: see ``Stats.summary``."""
+        return {"backend": self.backend, **self.recognizer.stats.summary()}
+
+    def summary(self) -> str:
+        """``stats`` in a few lines of text, with a warning if the plan was never trained."""
+        warning = f"\n{RANDOM_WEIGHTS_NOTE}" if self.plan.manifest.random_weights else ""
+        return f"{self.recognizer.stats.describe()}; on {self.backend}{warning}"
+
+    def close(self) -> None:
+        """Releases the engines; idempotent."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()

@@ -1,0 +1,169 @@
+"""Where decisions go. Sinks run on the caller's thread and are context managers; an error in one is the caller's."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from ..errors import SourceError
+from ..types import Frame, Prediction
+from .opencv import load_cv2
+
+RANDOM_WEIGHTS_NOTE = "[random weights: labels mean nothing]"
+
+
+class Sink(ABC):
+    """Takes the steps of a pipeline one by one."""
+
+    every_frame = False
+    """True if the sink also wants the frames that led to no prediction."""
+
+    @abstractmethod
+    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+        """One step: a frame and, where it led to one, its prediction."""
+
+    def close(self) -> None:
+        """Finishes the output; idempotent."""
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+
+class PrintSink(Sink):
+    """One line per prediction, for people."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+        if prediction is not None:
+            print(describe(prediction), file=self._stream, flush=True)
+
+
+class JsonLinesSink(Sink):
+    """One JSON object per prediction and line, for programs; the keys are those of Prediction."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+        if prediction is not None:
+            print(json.dumps(to_json(prediction)), file=self._stream, flush=True)
+
+
+class VideoWriter:
+    """A video file that images (H, W, 3) uint8 BGR, all of one size, are written to.
+
+    The codec follows the ending: .avi Motion JPEG, anything else MPEG-4. Raises SourceError if OpenCV cannot write it.
+    """
+
+    def __init__(self, path: str | Path, fps: float):
+        self._cv2 = load_cv2()
+        self._path, self._fps = Path(path), fps
+        self._writer: Any = None
+        if not self._path.parent.is_dir():
+            raise SourceError(f"cannot write {path}: there is no folder {self._path.parent}")
+
+    def write(self, image: np.ndarray) -> None:
+        """Appends an image."""
+        if self._writer is None:
+            self._shape, self._writer = image.shape, self._open(image)
+        if image.shape != self._shape:
+            raise SourceError(f"{self._path}: a frame has the shape {image.shape}, the first one had {self._shape}")
+        self._writer.write(image)
+
+    def close(self) -> None:
+        """Finishes the file; idempotent."""
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def _open(self, image: np.ndarray) -> Any:
+        code = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
+        size = (image.shape[1], image.shape[0])
+        writer = self._cv2.VideoWriter(str(self._path), self._cv2.VideoWriter_fourcc(*code), self._fps, size)
+        if not writer.isOpened():
+            raise SourceError(f"OpenCV cannot write {code} video to {self._path}; try a name that ends in .avi or .mp4")
+        return writer
+
+
+class VideoSink(Sink):
+    """Every frame of the source with the latest decision written on it, as a video file (class VideoWriter)."""
+
+    every_frame = True
+
+    def __init__(self, path: str | Path, fps: float):
+        self._writer = VideoWriter(path, fps or 30.0)
+        self._latest: Prediction | None = None
+
+    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+        self._latest = prediction or self._latest
+        self._writer.write(annotate(frame.image, self._latest))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def describe(prediction: Prediction) -> str:
+    """A prediction as one line of text."""
+    words = [f"{prediction.t_end_s:9.2f} s", f"{prediction.state:8s}"]
+    if prediction.label is not None:
+        words += [f"{prediction.label:24s} {prediction.score:6.1%}"]
+    words += [f"{prediction.age_ms:7.1f} ms old"]
+    if prediction.dropped:
+        words += [f"{prediction.dropped} dropped"]
+    if prediction.random_weights and prediction.label is not None:
+        words += [RANDOM_WEIGHTS_NOTE]
+    return "  ".join(words)
+
+
+def to_json(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as plain JSON values."""
+    return {
+        "state": prediction.state,
+        "label": prediction.label,
+        "score": None if prediction.score is None else round(prediction.score, 6),
+        "topk": [[label, round(score, 6)] for label, score in prediction.topk],
+        "t_start_s": round(prediction.t_start_s, 6),
+        "t_end_s": round(prediction.t_end_s, 6),
+        "age_ms": round(prediction.age_ms, 3),
+        "seq": prediction.seq,
+        "dropped": prediction.dropped,
+        "random_weights": prediction.random_weights,
+    }
+
+
+def annotate(image: np.ndarray, prediction: Prediction | None) -> np.ndarray:
+    """A copy of the image (H, W, 3) uint8 BGR with the decision written along its lower edge."""
+    cv2 = load_cv2()
+    shown = image.copy()
+    if prediction is None:
+        return shown
+    height, width = image.shape[:2]
+    scale = max(0.4, min(height, width) / 600)
+    bar = round(44 * scale)
+    shown[height - bar :] = shown[height - bar :] // 3
+    text, colour = prediction.state, (0, 200, 255)
+    if prediction.label is not None:
+        text, colour = f"{prediction.label}  {prediction.score:.0%}", (255, 255, 255)
+        reach = round((width - 1) * prediction.score)
+        cv2.rectangle(shown, (0, height - bar), (reach, height - bar + max(1, round(4 * scale))), (90, 220, 90), -1)
+        if prediction.random_weights:
+            text += "  (random weights)"
+    origin = (round(12 * scale), height - round(13 * scale))
+    thick = max(1, round(1.6 * scale))
+    cv2.putText(shown, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale * 0.8, colour, thick, cv2.LINE_AA)
+    return shown

@@ -1,0 +1,76 @@
+"""Frame accounting that adds up, and where the time goes.
+
+captured = encoded + off_grid + dropped: every frame that a source gave is one of these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+_KEPT = 4096
+
+
+class Stats:
+    """Counts and durations of one stream. Written by one thread; reading from another gives a recent picture.
+
+    counts: captured, encoded, off_grid (between two instants of the sampling grid, so never even resized), dropped
+    (the recogniser was busy and a newer frame came), gaps, decisions; clips (``classify`` calls, which are no part of
+    the stream). labels: how often each was decided. Durations keep the newest 4096 of each kind.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to zero."""
+        self.counts: Counter[str] = Counter()
+        self.labels: Counter[str] = Counter()
+        self._durations_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_KEPT))
+
+    @contextmanager
+    def timed(self, kind: str) -> Iterator[None]:
+        """Adds the wall time of the block to the durations of ``kind``."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add_ms(kind, (time.perf_counter() - start_s) * 1e3)
+
+    def add_ms(self, kind: str, duration_ms: float) -> None:
+        """Adds one duration of ``kind``."""
+        self._durations_ms[kind].append(duration_ms)
+
+    def summary(self) -> dict[str, Any]:
+        """{"counts": {...}, "labels": {...}, "ms": {kind: {"n", "mean", "p50", "p95", "p99"}}} as plain JSON values."""
+        durations = {kind: np.array(values) for kind, values in list(self._durations_ms.items())}
+        return {
+            "counts": dict(sorted(self.counts.items())),
+            "labels": dict(self.labels.most_common()),
+            "ms": {kind: _spread(values) for kind, values in sorted(durations.items()) if len(values)},
+        }
+
+    def describe(self) -> str:
+        """The summary in a few lines of text."""
+        counts, figures = self.counts, self.summary()
+        labels = ", ".join(f"{label} {n}" for label, n in self.labels.most_common(5))
+        rows = [
+            f"{counts['decisions']} decisions" + (f": {labels}" if labels else ""),
+            f"{counts['captured']} frames captured = {counts['encoded']} encoded + {counts['off_grid']} between two instants"
+            f" + {counts['dropped']} dropped; {counts['gaps']} gaps",
+        ]
+        if figures["ms"]:
+            spreads = (f"{kind.replace('_', ' ')} {ms['p50']:.2f} ({ms['p95']:.2f})" for kind, ms in figures["ms"].items())
+            rows.append(f"ms p50 (p95): {', '.join(spreads)}")
+        return "\n".join(rows)
+
+
+def _spread(values_ms: np.ndarray) -> dict[str, float]:
+    p50, p95, p99 = np.percentile(values_ms, (50, 95, 99))
+    spread = {"mean": values_ms.mean(), "p50": p50, "p95": p95, "p99": p99}
+    return {"n": len(values_ms), **{name: round(float(value), 4) for name, value in spread.items()}}
