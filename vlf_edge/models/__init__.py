@@ -1,0 +1,57 @@
+"""The models, in PyTorch. ``create_model`` makes one by name; a model's file is imported when first asked for."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..errors import VlfError
+
+if TYPE_CHECKING:
+    from .vlf import VLF, VLFSizes
+
+# Name -> file. Each file has SIZES: name -> sizes, which know to_json(), from_json() and build().
+_HOME = {
+    "vlf": "vlf",
+    "vlf-lite": "vlf",
+    "vlf-tiny": "vlf",
+}
+MODELS = tuple(_HOME)
+
+__all__ = ["MODELS", "create_model", "sizes_from_json", "sizes_of"]
+
+
+def create_model(
+    name: str, classes: int, *, backbone: str | None = None, pretrained: bool = False, seed: int | None = None
+) -> VLF:
+    """A model with fresh weights, in training mode.
+
+    name: one of MODELS. classes: C. backbone: another timm model for f. pretrained: timm's weights for f (downloads).
+    seed: makes the random weights reproducible and leaves the caller's random state alone.
+    Raises VlfError for an unknown name, WeightsError if pretrained weights cannot be had.
+    """
+    import torch
+
+    sizes = replace(sizes_of(name), classes=classes)
+    if backbone is not None:
+        sizes = replace(sizes, backbone=backbone, backbone_options={})
+    with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        return sizes.build(pretrained)
+
+
+def sizes_of(name: str) -> VLFSizes:
+    """The sizes a name stands for. Raises VlfError naming those there are."""
+    if name not in _HOME:
+        raise VlfError(f"no model {name!r}; available: {', '.join(MODELS)}")
+    return import_module(f".{_HOME[name]}", __name__).SIZES[name]
+
+
+def sizes_from_json(raw: Any) -> VLFSizes:
+    """Sizes from what ``to_json`` gave; raw["name"] says which model they are of. Raises VlfError."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
+        raise VlfError("sizes are not an object with a model's name in it")
+    return type(sizes_of(raw["name"])).from_json(raw)

@@ -1,0 +1,25 @@
+"""What a model offers to export: modules with named, typed inputs and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..types import TensorSpec
+
+BATCH_AXIS = "N"  # the one dynamic axis of every stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One graph of a model: "frame" sees single images, "clip" sees all frames of a window.
+
+    module: takes ``inputs`` in this order as positional tensors and returns ``outputs`` (one tensor if there is one).
+    The string "N" in a shape is the dynamic batch axis; every other axis is fixed.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]

@@ -1,0 +1,278 @@
+"""VideoLightFormer (Koot and Lu, arXiv 2107.00451):  VLF(X) = MLP(h(g(f(x1)), ..., g(f(xk)))).
+
+f  a 2-D CNN, on each frame                                 \\ frame stage: once per image of a stream
+g  a spatial transformer, on the tokens of each frame       /
+h  a joint spatio-temporal transformer, on all k frames     \\ clip stage: once per decision
+MLP on the mean of h's tokens                               /
+
+The paper's equations and figure fix this structure. Every width and depth in ``SIZES`` is a choice of this project.
+
+Axes: N batch, K frames, H height, W width, S tokens of a frame, D channels of a token, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ShapeError, VlfError
+from ..types import TensorSpec
+from .backbone import Backbone
+from .stage import BATCH_AXIS, Stage
+
+
+# So that a damaged or hostile file cannot ask for all memory; 256 for what is not named.
+_LARGEST = {"token_dim": 4096, "height_px": 4096, "width_px": 4096, "classes": 100_000}
+
+
+def _check(name: str, kind: str, value: Any) -> None:
+    """Raises VlfError for the types and ranges that a JSON document could get wrong."""
+    wanted: type | tuple[type, ...] = {"str": str, "int": int, "float": (int, float)}.get(kind, dict)
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise VlfError(f"{name} is {value!r}, expected {kind.split('[')[0]}")
+    largest = _LARGEST.get(name, 256)
+    if kind == "int" and not 1 <= value <= largest:
+        raise VlfError(f"{name} is {value}, expected 1 to {largest}")
+    if kind == "float" and not 0 <= value < 1:
+        raise VlfError(f"{name} is {value}, expected at least 0 and below 1")
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples, timm wants them: one form, so that a round trip gives an equal object."""
+    if isinstance(value, dict):
+        return {str(key): _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+@dataclass(frozen=True)
+class VLFSizes:
+    """Everything that defines a VLF but its weights and labels; travels with the weights as JSON.
+
+    name: a key of ``SIZES``. backbone, backbone_options: a timm model and its own options; reduction: stride of the
+    map taken from it. token_dim: D. spatial_*: layers and heads of g; temporal_*: of h. ffn_ratio: hidden channels
+    of a feed-forward network, in D. frames: K. height_px, width_px: of an image. classes: C. dropout: in training.
+    Raises VlfError for sizes no model can have.
+    """
+
+    name: str
+    backbone: str
+    reduction: int
+    token_dim: int
+    spatial_layers: int
+    spatial_heads: int
+    temporal_layers: int
+    temporal_heads: int
+    frames: int
+    height_px: int
+    width_px: int
+    ffn_ratio: int = 4
+    dropout: float = 0.1
+    classes: int = 1
+    backbone_options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            _check(f.name, f.type, getattr(self, f.name))
+        for heads in (self.spatial_heads, self.temporal_heads):
+            if self.token_dim % heads:
+                raise VlfError(f"token_dim {self.token_dim} does not divide into {heads} heads")
+        object.__setattr__(self, "backbone_options", _tuples(self.backbone_options))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; ``from_json`` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Any) -> VLFSizes:
+        """Raises VlfError saying which entry is missing, unknown or wrong."""
+        if not isinstance(raw, dict):
+            raise VlfError(f"sizes are a {type(raw).__name__}, expected an object of names and values")
+        known = {f.name for f in fields(cls)}
+        if raw.keys() != known:
+            missing, unknown = sorted(known - raw.keys()), sorted(map(str, raw.keys() - known))
+            raise VlfError(f"sizes do not describe a VLF: missing {missing}, unknown {unknown}")
+        return cls(**raw)
+
+    def build(self, pretrained: bool = False) -> VLF:
+        """The model of these sizes, randomly initialised; ``pretrained`` fetches timm's weights for f."""
+        return VLF(self, pretrained)
+
+
+# Near the 0.7 of sine positions: tokens have unit variance, and order is learned far later from a fainter signal.
+_POSITION_STD = 0.5
+
+SIZES = {
+    "vlf": VLFSizes(
+        name="vlf", backbone="efficientnet_b0", reduction=32, token_dim=256, spatial_layers=1, spatial_heads=8,
+        temporal_layers=4, temporal_heads=8, frames=8, height_px=224, width_px=224,
+    ),
+    "vlf-lite": VLFSizes(
+        name="vlf-lite", backbone="resnet18", reduction=32, token_dim=256, spatial_layers=1, spatial_heads=8,
+        temporal_layers=2, temporal_heads=8, frames=8, height_px=224, width_px=224,
+    ),
+    "vlf-tiny": VLFSizes(
+        name="vlf-tiny", backbone="resnet10t", reduction=16, token_dim=128, spatial_layers=1, spatial_heads=4,
+        temporal_layers=2, temporal_heads=4, frames=8, height_px=96, width_px=96,
+        backbone_options={"channels": (32, 64, 128), "layers": (1, 1, 1)},
+    ),
+}  # fmt: skip
+
+
+class VLF(nn.Module):
+    """The whole model; its two stages are public, ``forward`` is their composition.
+
+    Images are (H, W, 3) uint8 in BGR order, 0..255, as OpenCV gives them. Logits are raw: no softmax.
+    The methods raise ShapeError for tensors of another shape or kind.
+    """
+
+    def __init__(self, sizes: VLFSizes, pretrained: bool = False):
+        super().__init__()
+        self.sizes = sizes
+        self.frame = FrameStage(sizes, pretrained)
+        self.clip = ClipStage(sizes)
+
+    def encode_frames(self, images: Tensor) -> Tensor:
+        """g(f(x)): images (N, H, W, 3) uint8 -> tokens (N, S, D) float32. A frame's tokens know nothing of time."""
+        frame, _ = self.stages()
+        return self.frame(_checked(images, frame.inputs[0]))
+
+    def classify_tokens(self, tokens: Tensor) -> Tensor:
+        """MLP(h(z1, ..., zk)): tokens (N, K, S, D) float32, oldest frame first -> logits (N, C) float32."""
+        _, clip = self.stages()
+        return self.clip(_checked(tokens, clip.inputs[0]))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """clip (N, K, H, W, 3) uint8, oldest frame first -> logits (N, C) float32."""
+        tokens = self.encode_frames(clip.flatten(0, 1))  # (N*K, S, D)
+        return self.classify_tokens(tokens.unflatten(0, clip.shape[:2]))  # (N, K, S, D) -> (N, C)
+
+    def stages(self) -> tuple[Stage, Stage]:
+        """("frame": image -> tokens, "clip": tokens -> logits), sharing this model's parameters."""
+        s, tokens, dim = self.sizes, self.frame.tokens, self.sizes.token_dim
+        return (
+            Stage(
+                "frame",
+                self.frame,
+                (TensorSpec("image", "uint8", (BATCH_AXIS, s.height_px, s.width_px, 3)),),
+                (TensorSpec("tokens", "float32", (BATCH_AXIS, tokens, dim)),),
+            ),
+            Stage(
+                "clip",
+                self.clip,
+                (TensorSpec("tokens", "float32", (BATCH_AXIS, s.frames, tokens, dim)),),
+                (TensorSpec("logits", "float32", (BATCH_AXIS, s.classes)),),
+            ),
+        )
+
+
+class FrameStage(nn.Module):
+    """g(f(x)): images (N, H, W, 3) uint8 BGR -> tokens (N, S, D) float32. Normalisation is part of it."""
+
+    def __init__(self, sizes: VLFSizes, pretrained: bool = False):
+        super().__init__()
+        dim = sizes.token_dim
+        self.f = Backbone(
+            sizes.backbone, sizes.reduction, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained
+        )
+        # In pixel units: (x / 255 - mean) / std = (x - 255 mean) / (255 std), one subtraction and one division.
+        self.register_buffer("mean", 255 * torch.tensor(self.f.mean).view(3, 1, 1))  # RGB
+        self.register_buffer("std", 255 * torch.tensor(self.f.std).view(3, 1, 1))  # RGB
+        self.project = nn.Sequential(
+            nn.Conv2d(self.f.channels, dim, kernel_size=3, stride=2, padding=1, bias=False), nn.BatchNorm2d(dim)
+        )
+        rows, columns = ((side + 1) // 2 for side in self.f.map_size)
+        self.tokens = rows * columns  # S
+        self.row_position = nn.Parameter(torch.empty(rows, 1, dim))
+        self.column_position = nn.Parameter(torch.empty(columns, dim))
+        self.g = Transformer(dim, sizes.spatial_layers, sizes.spatial_heads, sizes.ffn_ratio, sizes.dropout)
+        nn.init.kaiming_normal_(self.project[0].weight, mode="fan_out")
+        nn.init.trunc_normal_(self.row_position, std=_POSITION_STD)
+        nn.init.trunc_normal_(self.column_position, std=_POSITION_STD)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.float().permute(0, 3, 1, 2)  # (N, 3, H, W) BGR; the cast comes first, TensorRT asks for it
+        x = (x.flip(1) - self.mean) / self.std  # (N, 3, H, W) RGB
+        x = self.project(self.f(x))  # (N, D, h, w)
+        x = x.flatten(2).transpose(1, 2)  # (N, S, D), S = h*w, row by row
+        return self.g(x + (self.row_position + self.column_position).flatten(0, 1))  # (N, S, D)
+
+
+class ClipStage(nn.Module):
+    """MLP(h(z)): tokens (N, K, S, D) float32 -> logits (N, C) float32.
+
+    Time enters here and nowhere else: tokens of a frame may be kept and used at any place of a window.
+    """
+
+    def __init__(self, sizes: VLFSizes):
+        super().__init__()
+        dim = sizes.token_dim
+        self.time_position = nn.Parameter(torch.empty(sizes.frames, 1, dim))
+        self.h = Transformer(dim, sizes.temporal_layers, sizes.temporal_heads, sizes.ffn_ratio, sizes.dropout)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(sizes.dropout), nn.Linear(dim, sizes.classes)
+        )
+        nn.init.trunc_normal_(self.time_position, std=_POSITION_STD)
+        self.mlp.apply(_init_linear)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = (tokens + self.time_position).flatten(1, 2)  # (N, K*S, D)
+        x = self.h(x).mean(dim=1)  # (N, D)
+        return self.mlp(x)  # (N, C)
+
+
+class Transformer(nn.Module):
+    """Pre-norm encoder: tokens (N, T, D) -> tokens (N, T, D)."""
+
+    def __init__(self, dim: int, layers: int, heads: int, ffn_ratio: int, dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(dim, heads, ffn_ratio * dim, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.apply(_init_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x)), with ReLU inside as in DETR: (N, T, D) -> (N, T, D)."""
+
+    def __init__(self, dim: int, heads: int, ffn_dim: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.attention_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dim, dim))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attend(self.attention_norm(x)))
+        return x + self.drop(self.ffn(self.ffn_norm(x)))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Multi-head self-attention: (N, T, D) -> (N, T, D)."""
+        qkv = self.qkv(x).chunk(3, dim=2)  # 3 x (N, T, D)
+        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in qkv)  # (N, h, T, d), D = h*d
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)  # (N, h, T, d)
+        return self.out(x.transpose(1, 2).flatten(2))  # (N, T, D)
+
+
+def _checked(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """A float image in 0..1 would pass through the network and mean nothing: refuse it at the border."""
+    kind_differs = tensor.is_floating_point() != (spec.dtype == "float32")
+    if kind_differs or tuple(tensor.shape[1:]) != spec.shape[1:]:
+        raise ShapeError(f"got {str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}, expected {spec}")
+    return tensor
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

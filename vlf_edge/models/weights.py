@@ -1,0 +1,167 @@
+"""Weights files: safetensors that know their model, or a plain PyTorch dict. Nothing is ever unpickled.
+
+A safetensors file carries, as JSON under the metadata key "vlf_edge": sizes (the model's own dataclass), labels
+(C class names, in logit order) and record (how it was trained). The same model always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..errors import VlfError, WeightsError
+from . import sizes_from_json
+
+if TYPE_CHECKING:
+    from .vlf import VLF
+
+_KEY = "vlf_edge"
+_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """model: in evaluation mode, on the CPU. labels: C names, in logit order. record: the training record.
+    sha256: of the file's bytes."""
+
+    model: VLF
+    labels: tuple[str, ...]
+    record: dict[str, Any]
+    sha256: str
+
+
+def save_weights(path: str | os.PathLike[str], model: VLF, labels: Sequence[str], record: dict[str, Any]) -> None:
+    """Writes a .safetensors file in one step: complete or not there at all.
+
+    labels: one per class, in logit order. record: any JSON object, such as data set, epochs and accuracy.
+    Raises WeightsError if the labels do not fit the model, the record is not JSON or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"weights are written as .safetensors, got {path.name!r}")
+    labels = _checked_labels(path, labels, model.sizes.classes)
+    about = {"sizes": model.sizes.to_json(), "labels": labels, "record": record}
+    try:
+        metadata = {_KEY: json.dumps(about, sort_keys=True)}
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the training record for {path} is not plain JSON: {error}") from None
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    _write(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
+    """Reads a file written by ``save_weights``, or a .pt/.pth holding {"sizes", "labels", "state_dict"}.
+
+    Raises WeightsError, in one sentence, for a file that is missing, unreadable, of another kind or of another model,
+    and for labels that do not match the classes.
+    """
+    path = Path(path)
+    if path.suffix not in _SUFFIXES:
+        raise WeightsError(f"{path} is not a weights file: expected {', '.join(_SUFFIXES)}")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"no weights at {path}") from None
+    except OSError as error:
+        raise WeightsError(f"weights {path} cannot be read: {error.strerror}") from None
+    about, state = _from_safetensors(path, data) if path.suffix == ".safetensors" else _from_torch(path, data)
+    try:
+        sizes = sizes_from_json(about["sizes"])
+        with torch.random.fork_rng(devices=[]):  # its random weights are about to be replaced
+            model = sizes.build()
+    except VlfError as error:
+        raise WeightsError(f"weights {path} do not describe a model of this version: {error}") from error
+    labels = _checked_labels(path, about["labels"], sizes.classes)
+    _check_state(path, model.state_dict(), state)
+    model.load_state_dict(state)
+    return LoadedWeights(model.eval(), labels, about["record"], hashlib.sha256(data).hexdigest())
+
+
+def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        state = safetensors.torch.load(data)  # checks the header that is read again below
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        about = json.loads(header["__metadata__"][_KEY])
+        return _checked_about(path, about, "record"), state
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"weights {path} are damaged or not safetensors: {error}") from None
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise WeightsError(f"weights {path} were not written by vlf-edge: there are no model sizes in them") from None
+
+
+def _from_torch(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, for files that are refused anyway
+            content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception:  # pickle errors have no common base; their texts advise to switch the safety off
+        raise WeightsError(
+            f"weights {path} were refused: not a PyTorch file of plain tensors and values, or damaged; "
+            'save {"sizes", "labels", "state_dict"} with torch.save, or use .safetensors'
+        ) from None
+    about = _checked_about(path, content, "state_dict")
+    state = about["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"weights {path}: state_dict is not a dict of tensors")
+    return {"sizes": about["sizes"], "labels": about["labels"], "record": {}}, state
+
+
+def _checked_about(path: Path, about: Any, *more: str) -> dict[str, Any]:
+    wanted = ("sizes", "labels", *more)
+    missing = [key for key in wanted if not isinstance(about, dict) or key not in about]
+    if missing:
+        raise WeightsError(f"weights {path} lack {', '.join(missing)}; expected {', '.join(wanted)}")
+    return about
+
+
+def _checked_labels(path: Path, labels: Any, classes: int) -> tuple[str, ...]:
+    if not isinstance(labels, Sequence) or isinstance(labels, str) or not all(isinstance(x, str) for x in labels):
+        raise WeightsError(f"weights {path}: labels are not a list of names")
+    if len(labels) != classes:
+        raise WeightsError(f"weights {path}: {len(labels)} labels for a model of {classes} classes")
+    return tuple(labels)
+
+
+def _check_state(path: Path, expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+    """The first thing that does not fit, instead of PyTorch's page of all."""
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(map(str, state.keys() - expected.keys()))
+    if missing or unknown:
+        raise WeightsError(
+            f"weights {path} are of another model: {len(missing)} tensors missing ({', '.join(missing[:3])}), "
+            f"{len(unknown)} unknown ({', '.join(unknown[:3])})"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise WeightsError(
+                f"weights {path} are of another model: {name} is {tuple(tensor.shape)}, "
+                f"expected {tuple(expected[name].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"weights {path}: {name} holds NaN or infinite values; training diverged")
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError as error:
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)
+        raise WeightsError(f"weights cannot be written to {path}: {error.strerror}") from None
