@@ -1,0 +1,103 @@
+"""Recipe: everything a build needs to know, from a TOML file, the command line or Python."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import VlfError
+from ..plan import PRECISIONS
+
+METHODS = ("minmax", "entropy", "percentile")
+MIN_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to build, and how.
+
+    model: "vlf", "vlf-lite" or "vlf-tiny"; used when there is neither a base plan nor a weights file. weights: a
+    safetensors (or .pt) file. random_weights: build untrained weights, knowingly. classes, labels: names of the
+    classes for random weights. seed: of those.
+    precision: "fp32", "fp16" or "int8"; None keeps a base plan's and means fp16 otherwise.
+    calib_data: clips: files, folders, globs, test://motion. calib_samples: windows taken from them.
+    calib_method: "minmax", "entropy" or "percentile"; percentile: in per cent, for the latter.
+    target: "auto", "cpu", "rtx", "rtx-turing" or "tensorrt". max_batch: largest batch of an engine.
+    workspace_mib: memory TensorRT's builder may use, None for its own default. span_s: seconds a window covers, None
+    for what the weights were trained with.
+    """
+
+    model: str = "vlf-tiny"
+    weights: str | None = None
+    random_weights: bool = False
+    labels: tuple[str, ...] = ()
+    seed: int = 0
+    precision: str | None = None
+    calib_data: tuple[str, ...] = ()
+    calib_samples: int = 64
+    calib_method: str = "percentile"
+    percentile: float = 99.99
+    target: str = "auto"
+    max_batch: int = 8
+    workspace_mib: int | None = None
+    span_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.precision, (*PRECISIONS, None))
+        _one_of("calib_method", self.calib_method, METHODS)
+        if self.calib_samples < MIN_SAMPLES:
+            raise VlfError(f"calib_samples is {self.calib_samples}; INT8 needs at least {MIN_SAMPLES}, 64 is usual")
+        if self.max_batch < 1 or (self.workspace_mib is not None and self.workspace_mib < 1):
+            raise VlfError(f"max_batch {self.max_batch} and workspace_mib {self.workspace_mib} must be at least 1")
+        if self.span_s is not None and not 0 < self.span_s <= 600:
+            raise VlfError(f"span_s is {self.span_s}; a window covers more than 0 and at most 600 seconds")
+
+
+def load_recipe(*paths: str | os.PathLike[str], **changes: Any) -> Recipe:
+    """The recipe in one or more TOML files, later files before earlier ones, with ``changes`` on top of all.
+
+    Paths inside a file are relative to that file. Raises VlfError for an unreadable file, an unknown key or a value of
+    the wrong type.
+    """
+    values: dict[str, Any] = {}
+    for path in map(Path, paths):
+        values |= _from_toml(path)
+    return Recipe(**{**values, **changes})
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VlfError(f"cannot read the recipe {path}: {error}") from None
+    known = {f.name: f for f in fields(Recipe)}
+    values: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name not in known:
+            raise VlfError(f"{path}: unknown entry {name!r}; a recipe has: {', '.join(known)}")
+        kind = known[name].type
+        listed = kind.startswith("tuple")
+        wanted = {"str": str, "bool": bool, "int": int, "float": (int, float)}.get(kind.split(" ")[0], list)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise VlfError(f"{path}: {name} is {value!r}, expected {'a list' if listed else kind.split(' ')[0]}")
+        values[name] = tuple(str(item) for item in value) if listed else value
+    for name in ("calib_data", "weights"):
+        if name in values:
+            found = values[name]
+            values[name] = tuple(_beside(path, v) for v in found) if isinstance(found, tuple) else _beside(path, found)
+    return values
+
+
+def _beside(recipe: Path, name: str) -> str:
+    return name if "://" in name or Path(name).is_absolute() else str(recipe.parent / name)
+
+
+def _one_of(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise VlfError(f"{what} is {value!r}, expected one of {', '.join(map(str, allowed))}")
