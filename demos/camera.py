@@ -1,0 +1,58 @@
+"""Live decisions from a camera, a video file or the test pattern.
+
+    python demos/camera.py --engine vlf.plan                            # the first camera
+    python demos/camera.py --engine vlf.plan --source street.mp4 --save annotated.mp4
+    python demos/camera.py --engine vlf.plan --source test://motion --show
+"""
+
+import argparse
+import sys
+
+import cv2
+
+import vlf_edge
+from vlf_edge.runtime.sinks import PrintSink, VideoSink, annotate
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", default="vlf.plan", metavar="PLAN", help="a plan made by vlf-edge build (default: vlf.plan)")
+    parser.add_argument("--source", default="0", help="0, /dev/video0, a file, a folder, test://motion (default: 0)")
+    parser.add_argument("--backend", default="auto", help="auto, tensorrt, tensorrt_rtx, openvino or onnxruntime")
+    parser.add_argument("--save", metavar="FILE", help="write the video with the decisions on it")
+    parser.add_argument("--show", action="store_true", help="show the video in a window; Q or Esc ends it")
+    return parser.parse_args()
+
+
+def show(image) -> bool:
+    """Puts an image into the window; False once the user wants to leave."""
+    cv2.imshow("vlf_edge", image)
+    return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
+
+
+def run(args: argparse.Namespace) -> None:
+    with vlf_edge.Runtime(args.engine, backend=args.backend) as runtime:
+        source = vlf_edge.open_source(args.source)
+        sinks = [PrintSink(sys.stdout)] + ([VideoSink(args.save, source.fps)] if args.save else [])
+        latest = None
+        try:
+            with runtime.pipeline(source, every_frame=bool(args.save or args.show)) as steps:
+                for frame, prediction in steps:
+                    latest = prediction or latest
+                    for sink in sinks:
+                        sink.write(frame, prediction)
+                    if args.show and not show(annotate(frame.image, latest)):
+                        break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            for sink in sinks:
+                sink.close()
+            print(runtime.summary(), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        run(arguments())
+    except vlf_edge.VlfError as error:
+        sys.exit(f"camera.py: {error}")

@@ -1,0 +1,147 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from vlf_edge import Plan
+from vlf_edge.cli import main
+
+SOURCE = "test://motion?seconds=4&width=160&height=120"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_run_prints_decisions_and_a_summary(plans, capsys):
+    assert main(["run", str(plans["int8"]), SOURCE]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 16 and all("warming" in line for line in lines[:7])
+    assert all("class" in line and "[random weights: labels mean nothing]" in line for line in lines[7:])
+    assert "9 decisions: class" in err and "120 frames captured = 16 encoded + 104 between two instants" in err
+    assert "random weights" in err and "ms p50 (p95): clip stage" in err
+
+
+def test_run_json_save_and_phases(plans, tmp_path, capsys):
+    video = tmp_path / "out.mp4"
+    words = ["run", str(plans["int8"]), SOURCE, "--json", "--save", str(video), "--phases", "2", "--topk", "3"]
+    assert main([*words, "--backend", "onnxruntime"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 32 and [line["state"] for line in lines].count("ok") == 18
+    assert all(len(line["topk"]) == 3 for line in lines if line["state"] == "ok")
+    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 120
+
+
+def test_inspect_tells_everything(plans, capsys):
+    assert main(["inspect", str(plans["int8"]), "--verify"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "vlf-tiny, backbone resnet10t",
+        "RANDOM WEIGHTS",
+        "12: class 0",
+        "96x96 px",
+        "8 frames over 2 s, one every 0.25 s",
+        "int8 (",
+        "percentile 99.99 on 32 windows",
+        "in float    4 nodes of the clip stage",
+        "held-out windows",
+        "end to end   relative error",
+        "any CPU, from clip.int8.onnx, frame.int8.onnx",
+        "verified    all",
+    ):
+        assert part in text
+    assert main(["inspect", str(plans["int8"]), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["digest"] == Plan.open(plans["int8"]).digest and told["report"]["fidelity"]["windows"] > 0
+
+
+def test_bench_figures_add_up(plans, capsys):
+    words = ["bench", str(plans["int8"]), "--decisions", "10", "--size", "160x120"]
+    assert main([*words, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["ms"]["decision"]["n"] == figures["ms"]["frame_stage"]["n"] == figures["ms"]["clip_stage"]["n"] == 10
+    parts = sum(figures["ms"][kind]["mean"] for kind in ("preprocess", "frame_stage", "clip_stage"))
+    assert 0 < parts <= figures["ms"]["decision"]["mean"]
+    assert main(words) == 0
+    assert "decisions a second" in capsys.readouterr().out
+
+
+def test_capture_makes_clips_that_calibrate(plans, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    words = ["capture", "test://motion?seconds=20&width=160&height=120", "-o", str(folder), "--clips", "3", "--seconds", "4"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.split() == [str(folder / f"clip_{i:04d}.avi") for i in range(3)]
+    assert main(["capture", "test://motion?seconds=9&width=160&height=120", "-o", str(folder), "--clips", "5"]) == 0
+    assert "ended after 2 of 5 clips" in capsys.readouterr().err
+    assert sorted(p.name for p in folder.iterdir()) == [f"clip_{i:04d}.avi" for i in range(5)]
+    output = tmp_path / "mine.plan"
+    build = ["build", str(plans["fp32"]), "--precision", "int8", "--calib-data", str(folder), "--target", "cpu"]
+    assert main([*build, "-o", str(output)]) == 0
+    assert Plan.open(output).manifest.quantization["clips"] == [f"clip_{i:04d}.avi" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    "words, code, message",
+    [
+        (["run", "none.plan", SOURCE], 1, "no plan at none.plan"),
+        (["run", "{plan}", "none.mp4"], 1, "no file, folder or camera at none.mp4"),
+        (["run", "{plan}", "97"], 4, "no camera at /dev/video97"),
+        (["run", "{plan}", SOURCE, "--backend", "quantum"], 1, "no backend 'quantum'"),
+        (["build", "--precision", "int8", "--random-weights"], 1, "INT8 needs real clips"),
+        (["build", "--precision", "fp16"], 1, "no weights ship with this version"),
+        (["build", "--random-weights", "--labels", "none.txt"], 1, "cannot read the labels none.txt"),
+        (["build", "--calib-data", "clips", "base.plan"], 1, "--calib-data or --recipe took base.plan for one of its files"),
+        (["build", "{plan}", "--target", "abacus"], 1, "abacus"),
+        (["bench", "{plan}", "--size", "big"], 1, "--size is 'big'"),
+        (["bench", "{plan}", "--decisions", "0"], 1, "--decisions is 0"),
+        (["capture", SOURCE, "--clips", "0", "-o", "{tmp}"], 1, "--clips is 0"),
+        (["capture", SOURCE, "--seconds", "60", "-o", "{tmp}"], 1, "ended before a clip of 60 s was full"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(plans, tmp_path, capsys, monkeypatch, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(plan=plans["int8"], tmp=tmp_path / "c") for word in words]
+    assert main(words) == code
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_wrong_usage_is_2_and_verbose_raises(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["build", "--precision", "int5"])
+    assert end.value.code == 2
+    with pytest.raises(Exception, match="no plan at"):
+        main(["inspect", "none.plan", "-v"])
+
+
+def test_duration_ends_a_run(plans, capsys):
+    assert main(["run", str(plans["int8"]), "test://motion?seconds=100000&width=64&height=48", "--duration", "0.5"]) == 0
+    assert "decisions" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_error(plans):
+    command = f"{sys.executable} -m vlf_edge run {plans['int8']} '{SOURCE}' | head -n 2"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2 and "Error" not in done.stderr
+
+
+def test_demo(plans, tmp_path):
+    words = [sys.executable, "demos/camera.py", "--engine", plans["int8"], "--source", SOURCE, "--save", tmp_path / "d.avi"]
+    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 16 and "9 decisions" in done.stderr
+    assert cv2.VideoCapture(str(tmp_path / "d.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 120
+    bad = subprocess.run([*map(str, words[:5]), "nothing.mp4"], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+    assert bad.returncode == 1 and bad.stderr.startswith("camera.py: no file") and "Traceback" not in bad.stderr
+
+
+def test_readme_example_runs_as_it_stands(plans, tmp_path):
+    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    examples = [block.split("```")[0] for block in blocks]
+    assert examples, "the README has an example"
+    (tmp_path / "vlf.plan").write_bytes(plans["int8"].read_bytes())
+    for example in examples:
+        done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{example}\n{done.stderr}"

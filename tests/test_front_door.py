@@ -1,0 +1,116 @@
+"""What importing costs, what the front door shows, and who may import whom."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vlf_edge
+
+PACKAGE = Path(vlf_edge.__file__).parent
+HEAVY = ("torch", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cv2", "cuda")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The heavy modules in a fresh interpreter after ``code``."""
+    probe = f"{code}\nimport sys, json\nprint(json.dumps([m for m in {HEAVY} if m in sys.modules]), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def run_without(modules: tuple[str, ...], code: str) -> subprocess.CompletedProcess:
+    """Runs ``code`` in an interpreter in which ``modules`` are not installed."""
+    barred = (
+        "import sys\n"
+        "class Bar:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {modules!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Bar())\n"
+        "import importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda n, p=None: None if n.split('.')[0] in {modules!r} else find(n, p)\n"
+    )
+    return subprocess.run([sys.executable, "-c", barred + code], capture_output=True, text=True)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_after("import vlf_edge; vlf_edge.Plan; vlf_edge.Prediction; dir(vlf_edge)") == set()
+
+
+@pytest.mark.parametrize("words", ["--help", "build --help", "run --help", "bench --help", "inspect --help", "capture --help"])
+def test_help_loads_nothing_heavy(words):
+    code = f"from vlf_edge.cli import main\ntry:\n    main({words.split()!r})\nexcept SystemExit as end:\n    assert end.code == 0"
+    assert loaded_after(code) == set()
+
+
+def test_runtime_modules_load_without_any_backend():
+    modules = sorted(f"vlf_edge.runtime.{p.stem}" for p in (PACKAGE / "runtime").glob("*.py") if p.stem != "__init__")
+    done = run_without(HEAVY, "import importlib\n" + "".join(f"importlib.import_module({m!r})\n" for m in modules))
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_resolves_and_is_listed():
+    assert vlf_edge.__all__ == sorted(vlf_edge.__all__)
+    for name in vlf_edge.__all__:
+        assert getattr(vlf_edge, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Runtimes'"):
+        vlf_edge.Runtimes
+
+
+def test_every_error_is_a_vlf_error_and_drawn_in_the_tree():
+    from vlf_edge import errors
+
+    tree = errors.__doc__
+    for name, value in vars(errors).items():
+        if isinstance(value, type):
+            assert issubclass(value, vlf_edge.VlfError) and name in tree
+
+
+def imports_of(path: Path) -> set[str]:
+    """Absolute names of everything a file imports, at any depth of it."""
+    package = ["vlf_edge", *path.relative_to(PACKAGE).parts[:-1]]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize(
+    "folder, barred",
+    [
+        ("models", ("onnx", "onnxruntime", "tensorrt", "threading", "vlf_edge.runtime", "vlf_edge.compiler")),
+        ("runtime", ("torch", "onnx", "timm", "vlf_edge.models", "vlf_edge.compiler", "vlf_edge.training")),
+    ],
+)
+def test_import_law(folder, barred):
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for name in imports_of(path):
+            assert not any(name == b or name.startswith(b + ".") for b in barred), f"{path.name} imports {name}"
+
+
+def test_only_the_export_imports_torch_in_the_compiler():
+    for path in (PACKAGE / "compiler").glob("*.py"):
+        uses_torch = any(name.split(".")[0] in ("torch", "timm") for name in imports_of(path))
+        assert not uses_torch or path.name == "export.py", path.name
+
+
+def test_each_library_has_one_home():
+    homes = {"openvino": "openvino.py", "tensorrt": "tensorrt.py", "cuda": "cuda.py"}
+    for path in PACKAGE.rglob("*.py"):
+        for name in imports_of(path):
+            home = homes.get(name.split(".")[0])
+            assert home is None or path.name == home, f"{path} imports {name}"
+
+
+def test_files_keep_their_size():
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 350, path

@@ -1,0 +1,73 @@
+"""Record clips from a camera (or any source) to calibrate on.
+
+  vlf-edge capture 0 -o calibration/clips --clips 10 --seconds 4
+  vlf-edge build base.plan --precision int8 --calib-data calibration/clips
+
+Record what the camera will see at work: its place, its light, and some of each action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SourceError, VlfError
+
+if TYPE_CHECKING:
+    from ..runtime.sources import Source
+    from ..types import Frame
+
+HELP = "record clips for calibration"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="0, /dev/video0, a video file, a folder, a glob, test://motion")
+    add("-o", "--output", default="calibration/clips", metavar="DIR", help="folder to write to (default: calibration/clips)")
+    add("--clips", type=int, default=10, metavar="N", help="how many clips (default: 10)")
+    add("--seconds", type=float, default=4.0, metavar="S", help="length of each (default: 4)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Records; prints the file names."""
+    from ..runtime import open_source
+
+    if args.clips < 1 or not 0 < args.seconds <= 600:
+        raise VlfError(f"--clips is {args.clips} and --seconds {args.seconds:g}; expected 1 or more, and 0 to 600")
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = len(list(folder.glob("clip_*.avi")))
+    with open_source(args.source) as source:
+        for number in range(taken, taken + args.clips):
+            frames = _take(source, args.seconds)
+            if len(frames) < 2:
+                break
+            print(_write(frames, folder / f"clip_{number:04d}.avi"), flush=True)
+        else:
+            return 0
+    if number == taken:
+        raise SourceError(f"{source.name} ended before a clip of {args.seconds:g} s was full")
+    print(f"{source.name} ended after {number - taken} of {args.clips} clips", file=sys.stderr)
+    return 0
+
+
+def _take(source: Source, seconds: float) -> list[Frame]:
+    frames: list[Frame] = []
+    while (frame := source.read()) is not None:
+        frames.append(frame)
+        if frame.t_s - frames[0].t_s >= seconds:
+            return frames
+    return []
+
+
+def _write(frames: list[Frame], path: Path) -> Path:
+    """Motion JPEG, at the rate the frames really came: cameras seldom keep the one they announce."""
+    from ..runtime.sinks import VideoWriter
+
+    fps = (len(frames) - 1) / (frames[-1].t_s - frames[0].t_s)
+    with VideoWriter(path, fps) as writer:
+        for frame in frames:
+            writer.write(frame.image)
+    return path

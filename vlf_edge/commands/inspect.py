@@ -1,0 +1,143 @@
+"""Show everything a plan says about itself: model, input, sampling, precision, calibration, accuracy, engines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..plan import Manifest, Plan
+
+HELP = "show what a plan holds and how it was made"
+RANDOM_WEIGHTS = "RANDOM WEIGHTS, never trained: labels mean nothing"
+_LABELS_SHOWN = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", metavar="PLAN", help="a vlf.plan")
+    parser.add_argument("--verify", action="store_true", help="also read every member and check its SHA-256")
+    parser.add_argument("--json", action="store_true", help="print the manifest and the report as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prints the plan's description."""
+    from ..plan import Plan
+
+    plan = Plan.open(args.plan)
+    if args.verify:
+        for member in plan.manifest.members:
+            plan.read(member)
+    if args.json:
+        json.dump(to_json(plan), sys.stdout, indent=1)
+        print()
+    else:
+        print(describe(plan))
+        if args.verify:
+            print(f"verified    all {len(plan.manifest.members)} members match their SHA-256")
+    return 0
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """Manifest, report and digest as plain JSON values."""
+    return {"path": str(plan.path), "digest": plan.digest, "manifest": plan.manifest.to_json(), "report": plan.report}
+
+
+def describe(plan: Plan) -> str:
+    """The plan in a few lines of text."""
+    manifest = plan.manifest
+    size_mb = sum(entry["bytes"] for entry in manifest.members.values()) / 1e6
+    rows = [
+        ("plan", f"{plan.path}, {size_mb:.1f} MB, sha256 {plan.digest[:16]}"),
+        ("model", f"{manifest.model.get('name', '?')}, backbone {manifest.model.get('backbone', '?')}"),
+        ("weights", _weights(manifest)),
+        ("labels", _labels(manifest.labels)),
+        ("input", _input(manifest)),
+        ("sampling", _sampling(manifest)),
+        ("precision", _precision(manifest)),
+        *_quantization(manifest),
+        *_accuracy(plan.report),
+        *_engines(manifest),
+        ("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))),
+    ]
+    return "\n".join(f"{name:11s} {text}" for name, text in rows)
+
+
+def _weights(manifest: Manifest) -> str:
+    if manifest.random_weights:
+        return RANDOM_WEIGHTS
+    return f"from a file, sha256 {str(manifest.weights.get('sha256', '?'))[:16]}"
+
+
+def _labels(labels: tuple[str, ...]) -> str:
+    more = f" and {len(labels) - _LABELS_SHOWN} more" if len(labels) > _LABELS_SHOWN else ""
+    return f"{len(labels)}: {', '.join(labels[:_LABELS_SHOWN])}{more}"
+
+
+def _input(manifest: Manifest) -> str:
+    p = manifest.preprocess
+    return f"{p.width_px}x{p.height_px} px from the centre, short side {p.short_side_px} px, BGR uint8"
+
+
+def _sampling(manifest: Manifest) -> str:
+    s = manifest.sampling
+    rate = f"{1 / s.grid_s:.3g} decisions a second"
+    return f"{s.frames} frames over {s.span_s:g} s, one every {s.step_s:.3g} s, {s.phases} phase(s): {rate}"
+
+
+def _precision(manifest: Manifest) -> str:
+    if manifest.precision != "int8":
+        return manifest.precision
+    counts = manifest.quantization.get("int8_nodes", {})
+    nodes = ", ".join(f"{count} nodes of the {stage} stage" for stage, count in counts.items())
+    return f"int8 ({nodes}); the rest fp16 on GPUs, float on CPUs"
+
+
+def _quantization(manifest: Manifest) -> list[tuple[str, str]]:
+    q = manifest.quantization
+    if not q:
+        return []
+    method = f"{q['method']} {q['percentile']}" if "percentile" in q else q["method"]
+    text = f"{method} on {q['windows']} windows, {q['frames']} frames of {len(q['clips'])} clip(s), sha256 {q['sha256'][:16]}"
+    rows = [("calibration", text)]
+    for stage, kept in q["kept_float"].items():
+        reasons: dict[str, int] = {}
+        for reason in kept.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        rows += [("in float", f"{count} nodes of the {stage} stage: {reason}") for reason, count in reasons.items()]
+    return rows
+
+
+def _accuracy(report: dict[str, Any]) -> list[tuple[str, str]]:
+    fidelity = report.get("fidelity")
+    if not fidelity:
+        return [("accuracy", "not measured: no clips were given to the build")]
+    seen = "held-out" if fidelity["held_out"] else "the calibration's own"
+    rows = [("accuracy", f"against fp32 on {fidelity['windows']} {seen} windows:")]
+    for part, name in (("frame", "frame stage"), ("clip", "clip stage"), ("end_to_end", "end to end")):
+        errors = fidelity.get(part)
+        if not errors:
+            continue
+        if errors["relative"] is None:
+            rows.append(("", f"  {name:12s} NaN or infinity in {errors['nonfinite']:.2%} of the outputs"))
+            continue
+        text = f"relative error {errors['relative']:.3g}, max abs {errors['max_abs']:.3g}, cosine {errors['cosine_min']:.5f}"
+        if "top1_agreement" in errors:
+            text += f", same top-1 {errors['top1_agreement']:.1%}"
+        rows.append(("", f"  {name:12s} {text}"))
+    return rows
+
+
+def _engines(manifest: Manifest) -> list[tuple[str, str]]:
+    portable = {manifest.graph(stage, "portable").member for stage in manifest.stages}
+    rows = [("runs on", f"any CPU, from {', '.join(sorted(portable))}")]
+    targets: dict[str, list[Any]] = {}
+    for engine in manifest.engines:
+        targets.setdefault(engine.target, []).append(engine)
+    for target, engines in targets.items():
+        first = engines[0]
+        where = f"built on {first.device}" if first.device else "compute capability " + ", ".join(first.compute_capabilities)
+        size_mb = sum(manifest.members[engine.member]["bytes"] for engine in engines) / 1e6
+        rows.append(("", f"{target}: {first.library} {first.version}, {where}, batch 1 to {first.max_batch}, {size_mb:.1f} MB"))
+    return rows

@@ -1,0 +1,79 @@
+"""Run a plan on a camera, a file, a folder or the test pattern, and print its decisions.
+
+Files are run as fast as the machine can, every frame of them; cameras live, the newest frame first.
+Stop a camera with Ctrl-C; a summary follows on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..runtime import Runtime
+    from ..runtime.sinks import Sink
+    from ..runtime.sources import Source
+
+HELP = "live decisions from a camera, a file or the test pattern"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("plan", metavar="PLAN", help="a vlf.plan")
+    add(
+        "source",
+        metavar="SOURCE",
+        help="0, /dev/video0, a video file, a folder, a glob, frames_%%04d.jpg, test://motion",
+    )
+    add("--json", action="store_true", help="one JSON object a decision instead of text")
+    add("--save", metavar="FILE", help="also write the video with the decisions on it (.mp4 or .avi)")
+    add("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
+    add("--device", type=int, default=0, metavar="N", help="number of the GPU (default: 0)")
+    add("--phases", type=int, metavar="P", help="interleaved sampling grids: P times more decisions (default: the plan's)")
+    add("--fps", type=float, metavar="HZ", help="of image files (default: 30)")
+    add("--topk", type=int, default=5, metavar="N", help="classes listed with --json (default: 5)")
+    add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
+
+
+BACKEND_HELP = "auto, tensorrt, tensorrt_rtx, openvino or onnxruntime (default: auto)"
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs until the source ends, the time is up or Ctrl-C."""
+    from ..runtime import Runtime, open_source
+
+    with Runtime(args.plan, backend=args.backend, device=args.device, phases=args.phases, topk=args.topk) as runtime:
+        source = open_source(args.source, fps=args.fps)
+        play(runtime, source, _sinks(args, source), args.duration)
+        print(runtime.summary(), file=sys.stderr)
+    return 0
+
+
+def play(runtime: Runtime, source: Source, sinks: list[Sink], duration_s: float | None = None) -> None:
+    """Sends every step of the source through the sinks, until it ends, the time is up or Ctrl-C ends a camera."""
+    deadline_s = None if duration_s is None else time.monotonic() + duration_s
+    with ExitStack() as stack:
+        for sink in sinks:
+            stack.enter_context(sink)
+        steps = stack.enter_context(runtime.pipeline(source, every_frame=any(sink.every_frame for sink in sinks)))
+        try:
+            for frame, prediction in steps:
+                for sink in sinks:
+                    sink.write(frame, prediction)
+                if deadline_s is not None and time.monotonic() >= deadline_s:
+                    break
+        except KeyboardInterrupt:
+            if not source.live:
+                raise
+
+
+def _sinks(args: argparse.Namespace, source: Source) -> list[Sink]:
+    from ..runtime.sinks import JsonLinesSink, PrintSink, VideoSink
+
+    sinks: list[Sink] = [JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)]
+    if args.save:
+        sinks.append(VideoSink(args.save, source.fps))
+    return sinks
