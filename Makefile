@@ -24,6 +24,7 @@ demo: env
 	$(BIN)/python demos/camera.py --engine demo.plan --source 'test://motion?seconds=20&seed=1' --save demo.mp4
 
 test: env
+	$(BIN)/ruff check
 	$(BIN)/python -m pytest
 
 clean:

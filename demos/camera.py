@@ -1,8 +1,8 @@
 """Live decisions from a camera, a video file or the test pattern.
 
-    python demos/camera.py --engine vlf.plan                            # the first camera
-    python demos/camera.py --engine vlf.plan --source street.mp4 --save annotated.mp4
-    python demos/camera.py --engine vlf.plan --source test://motion --show
+python demos/camera.py --engine vlf.plan                            # the first camera
+python demos/camera.py --engine vlf.plan --source street.mp4 --save annotated.mp4
+python demos/camera.py --engine vlf.plan --source test://motion --show
 """
 
 import argparse
@@ -16,7 +16,9 @@ from vlf_edge.runtime.sinks import PrintSink, VideoSink, annotate
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", default="vlf.plan", metavar="PLAN", help="a plan made by vlf-edge build (default: vlf.plan)")
+    parser.add_argument(
+        "--engine", default="vlf.plan", metavar="PLAN", help="a plan made by vlf-edge build (default: vlf.plan)"
+    )
     parser.add_argument("--source", default="0", help="0, /dev/video0, a file, a folder, test://motion (default: 0)")
     parser.add_argument("--backend", default="auto", help="auto, tensorrt, tensorrt_rtx, openvino or onnxruntime")
     parser.add_argument("--save", metavar="FILE", help="write the video with the decisions on it")

@@ -18,7 +18,10 @@ def toy_manifest(*, frames: int = 4, span_s: float = 1.0, phases: int = 1, weigh
     """Specs of a small two-stage model: 32 px images, 4 tokens of 6 channels."""
     specs = {
         "frame": (TensorSpec("image", "uint8", ("N", 32, 32, 3)), TensorSpec("tokens", "float32", ("N", 4, 6))),
-        "clip": (TensorSpec("tokens", "float32", ("N", frames, 4, 6)), TensorSpec("logits", "float32", ("N", len(LABELS)))),
+        "clip": (
+            TensorSpec("tokens", "float32", ("N", frames, 4, 6)),
+            TensorSpec("logits", "float32", ("N", len(LABELS))),
+        ),
     }
     graphs = tuple(
         Graph(stage, kind, f"{stage}.fp32.onnx", (specs[stage][0],), (specs[stage][1],))

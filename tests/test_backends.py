@@ -12,7 +12,7 @@ from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError
 from vlf_edge.runtime import backends
 from vlf_edge.runtime.backends.onnxruntime import OnnxRuntimeEngine
 from vlf_edge.runtime.backends.openvino import OpenVINOEngine
-from vlf_edge.runtime.engine import open_engines
+from vlf_edge.runtime.selection import open_engines
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")

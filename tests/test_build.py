@@ -1,13 +1,14 @@
 """Builds, end to end, with the real exporter, quantiser and builders."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
-
 from conftest import CALIBRATION
 from test_front_door import run_without
+
 from vlf_edge import CalibrationError, Plan, PlanError, PlanMismatch, WeightsError
 from vlf_edge.cli import main
 from vlf_edge.compiler import Recipe, build
@@ -46,7 +47,8 @@ def test_int8_says_how_it_was_calibrated_and_what_it_costs(plans):
 def test_same_recipe_same_plan_in_another_process_without_torch(plans, tmp_path):
     words = ["build", str(plans["fp32"]), "--precision", "int8", "--calib-data", CALIBRATION, "--calib-samples", "32"]
     words += ["--target", "cpu", "-o", str(tmp_path / "again.plan")]
-    code = f"import os, sys\nos.environ['HOME'] = {str(tmp_path)!r}\nfrom vlf_edge.cli import main\nsys.exit(main({words!r}))"
+    home = f"import os, sys\nos.environ['HOME'] = {str(tmp_path)!r}\n"
+    code = f"{home}from vlf_edge.cli import main\nsys.exit(main({words!r}))"
     done = run_without(("torch", "timm", "onnxscript", "tensorrt", "tensorrt_rtx"), code)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "again.plan").read_bytes() == plans["int8"].read_bytes()
@@ -101,6 +103,32 @@ def test_refusals_come_before_any_work_and_lose_nothing(plans, tmp_path, toy_pla
         with pytest.raises(error, match=message):
             build(recipe, toy_plan.path, base=base)
     assert toy_plan.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "missing, words, message",
+    [
+        (
+            ("torch", "timm"),
+            "build --random-weights",
+            "a build from weights needs torch, timm.*vlf_edge\\[models\\]'; without PyTorch",
+        ),
+        (
+            ("onnx",),
+            "build {plan} --precision fp16",
+            "a build needs onnx, not installed here: pip install 'vlf_edge\\[build\\]'",
+        ),
+        (("openvino", "onnxruntime"), "run {plan} test://motion", "install one with: pip install 'vlf_edge\\[cpu\\]'"),
+        (("openvino",), "run {plan} test://motion --backend openvino", "openvino is not installed.*vlf_edge\\[cpu\\]"),
+        (("tensorrt_rtx",), "build {plan} --target rtx", "tensorrt_rtx is not installed.*vlf_edge\\[rtx\\]"),
+        (("cv2",), "run {plan} test://motion", "OpenCV is not installed.*vlf_edge\\[opencv\\]"),
+    ],
+)
+def test_a_missing_library_is_one_line_with_its_install_command(plans, missing, words, message):
+    words = words.format(plan=plans["fp32"]).split()
+    done = run_without(missing, f"import sys\nfrom vlf_edge.cli import main\nsys.exit(main({words!r}))")
+    assert done.returncode == 1 and re.search(message, done.stderr), done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_engines_are_added_to_a_plan_in_place(plans, tmp_path, capsys):

@@ -70,7 +70,16 @@ def test_bench_figures_add_up(plans, capsys):
 
 def test_capture_makes_clips_that_calibrate(plans, tmp_path, capsys):
     folder = tmp_path / "clips"
-    words = ["capture", "test://motion?seconds=20&width=160&height=120", "-o", str(folder), "--clips", "3", "--seconds", "4"]
+    words = [
+        "capture",
+        "test://motion?seconds=20&width=160&height=120",
+        "-o",
+        str(folder),
+        "--clips",
+        "3",
+        "--seconds",
+        "4",
+    ]
     assert main(words) == 0
     assert capsys.readouterr().out.split() == [str(folder / f"clip_{i:04d}.avi") for i in range(3)]
     assert main(["capture", "test://motion?seconds=9&width=160&height=120", "-o", str(folder), "--clips", "5"]) == 0
@@ -92,7 +101,11 @@ def test_capture_makes_clips_that_calibrate(plans, tmp_path, capsys):
         (["build", "--precision", "int8", "--random-weights"], 1, "INT8 needs real clips"),
         (["build", "--precision", "fp16"], 1, "no weights ship with this version"),
         (["build", "--random-weights", "--labels", "none.txt"], 1, "cannot read the labels none.txt"),
-        (["build", "--calib-data", "clips", "base.plan"], 1, "--calib-data or --recipe took base.plan for one of its files"),
+        (
+            ["build", "--calib-data", "clips", "base.plan"],
+            1,
+            "--calib-data or --recipe took base.plan for one of its files",
+        ),
         (["build", "{plan}", "--target", "abacus"], 1, "abacus"),
         (["bench", "{plan}", "--size", "big"], 1, "--size is 'big'"),
         (["bench", "{plan}", "--decisions", "0"], 1, "--decisions is 0"),
@@ -117,7 +130,9 @@ def test_wrong_usage_is_2_and_verbose_raises(capsys):
 
 
 def test_duration_ends_a_run(plans, capsys):
-    assert main(["run", str(plans["int8"]), "test://motion?seconds=100000&width=64&height=48", "--duration", "0.5"]) == 0
+    assert (
+        main(["run", str(plans["int8"]), "test://motion?seconds=100000&width=64&height=48", "--duration", "0.5"]) == 0
+    )
     assert "decisions" in capsys.readouterr().err
 
 
@@ -128,12 +143,23 @@ def test_a_reader_that_leaves_is_no_error(plans):
 
 
 def test_demo(plans, tmp_path):
-    words = [sys.executable, "demos/camera.py", "--engine", plans["int8"], "--source", SOURCE, "--save", tmp_path / "d.avi"]
+    words = [
+        sys.executable,
+        "demos/camera.py",
+        "--engine",
+        plans["int8"],
+        "--source",
+        SOURCE,
+        "--save",
+        tmp_path / "d.avi",
+    ]
     done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 16 and "9 decisions" in done.stderr
     assert cv2.VideoCapture(str(tmp_path / "d.avi")).get(cv2.CAP_PROP_FRAME_COUNT) == 120
-    bad = subprocess.run([*map(str, words[:5]), "nothing.mp4"], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
+    bad = subprocess.run(
+        [*map(str, words[:5]), "nothing.mp4"], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
+    )
     assert bad.returncode == 1 and bad.stderr.startswith("camera.py: no file") and "Traceback" not in bad.stderr
 
 

@@ -41,10 +41,10 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded_after("import vlf_edge; vlf_edge.Plan; vlf_edge.Prediction; dir(vlf_edge)") == set()
 
 
-@pytest.mark.parametrize("words", ["--help", "build --help", "run --help", "bench --help", "inspect --help", "capture --help"])
-def test_help_loads_nothing_heavy(words):
-    code = f"from vlf_edge.cli import main\ntry:\n    main({words.split()!r})\nexcept SystemExit as end:\n    assert end.code == 0"
-    assert loaded_after(code) == set()
+@pytest.mark.parametrize("verb", [[], ["build"], ["run"], ["bench"], ["inspect"], ["capture"]])
+def test_help_loads_nothing_heavy(verb):
+    code = f"from vlf_edge.cli import main\ntry:\n    main({[*verb, '--help']!r})\nexcept SystemExit as end:\n    "
+    assert loaded_after(code + "assert end.code == 0") == set()
 
 
 def test_runtime_modules_load_without_any_backend():
@@ -58,7 +58,7 @@ def test_every_public_name_resolves_and_is_listed():
     for name in vlf_edge.__all__:
         assert getattr(vlf_edge, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Runtimes'"):
-        vlf_edge.Runtimes
+        getattr(vlf_edge, "Runtimes")  # noqa: B009
 
 
 def test_every_error_is_a_vlf_error_and_drawn_in_the_tree():

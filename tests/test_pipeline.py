@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 import pytest
-
 from conftest import toy_manifest
 from test_recognizer import fake_engines
+
 from vlf_edge import Frame, SourceError, VlfError
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
@@ -160,7 +160,7 @@ def test_failing_sink_is_the_callers_own_error_and_ends_the_threads(images):
 
 def test_caller_that_stops_listening_ends_everything(images):
     source = ScriptedSource(images, grid(40))
-    for step in Pipeline(toy_recognizer(), source):
+    for _ in Pipeline(toy_recognizer(), source):
         break
     deadline_s = time.monotonic() + DEADLINE_S
     while not source.closed.is_set() and time.monotonic() < deadline_s:

@@ -3,8 +3,8 @@ import zipfile
 
 import numpy as np
 import pytest
-
 from conftest import toy_manifest, write_toy_plan
+
 from vlf_edge import Plan, PlanError, PlanMismatch
 from vlf_edge.plan import EngineInfo
 
@@ -116,7 +116,11 @@ def test_names_that_could_become_paths(toy_plan, tmp_path, name):
 
 
 def test_compressed_duplicate_and_unlisted_members(toy_plan, tmp_path):
-    for case, message in (("compressed", "compressed or encrypted"), ("double", "two members"), ("extra", "disagree about extra")):
+    for case, message in (
+        ("compressed", "compressed or encrypted"),
+        ("double", "two members"),
+        ("extra", "disagree about extra"),
+    ):
         path = tmp_path / f"{case}.plan"
         path.write_bytes(toy_plan.path.read_bytes())
         with zipfile.ZipFile(path, "a") as archive:

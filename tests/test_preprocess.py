@@ -13,7 +13,9 @@ def test_cut_then_resize_equals_resize_then_cut(size):
     fast = Preprocessor(Preprocess(96, 96, 96))(image)
     scale = 96 / min(size)
     whole = cv2.resize(
-        image, (round(size[1] * scale), round(size[0] * scale)), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image,
+        (round(size[1] * scale), round(size[0] * scale)),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
     )
     top, left = (whole.shape[0] - 96) // 2, (whole.shape[1] - 96) // 2
     slow = whole[top : top + 96, left : left + 96]

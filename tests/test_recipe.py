@@ -10,7 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_recipe_file(tmp_path):
     path = tmp_path / "my.toml"
-    path.write_text('precision = "int8"\ncalib_data = ["clips", "test://motion", "/abs"]\npercentile = 99\nweights = "w.safetensors"\n')
+    path.write_text(
+        "precision = 'int8'\ncalib_data = ['clips', 'test://motion', '/abs']\n"
+        "percentile = 99\nweights = 'w.safetensors'\n"
+    )
     recipe = load_recipe(path, calib_samples=32)
     assert recipe == Recipe(
         precision="int8",

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-
 from conftest import LABELS, toy_manifest
+
 from vlf_edge import PlanMismatch, Sampling, ShapeError
 from vlf_edge.plan import Manifest
 from vlf_edge.runtime.backends.fake import FakeEngine
@@ -33,7 +33,7 @@ def test_every_decision_of_a_stream_equals_its_window(images, phases):
     decisions = 0
     for i, image in enumerate(images):
         prediction = toy.push(image, i * 0.25 / phases)
-        window = images[i :: -phases][:4][::-1]
+        window = images[i::-phases][:4][::-1]
         assert (prediction.state == "ok") == (len(window) == 4)
         if prediction.state == "ok":
             np.testing.assert_array_equal(prediction.logits, toy.classify(window).logits)

@@ -12,7 +12,7 @@ def test_window_equals_the_last_k_of_a_plain_list(phases):
     for instant in range(40):
         history.append((rng.normal(size=(2, 3)).astype(np.float32), 0.1 * instant))
         ring.write(instant, *history[-1])
-        wanted = history[instant :: -phases][:5][::-1]
+        wanted = history[instant::-phases][:5][::-1]
         assert ring.full == (len(wanted) == 5)
         if ring.full:
             window, first_s, last_s = ring.window()

@@ -19,9 +19,7 @@ def served(times_s, sampling):
 def slow_and_obvious(times_s, sampling, until_s):
     """Instant n is served by the first frame at or after it (a millisecond early still counts)."""
     count = int((until_s - times_s[0]) / sampling.grid_s)
-    return {
-        n: next(t for t in times_s if t >= times_s[0] + n * sampling.grid_s - TOLERANCE_S) for n in range(count)
-    }
+    return {n: next(t for t in times_s if t >= times_s[0] + n * sampling.grid_s - TOLERANCE_S) for n in range(count)}
 
 
 @pytest.mark.parametrize("fps", [15, 25, 29.97, 30, 60])

@@ -1,8 +1,8 @@
 import cv2
 import numpy as np
 import pytest
-
 from test_calibrate import write_clip
+
 from vlf_edge import CameraError, ShapeError, SourceError, open_source
 from vlf_edge.runtime.motion import KINDS, SEGMENT_S, MotionOptions, MotionPattern
 from vlf_edge.runtime.sources import expand_clips

@@ -10,7 +10,7 @@ Names are resolved when first used, so importing vlf_edge costs almost nothing a
 
 from importlib import import_module
 
-from ._version import __version__
+from ._version import __version__ as __version__
 
 _HOME = {
     "Frame": "types",

@@ -230,7 +230,9 @@ def _checked_sizes(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
             raise PlanError(f"{path}: member {info.filename} is compressed or encrypted; a vlf.plan stores its members")
         if info.file_size > _MAX_MEMBER_BYTES:
-            raise PlanError(f"{path}: member {info.filename} claims {info.file_size} bytes; the limit is {_MAX_MEMBER_BYTES}")
+            raise PlanError(
+                f"{path}: member {info.filename} claims {info.file_size} bytes; the limit is {_MAX_MEMBER_BYTES}"
+            )
         sizes[info.filename] = info.file_size
     if sum(sizes.values()) > _MAX_TOTAL_BYTES:
         raise PlanError(f"{path} claims {sum(sizes.values())} bytes in all; the limit is {_MAX_TOTAL_BYTES}")
@@ -276,7 +278,9 @@ def _manifest_from_json(raw: Any) -> Manifest:
     if not isinstance(raw, dict) or "format" not in raw:
         raise PlanError("not a vlf.plan: manifest.json has no format number")
     if raw["format"] != FORMAT:
-        raise PlanMismatch(f"plan format {raw['format']!r}; this version of vlf_edge reads format {FORMAT}: upgrade vlf_edge")
+        raise PlanMismatch(
+            f"plan format {raw['format']!r}; this version of vlf_edge reads format {FORMAT}: upgrade vlf_edge"
+        )
     try:
         values = {f.name: raw[f.name] for f in fields(Manifest)}
         values["labels"] = tuple(_checked(label, str, "label") for label in values["labels"])
@@ -293,7 +297,9 @@ def _manifest_from_json(raw: Any) -> Manifest:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"not a sound vlf.plan: manifest.json is missing or misstates something ({error!r})") from None
     if manifest.precision not in PRECISIONS:
-        raise PlanError(f"not a sound vlf.plan: precision {manifest.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        raise PlanError(
+            f"not a sound vlf.plan: precision {manifest.precision!r}, expected one of {', '.join(PRECISIONS)}"
+        )
     if not manifest.stages or not 0 < len(manifest.labels) <= _MAX_CLASSES:
         raise PlanError(f"not a sound vlf.plan: {len(manifest.stages)} stages and {len(manifest.labels)} labels")
     return manifest
@@ -301,7 +307,8 @@ def _manifest_from_json(raw: Any) -> Manifest:
 
 def _graph_from_json(raw: dict[str, Any]) -> Graph:
     specs = {
-        side: tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in raw[side]) for side in ("inputs", "outputs")
+        side: tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in raw[side])
+        for side in ("inputs", "outputs")
     }
     if raw["kind"] not in GRAPH_KINDS:
         raise ValueError(f"graph kind {raw['kind']!r}")

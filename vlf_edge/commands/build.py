@@ -1,8 +1,8 @@
 """Build a plan: from weights, or from an earlier plan.
 
-  vlf-edge build --precision int8 --weights W.safetensors --calib-data my-clips/   weights -> vlf.plan
-  vlf-edge build base.plan --precision int8 --calib-data my-clips/                 requantise; needs no torch
-  vlf-edge build vlf.plan --target rtx                                             add an engine to a plan
+vlf-edge build --precision int8 --weights W.safetensors --calib-data my-clips/   weights -> vlf.plan
+vlf-edge build base.plan --precision int8 --calib-data my-clips/                 requantise; needs no torch
+vlf-edge build vlf.plan --target rtx                                             add an engine to a plan
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "taken as the live runtime takes them",
     )
     add("--calib-samples", type=int, metavar="N", help="windows of K frames to calibrate on (default: 64)")
-    add("--calib-method", choices=("minmax", "entropy", "percentile"), help="how ranges are chosen (default: percentile)")
+    add(
+        "--calib-method",
+        choices=("minmax", "entropy", "percentile"),
+        help="how ranges are chosen (default: percentile)",
+    )
     add("--percentile", type=float, metavar="PERCENT", help="for --calib-method percentile (default: 99.99)")
     add(
         "--target",
@@ -46,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-batch", type=int, metavar="N", help="largest batch of the engines (default: 8)")
     add("--workspace-mib", type=int, metavar="MIB", help="memory TensorRT's builder may use (default: its own)")
-    add("--span", type=float, metavar="S", dest="span_s", help="seconds one window covers (default: as trained, else 2)")
+    add(
+        "--span", type=float, metavar="S", dest="span_s", help="seconds one window covers (default: as trained, else 2)"
+    )
     add(
         "--recipe",
         nargs="+",
@@ -55,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="TOML files with any of these settings, such as those in engines/ and calibration/; later files win, "
         "and the command line wins over all",
     )
-    add("-o", "--output", metavar="FILE", help="where to write (default: vlf.plan; BASE itself when only adding engines)")
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where to write (default: vlf.plan; BASE itself when only adding engines)",
+    )
     add("--json", action="store_true", help="print the manifest and the report as JSON")
 
 
@@ -69,7 +80,10 @@ def main(args: argparse.Namespace) -> int:
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in (*(args.calib_data or ()), *args.recipe):
         if name.endswith(".plan"):
-            raise VlfError(f"--calib-data or --recipe took {name} for one of its files; name the base plan first: vlf-edge build {name} ...")
+            raise VlfError(
+                f"--calib-data or --recipe took {name} for one of its files; name the base plan first: "
+                f"vlf-edge build {name} ..."
+            )
     if args.calib_data:
         changes["calib_data"] = tuple(args.calib_data)
     if args.labels:
@@ -94,5 +108,8 @@ def read_labels(path: str) -> tuple[str, ...]:
         raise VlfError(f"cannot read the labels {path}: {error}") from None
     labels = tuple(line.strip() for line in lines if line.strip())
     if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise VlfError(f"{path} holds {len(labels)} labels, {len(set(labels))} of them different; expected two or more, all different")
+        raise VlfError(
+            f"{path} holds {len(labels)} labels, {len(set(labels))} of them different; expected two or more, "
+            "all different"
+        )
     return labels

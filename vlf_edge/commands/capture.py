@@ -25,7 +25,13 @@ HELP = "record clips for calibration"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="0, /dev/video0, a video file, a folder, a glob, test://motion")
-    add("-o", "--output", default="calibration/clips", metavar="DIR", help="folder to write to (default: calibration/clips)")
+    add(
+        "-o",
+        "--output",
+        default="calibration/clips",
+        metavar="DIR",
+        help="folder to write to (default: calibration/clips)",
+    )
     add("--clips", type=int, default=10, metavar="N", help="how many clips (default: 10)")
     add("--seconds", type=float, default=4.0, metavar="S", help="length of each (default: 4)")
 

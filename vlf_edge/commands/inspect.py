@@ -99,7 +99,8 @@ def _quantization(manifest: Manifest) -> list[tuple[str, str]]:
     if not q:
         return []
     method = f"{q['method']} {q['percentile']}" if "percentile" in q else q["method"]
-    text = f"{method} on {q['windows']} windows, {q['frames']} frames of {len(q['clips'])} clip(s), sha256 {q['sha256'][:16]}"
+    seen = f"{q['windows']} windows, {q['frames']} frames of {len(q['clips'])} clip(s)"
+    text = f"{method} on {seen}, sha256 {q['sha256'][:16]}"
     rows = [("calibration", text)]
     for stage, kept in q["kept_float"].items():
         reasons: dict[str, int] = {}
@@ -122,7 +123,8 @@ def _accuracy(report: dict[str, Any]) -> list[tuple[str, str]]:
         if errors["relative"] is None:
             rows.append(("", f"  {name:12s} NaN or infinity in {errors['nonfinite']:.2%} of the outputs"))
             continue
-        text = f"relative error {errors['relative']:.3g}, max abs {errors['max_abs']:.3g}, cosine {errors['cosine_min']:.5f}"
+        text = f"relative error {errors['relative']:.3g}, max abs {errors['max_abs']:.3g}"
+        text += f", cosine {errors['cosine_min']:.5f}"
         if "top1_agreement" in errors:
             text += f", same top-1 {errors['top1_agreement']:.1%}"
         rows.append(("", f"  {name:12s} {text}"))
@@ -137,7 +139,13 @@ def _engines(manifest: Manifest) -> list[tuple[str, str]]:
         targets.setdefault(engine.target, []).append(engine)
     for target, engines in targets.items():
         first = engines[0]
-        where = f"built on {first.device}" if first.device else "compute capability " + ", ".join(first.compute_capabilities)
+        where = (
+            f"built on {first.device}"
+            if first.device
+            else "compute capability " + ", ".join(first.compute_capabilities)
+        )
         size_mb = sum(manifest.members[engine.member]["bytes"] for engine in engines) / 1e6
-        rows.append(("", f"{target}: {first.library} {first.version}, {where}, batch 1 to {first.max_batch}, {size_mb:.1f} MB"))
+        rows.append(
+            ("", f"{target}: {first.library} {first.version}, {where}, batch 1 to {first.max_batch}, {size_mb:.1f} MB")
+        )
     return rows

@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save", metavar="FILE", help="also write the video with the decisions on it (.mp4 or .avi)")
     add("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
     add("--device", type=int, default=0, metavar="N", help="number of the GPU (default: 0)")
-    add("--phases", type=int, metavar="P", help="interleaved sampling grids: P times more decisions (default: the plan's)")
+    add(
+        "--phases",
+        type=int,
+        metavar="P",
+        help="interleaved sampling grids: P times more decisions (default: the plan's)",
+    )
     add("--fps", type=float, metavar="HZ", help="of image files (default: 30)")
     add("--topk", type=int, default=5, metavar="N", help="classes listed with --json (default: 5)")
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")

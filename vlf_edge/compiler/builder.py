@@ -16,8 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CalibrationError, PlanMismatch, WeightsError
+from ..errors import BackendMissing, CalibrationError, PlanMismatch, WeightsError
 from ..plan import EngineInfo, Graph, Manifest, Plan
+from ..runtime.backends import installed
 from ..types import Preprocess, Sampling
 from .recipe import Recipe
 
@@ -83,9 +84,20 @@ def build(
         precision = recipe.precision or "fp16"
         _check_calibration(precision, recipe)
         origin = _from_weights(recipe, report)
+    _require("build", "a build", ("onnx", "onnxruntime"))
     cache = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "vlf_edge" / "ranges"
     graphs = _convert(origin, precision, recipe, cache, report)
     return _write(origin, precision, graphs, recipe, output, report)
+
+
+def _require(extra: str, what: str, packages: Sequence[str]) -> None:
+    """Names every package that is missing at once, and the extra that brings them."""
+    missing = [package for package in packages if not installed(package)]
+    if missing:
+        instead = "; without PyTorch, start from a BASE.plan" if extra == "models" else ""
+        raise BackendMissing(
+            f"{what} needs {', '.join(missing)}, not installed here: pip install 'vlf_edge[{extra}]'{instead}"
+        )
 
 
 def _check_calibration(precision: str, recipe: Recipe) -> None:
@@ -99,12 +111,16 @@ def _check_calibration(precision: str, recipe: Recipe) -> None:
 def _from_weights(recipe: Recipe, progress: Progress) -> _Origin:
     """Exports the model of a weights file, or a random one if that was asked for."""
     if recipe.weights and recipe.random_weights:
-        raise WeightsError("weights and random weights exclude each other: give one of --weights FILE and --random-weights")
+        raise WeightsError(
+            "weights and random weights exclude each other: give one of --weights FILE and --random-weights"
+        )
     if not recipe.weights and not recipe.random_weights:
         raise WeightsError(
-            "no weights ship with this version: give --weights FILE (safetensors) or a BASE.plan, or say --random-weights "
+            "no weights ship with this version: give --weights FILE (safetensors) or a BASE.plan, or say "
+            "--random-weights "
             "for a plan that runs but whose labels mean nothing"
         )
+    _require("models", "a build from weights", ("torch", "timm", "onnxscript", "safetensors"))
     if recipe.weights:
         from ..models.weights import load_weights
 
@@ -287,8 +303,8 @@ def _add_engines(plan: Plan, recipe: Recipe, output: str | os.PathLike[str], pro
     engines = _engines({stage: plan.graph(stage, "typed") for stage in manifest.stages}, recipe, progress)
     if not engines:
         raise PlanMismatch(
-            f"nothing to do for {plan.path}: give --precision to requantise it, or --target rtx, rtx-turing or tensorrt to "
-            "add an engine (on this machine --target auto finds none to add)"
+            f"nothing to do for {plan.path}: give --precision to requantise it, or --target rtx, rtx-turing or "
+            "tensorrt to add an engine (on this machine --target auto finds none to add)"
         )
     replaced = {info.member for info, _ in engines}
     kept = tuple(engine for engine in manifest.engines if engine.member not in replaced)

@@ -107,7 +107,8 @@ def collect_clips(
             held_out += [_Window(index, frames) for frames in held]
     if len(calibrating) < MIN_WINDOWS:
         raise CalibrationError(
-            f"{len(names)} clip(s) give {len(calibrating)} windows of {sampling.frames} frames over {sampling.span_s:g} s; "
+            f"{len(names)} clip(s) give {len(calibrating)} windows of {sampling.frames} frames over "
+            f"{sampling.span_s:g} s; "
             f"INT8 needs at least {MIN_WINDOWS}, better 64: {FIX}"
         )
     calibrating, held_out = _spread(calibrating, samples), _spread(held_out, min(samples, MAX_HELD_OUT))
@@ -129,7 +130,9 @@ def _stretches(name: str, sampling: Sampling) -> list[list[int]]:
     stretches: list[list[int]] = []
     with open_source(name) as source:
         if source.live:
-            raise CalibrationError(f"cannot calibrate on the camera {name} itself: the result could not be repeated; {FIX}")
+            raise CalibrationError(
+                f"cannot calibrate on the camera {name} itself: the result could not be repeated; {FIX}"
+            )
         for frame in source:
             tick = sampler.accept(frame.t_s)
             if tick is None:

@@ -24,7 +24,6 @@ from ..types import TensorSpec
 from .backbone import Backbone
 from .stage import BATCH_AXIS, Stage
 
-
 # So that a damaged or hostile file cannot ask for all memory; 256 for what is not named.
 _LARGEST = {"token_dim": 4096, "height_px": 4096, "width_px": 4096, "classes": 100_000}
 

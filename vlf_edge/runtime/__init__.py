@@ -7,7 +7,7 @@ _HOME = {
     "Recognizer": "recognizer",
     "Runtime": "runtime",
     "Source": "sources",
-    "open_engines": "engine",
+    "open_engines": "selection",
     "open_source": "sources",
 }
 

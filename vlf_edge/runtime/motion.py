@@ -87,7 +87,11 @@ class MotionPattern:
         cv2 = self._cv2
         size = (_TEXTURE_PX, _TEXTURE_PX)
         layers = [
-            cv2.resize(rng.normal(0, 80 / cells**0.5, (cells, cells, 3)).astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
+            cv2.resize(
+                rng.normal(0, 80 / cells**0.5, (cells, cells, 3)).astype(np.float32),
+                size,
+                interpolation=cv2.INTER_CUBIC,
+            )
             for cells in (4, 12, 40, 120)
         ]
         texture = np.clip(sum(layers) + 118, 0, 246).astype(np.uint8)

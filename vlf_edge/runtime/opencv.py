@@ -18,7 +18,8 @@ def load_cv2() -> ModuleType:
                 "sudo apt install libgl1 libglib2.0-0"
             ) from None
         raise BackendMissing(
-            f"OpenCV is not installed ({error}); on a Jetson: sudo apt install python3-opencv and a virtual environment "
+            f"OpenCV is not installed ({error}); on a Jetson: sudo apt install python3-opencv and a virtual "
+            "environment "
             "made with --system-site-packages; elsewhere: pip install 'vlf_edge[opencv]'"
         ) from None
     return cv2

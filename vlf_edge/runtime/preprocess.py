@@ -19,7 +19,8 @@ class Preprocessor:
     def __init__(self, spec: Preprocess):
         if spec.short_side_px < max(spec.height_px, spec.width_px):
             raise ShapeError(
-                f"short side {spec.short_side_px} px is smaller than the {spec.height_px}x{spec.width_px} px to cut from it"
+                f"short side {spec.short_side_px} px is smaller than the {spec.height_px}x{spec.width_px} px to cut "
+                "from it"
             )
         self.spec = spec
         self._cv2 = load_cv2()

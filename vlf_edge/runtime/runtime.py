@@ -12,10 +12,10 @@ import numpy as np
 from ..errors import SourceError
 from ..plan import Plan
 from ..types import Prediction
-from .engine import open_engines
 from .pipeline import Pipeline
 from .recognizer import Recognizer
 from .sampler import segment_centres
+from .selection import open_engines
 from .sinks import RANDOM_WEIGHTS_NOTE
 from .sources import open_source
 

@@ -305,9 +305,13 @@ def _open_files(name: str, paths: Sequence[Path], fps: float | None) -> Source:
     videos = [p for p in paths if p.suffix.lower() in VIDEO_SUFFIXES]
     images = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
     if videos and images:
-        raise SourceError(f"{name} holds {len(videos)} videos and {len(images)} images; name one kind, for example with a glob")
+        raise SourceError(
+            f"{name} holds {len(videos)} videos and {len(images)} images; name one kind, for example with a glob"
+        )
     if videos:
         return PlaylistSource(name, videos) if len(videos) > 1 else VideoFileSource(videos[0])
     if images:
         return ImageFilesSource(name, images, fps)
-    raise SourceError(f"{name} holds no video or image file; known endings: {', '.join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)}")
+    raise SourceError(
+        f"{name} holds no video or image file; known endings: {', '.join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)}"
+    )

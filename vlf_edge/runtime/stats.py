@@ -61,11 +61,14 @@ class Stats:
         labels = ", ".join(f"{label} {n}" for label, n in self.labels.most_common(5))
         rows = [
             f"{counts['decisions']} decisions" + (f": {labels}" if labels else ""),
-            f"{counts['captured']} frames captured = {counts['encoded']} encoded + {counts['off_grid']} between two instants"
+            f"{counts['captured']} frames captured = {counts['encoded']} encoded + {counts['off_grid']} between two "
+            "instants"
             f" + {counts['dropped']} dropped; {counts['gaps']} gaps",
         ]
         if figures["ms"]:
-            spreads = (f"{kind.replace('_', ' ')} {ms['p50']:.2f} ({ms['p95']:.2f})" for kind, ms in figures["ms"].items())
+            spreads = (
+                f"{kind.replace('_', ' ')} {ms['p50']:.2f} ({ms['p95']:.2f})" for kind, ms in figures["ms"].items()
+            )
             rows.append(f"ms p50 (p95): {', '.join(spreads)}")
         return "\n".join(rows)
 

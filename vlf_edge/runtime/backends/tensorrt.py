@@ -132,7 +132,7 @@ class TensorRTEngine(Engine):
         self._stream.close()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def collector(trt: ModuleType) -> Any:
     """The logger of a TensorRT module: keeps errors and warnings for the exception, passes the rest to ``logging``.
 
