@@ -20,8 +20,17 @@ def test_cut_then_resize_equals_resize_then_cut(size):
     top, left = (whole.shape[0] - 96) // 2, (whole.shape[1] - 96) // 2
     slow = whole[top : top + 96, left : left + 96]
     assert fast.shape == slow.shape == (96, 96, 3) and fast.dtype == np.uint8 and fast.flags.c_contiguous
-    # Rounding the cut to whole source pixels moves the picture by less than one of its pixels.
+    # Rounding the cut to whole source pixels moves the picture by less than one of its own.
     assert np.abs(fast.astype(int) - slow).mean() < 4
+
+
+def test_shrinking_does_not_alias():
+    """A fine checkerboard must become grey; picking single pixels would make large black and white patterns of it."""
+    checkers = np.indices((960, 960)).sum(axis=0) % 2 * 255
+    image = np.repeat(checkers[..., np.newaxis], 3, axis=2).astype(np.uint8)
+    for side_px in (96, 112, 224, 320):
+        small = Preprocessor(Preprocess(side_px, side_px, side_px))(image)
+        assert np.abs(small.astype(int) - 127).max() <= 26, side_px
 
 
 def test_margin_around_the_cut():

@@ -13,7 +13,9 @@ from .opencv import load_cv2
 class Preprocessor:
     """Resize so that the short side is ``short_side_px``, cut the centre.
 
-    The cut is made first and only what is left is resized: the same pixels for less work.
+    The cut is made first and only what is left is resized: the same pixels for less work. Shrinking averages whole
+    blocks of pixels first, which does not alias, and leaves less than a factor of two to the linear filter: several
+    times faster than averaging over fractions of pixels.
     """
 
     def __init__(self, spec: Preprocess):
@@ -28,14 +30,17 @@ class Preprocessor:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 of any size -> (height_px, width_px, 3) uint8, same colour order, contiguous."""
         check_image(image)
-        spec = self.spec
+        spec, cv2 = self.spec, self._cv2
         scale = min(image.shape[:2]) / spec.short_side_px
         cut = _centre(image, round(spec.height_px * scale), round(spec.width_px * scale))
+        whole = int(scale)
+        if whole > 1:
+            height_px, width_px = cut.shape[0] // whole, cut.shape[1] // whole
+            cut = _centre(cut, height_px * whole, width_px * whole)
+            cut = cv2.resize(cut, (width_px, height_px), interpolation=cv2.INTER_AREA)
         if cut.shape[:2] == (spec.height_px, spec.width_px):
             return np.ascontiguousarray(cut)
-        # Area averaging is the only filter of OpenCV that does not alias when it shrinks.
-        filter_ = self._cv2.INTER_AREA if scale > 1 else self._cv2.INTER_LINEAR
-        return self._cv2.resize(cut, (spec.width_px, spec.height_px), interpolation=filter_)
+        return cv2.resize(cut, (spec.width_px, spec.height_px), interpolation=cv2.INTER_LINEAR)
 
 
 def check_image(image: np.ndarray) -> None:
