@@ -1,0 +1,99 @@
+"""Every benchmark runs in its smallest setting and gives the figures it promises; how good they are is not tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toy_graphs import toy_clip, toy_frame
+
+from vlf_edge import Manifest, Plan, Preprocess, Sampling
+from vlf_edge.compiler.graph import tensor_specs
+from vlf_edge.models.vlf import SIZES
+from vlf_edge.plan import Graph
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+MODEL = replace(
+    SIZES["vlf-tiny"], token_dim=8, spatial_heads=1, temporal_layers=1, temporal_heads=1, frames=3, height_px=16,
+    width_px=16, classes=5, backbone_options={"channels": (8, 8, 16), "layers": (1, 1, 1)},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy_plan(tmp_path_factory) -> Path:
+    """An fp32 plan of hand-made graphs, beside the sizes of a model for PyTorch with the same input."""
+    members = {"frame.fp32.onnx": toy_frame(), "clip.fp32.onnx": toy_clip()}
+    graphs = tuple(
+        Graph(stage, kind, f"{stage}.fp32.onnx", *tensor_specs(members[f"{stage}.fp32.onnx"]))
+        for stage in ("frame", "clip")
+        for kind in ("fp32", "portable", "typed")
+    )
+    manifest = Manifest(
+        model=MODEL.to_json(),
+        labels=tuple("abcde"),
+        preprocess=Preprocess(16, 16, 16),
+        sampling=Sampling(MODEL.frames, 0.75),
+        precision="fp32",
+        stages=("frame", "clip"),
+        graphs=graphs,
+        weights={"origin": "random", "seed": 0},
+    )
+    path = tmp_path_factory.mktemp("plan") / "toy.plan"
+    Plan.write(path, manifest, members, {})
+    return path
+
+
+def figures(script: str, *arguments: str) -> dict:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "cores" in found["machine"]["cpu"] and {"python", "numpy"} <= found["machine"]["versions"].keys()
+    return found
+
+
+def positive(row: dict, *names: str) -> bool:
+    return all(row[name] > 0 for name in names)
+
+
+def test_streaming_counts_the_work_of_every_way(toy_plan):
+    found = figures("streaming.py", "--plan", str(toy_plan), "--decisions", "7")
+    ways = {(row["way"], row["engine"]): row for row in found["ways"]}
+    assert len(ways) == len(found["ways"]) == 6
+    for (way, _), row in ways.items():
+        assert positive(row, "p50_ms", "p95_ms", "times_streaming")
+        assert row["frames_per_decision"] == (1 if way == "streaming" else MODEL.frames)
+        assert row["clip_runs_per_decision"] == 1
+        assert row["difference"] < 1e-4, "both ways decide alike"
+    assert [row["engine"] for row in found["runtime_share"]] == ["openvino", "onnxruntime"]
+    for row in found["runtime_share"]:
+        assert positive(row, "decision_ms", "preprocess_ms", "frame_stage_ms", "clip_stage_ms") and row["share"] < 1
+
+
+def test_build_cost_measures_a_whole_build(toy_plan):
+    arguments = ("--base", str(toy_plan), "--calib-data", "test://motion?seconds=8&width=64&height=48", "--target", "cpu")
+    (build,) = figures("build_cost.py", *arguments)["builds"]
+    assert positive(build, "wall_s", "cpu_s", "peak_process_bytes", "peak_sum_bytes", "goal_peak_bytes")
+    assert len(build["runs"]) == 1 and "calibrate frame stage" in build["runs"][0]["steps_s"]
+
+
+def test_a_failed_build_is_no_figure(toy_plan, tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "build_cost.py"), "--base", str(toy_plan), "--calib-data", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stdout == "" and "vlf-edge: " in done.stderr
+
+
+def test_startup_opens_and_decides(toy_plan):
+    found = figures("startup.py", "--plan", str(toy_plan), "--backends", "onnxruntime", "--runs", "1")
+    assert positive(found["import"], "import_s", "goal_s") and positive(found["help"], "help_s", "python_alone_s")
+    assert found["help"]["heavy_modules"] == []
+    assert [(row["backend"], row["how"]) for row in found["first_decision"]] == [
+        ("onnxruntime", "push"),
+        ("onnxruntime", "classify"),
+    ]
+    for row in found["first_decision"]:
+        assert positive(row, "import_s", "open_s", "first_decision_s", "total_s", "goal_s")
