@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toy_graphs import toy_clip, toy_frame
+from onnx_toys import clip_toy, frame_toy
 
 from vlf_edge import Manifest, Plan, Preprocess, Sampling
 from vlf_edge.compiler.graph import tensor_specs
@@ -18,15 +18,15 @@ from vlf_edge.plan import Graph
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODEL = replace(
-    SIZES["vlf-tiny"], token_dim=8, spatial_heads=1, temporal_layers=1, temporal_heads=1, frames=3, height_px=16,
-    width_px=16, classes=5, backbone_options={"channels": (8, 8, 16), "layers": (1, 1, 1)},
+    SIZES["vlf-tiny"], token_dim=8, spatial_heads=1, temporal_layers=1, temporal_heads=1, frames=2, height_px=8,
+    width_px=8, classes=5, backbone_options={"channels": (8, 8, 16), "layers": (1, 1, 1)},
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def toy_plan(tmp_path_factory) -> Path:
     """An fp32 plan of hand-made graphs, beside the sizes of a model for PyTorch with the same input."""
-    members = {"frame.fp32.onnx": toy_frame(), "clip.fp32.onnx": toy_clip()}
+    members = {"frame.fp32.onnx": frame_toy(), "clip.fp32.onnx": clip_toy()}
     graphs = tuple(
         Graph(stage, kind, f"{stage}.fp32.onnx", *tensor_specs(members[f"{stage}.fp32.onnx"]))
         for stage in ("frame", "clip")
@@ -35,8 +35,8 @@ def toy_plan(tmp_path_factory) -> Path:
     manifest = Manifest(
         model=MODEL.to_json(),
         labels=tuple("abcde"),
-        preprocess=Preprocess(16, 16, 16),
-        sampling=Sampling(MODEL.frames, 0.75),
+        preprocess=Preprocess(8, 8, 8),
+        sampling=Sampling(MODEL.frames, 0.5),
         precision="fp32",
         stages=("frame", "clip"),
         graphs=graphs,
@@ -75,14 +75,28 @@ def test_streaming_counts_the_work_of_every_way(toy_plan):
 
 
 def test_build_cost_measures_a_whole_build(toy_plan):
-    arguments = ("--base", str(toy_plan), "--calib-data", "test://motion?seconds=8&width=64&height=48", "--target", "cpu")
+    arguments = (
+        "--base",
+        str(toy_plan),
+        "--calib-data",
+        "test://motion?seconds=8&width=64&height=48",
+        "--target",
+        "cpu",
+    )
     (build,) = figures("build_cost.py", *arguments)["builds"]
     assert positive(build, "wall_s", "cpu_s", "peak_process_bytes", "peak_sum_bytes", "goal_peak_bytes")
     assert len(build["runs"]) == 1 and "calibrate frame stage" in build["runs"][0]["steps_s"]
 
 
 def test_a_failed_build_is_no_figure(toy_plan, tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "build_cost.py"), "--base", str(toy_plan), "--calib-data", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "build_cost.py"),
+        "--base",
+        str(toy_plan),
+        "--calib-data",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stdout == "" and "vlf-edge: " in done.stderr
 

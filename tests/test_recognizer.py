@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import LABELS, toy_manifest
 
-from vlf_edge import PlanMismatch, Sampling, ShapeError
+from vlf_edge import PlanMismatch, Sampling, ShapeError, VlfError
 from vlf_edge.plan import Manifest
 from vlf_edge.runtime.backends.fake import FakeEngine
 from vlf_edge.runtime.recognizer import Recognizer
@@ -140,6 +140,22 @@ def test_refusals(images):
     with pytest.raises(PlanMismatch, match="has the stages clip; this version of vlf_edge runs: frame, clip"):
         manifest = toy_manifest()
         Recognizer(type(manifest)(**{**manifest.__dict__, "stages": ("clip",)}), {})
+
+
+@pytest.mark.parametrize("failure", ["frame", "engine"])
+def test_after_a_failure_the_next_frame_begins_a_new_window(images, failure):
+    manifest = toy_manifest()
+    engines = fake_engines(manifest)
+    toy = Recognizer(manifest, engines)
+    for i in range(3):
+        toy.push(images[i], i * 0.25)
+    if failure == "engine":
+        engines["frame"].fail_on_call = 4
+    with pytest.raises((ShapeError, VlfError)):
+        toy.push(images[3] if failure == "engine" else images[3].astype(float), 0.75)
+    states = [toy.push(images[i], i * 0.25).state for i in range(3, 8)]
+    # A frame that never was an image costs nothing; one that was lost inside costs the window.
+    assert states == (["warming"] * 3 + ["ok"] * 2 if failure == "engine" else ["ok"] * 5)
 
 
 def test_other_sampling_than_the_plans(images):

@@ -121,6 +121,7 @@ def _from_weights(recipe: Recipe, progress: Progress) -> _Origin:
             "for a plan that runs but whose labels mean nothing"
         )
     _require("models", "a build from weights", ("torch", "timm", "onnxscript", "safetensors"))
+    progress("export", 0, 1)  # the model itself takes its time, and importing PyTorch takes more
     if recipe.weights:
         from ..models.weights import load_weights
 
@@ -205,6 +206,7 @@ def _quantize(origin: _Origin, recipe: Recipe, clips: Clips, cache: Path, progre
     portable, typed, kept_float, int8, report = {}, {}, {}, {}, {}
     for stage, graph in origin.graphs.items():
         count, feeds = stage_feeds(stage, clips, portable)
+        progress(f"calibrate {stage} stage", 0, count)
 
         def compute(graph: bytes = graph, stage: str = stage, count: int = count, feeds=feeds) -> Ranges:
             return collect_ranges(

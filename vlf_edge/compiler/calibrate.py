@@ -99,6 +99,8 @@ def collect_clips(
     names = [clip for item in what for clip in expand_clips(item)]
     if not names:
         raise CalibrationError(f"INT8 needs real clips to calibrate on and got none; {FIX}")
+    if progress:
+        progress(0, len(names))
     calibrating, held_out = [], []
     for index, name in enumerate(names):
         for stretch in _stretches(name, sampling):

@@ -62,6 +62,8 @@ def measure(
     everything = np.arange(len(frames))
     jobs = [len(everything)] * 2 + [len(windows)] * 3 if "frame" in reference else [len(windows)] * 2
     total, done = sum(-(-count // batch) for count in jobs), 0
+    if progress:
+        progress(0, total)
 
     def run(onnx_bytes: bytes, items: np.ndarray, indices: np.ndarray) -> np.ndarray:
         nonlocal done

@@ -3,6 +3,8 @@ all call this. Colour order, mean and std are inside the ONNX graph."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..errors import ShapeError
@@ -13,9 +15,9 @@ from .opencv import load_cv2
 class Preprocessor:
     """Resize so that the short side is ``short_side_px``, cut the centre.
 
-    The cut is made first and only what is left is resized: the same pixels for less work. Shrinking averages whole
-    blocks of pixels first, which does not alias, and leaves less than a factor of two to the linear filter: several
-    times faster than averaging over fractions of pixels.
+    The cut is made first and only what is left is resized: the same pixels for less work. Shrinking averages blocks of
+    2x2 pixels as often as they fit, which does not alias and which OpenCV does in vector instructions, and leaves less
+    than a factor of two to the linear filter: several times faster than averaging over fractions of pixels.
     """
 
     def __init__(self, spec: Preprocess):
@@ -33,11 +35,10 @@ class Preprocessor:
         spec, cv2 = self.spec, self._cv2
         scale = min(image.shape[:2]) / spec.short_side_px
         cut = _centre(image, round(spec.height_px * scale), round(spec.width_px * scale))
-        whole = int(scale)
-        if whole > 1:
-            height_px, width_px = cut.shape[0] // whole, cut.shape[1] // whole
-            cut = _centre(cut, height_px * whole, width_px * whole)
-            cut = cv2.resize(cut, (width_px, height_px), interpolation=cv2.INTER_AREA)
+        halvings = int(math.log2(scale)) if scale >= 2 else 0
+        cut = _centre(cut, *(side >> halvings << halvings for side in cut.shape[:2]))
+        for _ in range(halvings):
+            cut = cv2.resize(cut, (cut.shape[1] // 2, cut.shape[0] // 2), interpolation=cv2.INTER_AREA)
         if cut.shape[:2] == (spec.height_px, spec.width_px):
             return np.ascontiguousarray(cut)
         return cv2.resize(cut, (spec.width_px, spec.height_px), interpolation=cv2.INTER_LINEAR)

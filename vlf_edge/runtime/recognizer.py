@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -13,9 +12,9 @@ from ..errors import PlanMismatch, ShapeError
 from ..plan import Manifest
 from ..types import Prediction, Sampling
 from .engine import Engine
-from .preprocess import Preprocessor
+from .preprocess import Preprocessor, check_image
 from .ring import FeatureRing
-from .sampler import Sampler, segment_centres
+from .sampler import Sampler, Tick, segment_centres
 from .stats import Stats
 
 log = logging.getLogger(__name__)
@@ -71,6 +70,7 @@ class Recognizer:
         seq, captured_s, dropped: the frame's number, its arrival (time.monotonic) and the frames lost before it.
         """
         started_s = time.perf_counter()
+        check_image(image)
         captured_s = time.monotonic() if captured_s is None else captured_s
         t_s = captured_s if t_s is None else float(t_s)
         seq = self._seq if seq is None else seq
@@ -82,28 +82,24 @@ class Recognizer:
             return None
         if tick.gap:
             self._note_gap()
-        tokens = self._encode(self._preprocessed(image)[np.newaxis])[0]
-        self.stats.counts["encoded"] += 1
-        for instant in range(tick.first, tick.last + 1):
-            self._ring.write(instant, tokens, t_s)
-        pending = Prediction(
-            state="gap" if tick.gap else "warming",
-            t_start_s=t_s,
-            t_end_s=t_s,
-            seq=seq,
-            age_ms=_age_ms(captured_s),
-            dropped=dropped,
-            random_weights=self.manifest.random_weights,
-        )
+        self._remember(tick, image, t_s)
         if not self._ring.full:
-            return pending
+            return Prediction(
+                state="gap" if tick.gap else "warming",
+                t_start_s=t_s,
+                t_end_s=t_s,
+                seq=seq,
+                age_ms=_age_ms(captured_s),
+                dropped=dropped,
+                random_weights=self.manifest.random_weights,
+            )
         self._gaps_in_a_row = 0
         window, t_start_s, _ = self._ring.window()
-        decided = self._decided(replace(pending, t_start_s=t_start_s), self._decide(window)[0], captured_s)
+        decision = self._decide(window, t_start_s, t_s, seq, captured_s, dropped)
         self.stats.counts["decisions"] += 1
-        self.stats.labels[decided.label] += 1
+        self.stats.labels[decision.label] += 1
         self.stats.add_ms("decision", (time.perf_counter() - started_s) * 1e3)
-        return decided
+        return decision
 
     def classify(self, images: Sequence[np.ndarray] | np.ndarray, times_s: Iterable[float] | None = None) -> Prediction:
         """One decision over a whole clip, independent of any stream.
@@ -122,15 +118,20 @@ class Recognizer:
         tokens = self._encode(np.stack([self._preprocessed(images[i]) for i in unique]))
         window = tokens[[unique.index(i) for i in chosen]][np.newaxis]
         self.stats.counts["clips"] += 1
-        pending = Prediction(
-            state="warming",
-            t_start_s=float(times_s[chosen[0]]),
-            t_end_s=float(times_s[chosen[-1]]),
-            seq=chosen[-1],
-            age_ms=0.0,
-            random_weights=self.manifest.random_weights,
-        )
-        return self._decided(pending, self._decide(window)[0], captured_s)
+        first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
+        return self._decide(window, first_s, last_s, chosen[-1], captured_s)
+
+    def _remember(self, tick: Tick, image: np.ndarray, t_s: float) -> None:
+        """Encodes a frame and puts its tokens into the ring, once for each instant it serves."""
+        try:
+            tokens = self._encode(self._preprocessed(image)[np.newaxis])[0]
+        except BaseException:
+            # The grid has moved past this frame but the ring has not: only a new window is safe now.
+            self.reset()
+            raise
+        self.stats.counts["encoded"] += 1
+        for instant in range(tick.first, tick.last + 1):
+            self._ring.write(instant, tokens, t_s)
 
     def _preprocessed(self, image: np.ndarray) -> np.ndarray:
         with self.stats.timed("preprocess"):
@@ -146,25 +147,28 @@ class Recognizer:
                 parts.append(self._frame.infer(batch)[self._tokens_name])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _decide(self, window: np.ndarray) -> np.ndarray:
-        """Tokens (1, K, S, D) -> logits (1, C)."""
+    def _decide(
+        self, window: np.ndarray, t_start_s: float, t_end_s: float, seq: int, captured_s: float, dropped: int = 0
+    ) -> Prediction:
+        """Tokens (1, K, S, D) and what is known of their frames -> the decision."""
         with self.stats.timed("clip_stage"):
-            return self._clip.infer({self._window_name: window})[self._logits_name]
-
-    def _decided(self, pending: Prediction, logits: np.ndarray, captured_s: float) -> Prediction:
-        """``pending`` completed by the logits (C,) of its window."""
+            logits = self._clip.infer({self._window_name: window})[self._logits_name][0]
         scores = _softmax(logits)
         best = np.argsort(-scores, kind="stable")[: self._topk]
         topk = tuple((self.manifest.labels[i], float(scores[i])) for i in best)
-        return replace(
-            pending,
+        return Prediction(
             state="ok",
+            t_start_s=t_start_s,
+            t_end_s=t_end_s,
+            seq=seq,
+            age_ms=_age_ms(captured_s),
             label=topk[0][0],
             score=topk[0][1],
             scores=scores,
             logits=logits.astype(np.float32),
             topk=topk,
-            age_ms=_age_ms(captured_s),
+            dropped=dropped,
+            random_weights=self.manifest.random_weights,
         )
 
     def _note_gap(self) -> None:

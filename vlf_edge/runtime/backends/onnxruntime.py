@@ -35,6 +35,9 @@ class OnnxRuntimeEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3  # errors; warnings about unused initialisers are of no use to a caller
+        # Each session has threads of its own, which after a run go on spinning: on the cores that the other stage needs
+        # now. Stopping them made a vlf decision 1.6 times faster on two cores.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
