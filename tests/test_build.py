@@ -128,7 +128,7 @@ def test_a_missing_library_is_one_line_with_its_install_command(plans, missing, 
     words = words.format(plan=plans["fp32"]).split()
     done = run_without(missing, f"import sys\nfrom vlf_edge.cli import main\nsys.exit(main({words!r}))")
     assert done.returncode == 1 and re.search(message, done.stderr), done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr and done.stderr.count("vlf-edge: ") == 1
 
 
 def test_engines_are_added_to_a_plan_in_place(plans, tmp_path, capsys):
