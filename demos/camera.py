@@ -6,6 +6,7 @@ python demos/camera.py --engine vlf.plan --source test://motion --show
 """
 
 import argparse
+import os
 import sys
 
 import cv2
@@ -32,7 +33,15 @@ def show(image) -> bool:
     return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 
+def check_display() -> None:
+    """OpenCV ends the whole process where there is no screen; one line is better."""
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        sys.exit("camera.py: --show needs a screen and there is none here; use --save FILE instead")
+
+
 def run(args: argparse.Namespace) -> None:
+    if args.show:
+        check_display()
     with vlf_edge.Runtime(args.engine, backend=args.backend) as runtime:
         source = vlf_edge.open_source(args.source)
         sinks = [PrintSink(sys.stdout)] + ([VideoSink(args.save, source.fps)] if args.save else [])

@@ -137,6 +137,10 @@ def test_refusals(images):
         toy.classify(images[:4], [0, 1, 2])
     with pytest.raises(ShapeError, match="BGR order, got"):
         toy.push(images[0][..., 0], 0.0)
+    with pytest.raises(ShapeError, match="time is nan"):
+        toy.push(images[0], float("nan"))
+    with pytest.raises(VlfError, match="topk is 0"):
+        Recognizer(toy_manifest(), fake_engines(toy_manifest()), topk=0)
     with pytest.raises(PlanMismatch, match="has the stages clip; this version of vlf_edge runs: frame, clip"):
         manifest = toy_manifest()
         Recognizer(type(manifest)(**{**manifest.__dict__, "stages": ("clip",)}), {})

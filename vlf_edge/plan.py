@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import PlanError, PlanMismatch
+from .errors import PlanError, PlanMismatch, VlfError
 from .types import Preprocess, Sampling, TensorSpec
 
 FORMAT = 1
@@ -294,7 +294,7 @@ def _manifest_from_json(raw: Any) -> Manifest:
         for name, entry in values["members"].items():
             _checked(entry["sha256"], str, f"{name} sha256"), _checked(entry["bytes"], int, f"{name} bytes")
         manifest = Manifest(**values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, VlfError) as error:
         raise PlanError(f"not a sound vlf.plan: manifest.json is missing or misstates something ({error!r})") from None
     if manifest.precision not in PRECISIONS:
         raise PlanError(

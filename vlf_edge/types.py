@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .errors import VlfError
+
 STATES = ("warming", "ok", "gap", "stale", "no_signal")
 
 
@@ -44,12 +46,18 @@ class Sampling:
     """Which instants of a stream make a window: ``frames`` (K) instants ``step_s`` apart.
 
     phases (P): interleaved grids, each shifted by ``step_s / P``, for P times as many decisions a second from the
-    same frame encoder (ring of K*P entries, every P-th is a window).
+    same frame encoder (ring of K*P entries, every P-th is a window). Raises VlfError for values that make no window.
     """
 
     frames: int
     span_s: float
     phases: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("frames", 1), ("span_s", 1e-3), ("phases", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1e6:
+                raise VlfError(f"{name} is {value!r}, expected {least:g} or more")
 
     @property
     def step_s(self) -> float:

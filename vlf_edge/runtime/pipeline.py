@@ -37,7 +37,7 @@ class Pipeline:
     """
 
     def __init__(self, recognizer: Recognizer, source: Source, *, every_frame: bool = False):
-        self._recognizer, self._source, self._every_frame = recognizer, source, every_frame
+        self._recognizer, self.source, self._every_frame = recognizer, source, every_frame
         # Two frames: one in the recogniser's hands soon, one fresh. More would only age.
         self._frames: Channel[Frame] = Channel(2 if source.live else 8, drop_oldest=source.live)
         self._steps: Channel[Step] = Channel(64, drop_oldest=source.live)
@@ -64,11 +64,16 @@ class Pipeline:
         """Stops both threads and closes the source. Idempotent; returns even if the source hangs in a read."""
         self._steps.close(discard=True)
         self._frames.close(discard=True)
-        self._source.close()
+        self.source.close()
         for thread in self._threads:
             thread.join(_JOIN_S)
             if thread.is_alive():
-                log.warning("%s did not end within %.0f s of closing %s", thread.name, _JOIN_S, self._source.name)
+                log.warning("%s did not end within %.0f s of closing %s", thread.name, _JOIN_S, self.source.name)
+
+    @property
+    def running(self) -> bool:
+        """True until both threads have ended."""
+        return any(thread.is_alive() for thread in self._threads)
 
     @property
     def steps_dropped(self) -> int:
@@ -77,7 +82,7 @@ class Pipeline:
 
     def _capture(self) -> None:
         try:
-            for frame in self._source:
+            for frame in self.source:
                 self._frames.send(frame)
         except ChannelClosed:
             pass

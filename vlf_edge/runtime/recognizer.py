@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..errors import PlanMismatch, ShapeError
+from ..errors import PlanMismatch, ShapeError, VlfError
 from ..plan import Manifest
 from ..types import Prediction, Sampling
 from .engine import Engine
@@ -38,6 +39,8 @@ class Recognizer:
         self.manifest = manifest
         self.sampling = sampling or manifest.sampling
         self.stats = Stats()
+        if topk < 1:
+            raise VlfError(f"topk is {topk}, expected 1 or more")
         self._topk = min(topk, len(manifest.labels))
         self._frame, self._clip = engines["frame"], engines["clip"]
         self._image_name, self._tokens_name = self._frame.inputs[0].name, self._frame.outputs[0].name
@@ -73,6 +76,8 @@ class Recognizer:
         check_image(image)
         captured_s = time.monotonic() if captured_s is None else captured_s
         t_s = captured_s if t_s is None else float(t_s)
+        if not math.isfinite(t_s):
+            raise ShapeError(f"a frame's time is {t_s}; expected seconds on a steady clock")
         seq = self._seq if seq is None else seq
         self._seq = seq + 1
         self.stats.counts["captured"] += 1

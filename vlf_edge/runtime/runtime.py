@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SourceError
+from ..errors import SourceError, VlfError
 from ..plan import Plan
 from ..types import Prediction
 from .pipeline import Pipeline
@@ -45,7 +45,8 @@ class Runtime:
     ):
         self.plan = plan if isinstance(plan, Plan) else Plan.open(plan)
         manifest = self.plan.manifest
-        sampling = replace(manifest.sampling, phases=phases) if phases else manifest.sampling
+        sampling = manifest.sampling if phases is None else replace(manifest.sampling, phases=phases)
+        self._pipeline: Pipeline | None = None
         self._engines = open_engines(self.plan, backend=backend, device=device)
         try:
             self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk)
@@ -81,10 +82,20 @@ class Runtime:
                 yield step.prediction
 
     def pipeline(self, source: Any, *, fps: float | None = None, every_frame: bool = False) -> Pipeline:
-        """Like ``stream``, but giving (frame, prediction) steps; with ``every_frame`` also those without prediction."""
+        """Like ``stream``, but giving (frame, prediction) steps; with ``every_frame`` also those without prediction.
+
+        One stream at a time: raises VlfError while another one runs.
+        """
+        if self._pipeline is not None and self._pipeline.running:
+            raise VlfError(
+                f"this Runtime is already streaming from {self._pipeline.source.name}: end that stream first (close "
+                "its "
+                "iterator), or open a second Runtime"
+            )
         opened = open_source(source, fps=fps)
         self.recognizer.reset()
-        return Pipeline(self.recognizer, opened, every_frame=every_frame)
+        self._pipeline = Pipeline(self.recognizer, opened, every_frame=every_frame)
+        return self._pipeline
 
     def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
         """One decision over a whole clip: K frames, the middle of each of K equal segments.
@@ -118,7 +129,9 @@ class Runtime:
         return f"{self.recognizer.stats.describe()}; on {self.backend}{warning}"
 
     def close(self) -> None:
-        """Releases the engines; idempotent."""
+        """Ends a stream that is still running and releases the engines; idempotent."""
+        if self._pipeline is not None:
+            self._pipeline.close()
         for engine in self._engines.values():
             engine.close()
 
