@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from importlib import metadata
-from pathlib import Path
 from typing import Any
+
+from vlf_edge.commands.bench import cpu_model
 
 
 def describe(*packages: str) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def describe(*packages: str) -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     load = round(os.getloadavg()[0], 2)
-    return {"cpu": cpu(), "os": platform.platform(), "load_average": load, "versions": versions}
+    return {"cpu": cpu_model(), "os": platform.platform(), "load_average": load, "versions": versions}
 
 
 def header(machine: dict[str, Any]) -> str:
@@ -27,12 +27,3 @@ def header(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     busy = f"load average {machine['load_average']:.2f} before the start"
     return f"{machine['cpu']}; {machine['os']}; {busy}\n{versions}"
-
-
-def cpu() -> str:
-    """ "<model>, N cores", N being those this process may use."""
-    try:
-        name = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        name = None
-    return f"{name[1] if name else platform.machine()}, {len(os.sched_getaffinity(0))} cores"

@@ -12,7 +12,7 @@ import sys
 import cv2
 
 import vlf_edge
-from vlf_edge.runtime.sinks import PrintSink, VideoSink, annotate
+from vlf_edge import PrintSink, VideoSink, annotate
 
 
 def arguments() -> argparse.Namespace:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vlf_edge import Manifest, Plan, Preprocess, Sampling, TensorSpec
-from vlf_edge.plan import Graph
+from vlf_edge.manifest import Graph
 
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
 LABELS = ("still", "left", "right", "up", "down")

@@ -13,8 +13,8 @@ from onnx_toys import clip_toy, frame_toy
 
 from vlf_edge import Manifest, Plan, Preprocess, Sampling
 from vlf_edge.compiler.graph import tensor_specs
+from vlf_edge.manifest import Graph
 from vlf_edge.models.vlf import SIZES
-from vlf_edge.plan import Graph
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODEL = replace(

@@ -60,6 +60,21 @@ def test_samples_are_spread_over_all_clips(tmp_path, images):
     assert clips.windows.min() < len(clips.frames) / 3 and clips.windows.max() > len(clips.frames) * 2 / 3
 
 
+def test_of_many_short_clips_every_fourth_is_held_out(tmp_path, images):
+    for name in "abcdefgh":
+        write_clip(tmp_path / f"{name}.avi", np.roll(images, ord(name), axis=2))
+    clips = collect_clips([tmp_path], SAMPLING, PREPROCESS)
+    assert (len(clips.windows), len(clips.held_out)) == (6 * 5, 2 * 5)
+    assert not set(clips.windows.ravel()) & set(clips.held_out.ravel())
+
+
+def test_few_short_clips_hold_nothing_out(tmp_path, images):
+    for name in "abc":
+        write_clip(tmp_path / f"{name}.avi", np.roll(np.concatenate([images, images[:4]]), ord(name), axis=2))
+    clips = collect_clips([tmp_path], SAMPLING, PREPROCESS)
+    assert len(clips.windows) >= 16 and clips.held_out.shape == (0, 4)
+
+
 def test_hash_is_of_the_content_not_of_names(tmp_path, images):
     first = write_clip(tmp_path / "a.avi", np.repeat(images, 4, axis=0))
     second = tmp_path / "renamed.avi"

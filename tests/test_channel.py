@@ -65,8 +65,3 @@ def test_close_wakes_a_waiting_end(end):
     channel.close(discard=True)
     thread.join(5)
     assert outcome == ["closed"] and not thread.is_alive()
-
-
-def test_receive_times_out():
-    with pytest.raises(TimeoutError, match="0.01 s"):
-        Channel(1, drop_oldest=False).receive(timeout_s=0.01)

@@ -91,6 +91,14 @@ def test_capture_makes_clips_that_calibrate(plans, tmp_path, capsys):
     assert Plan.open(output).manifest.quantization["clips"] == [f"clip_{i:04d}.avi" for i in range(5)]
 
 
+def test_capture_never_overwrites(tmp_path):
+    source = "test://motion?seconds=9&width=64&height=48"
+    for _ in range(2):
+        assert main(["capture", source, "-o", str(tmp_path), "--clips", "2", "--seconds", "1"]) == 0
+        (tmp_path / "clip_0000.avi").unlink(missing_ok=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"clip_{i:04d}.avi" for i in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     "words, code, message",
     [
@@ -106,7 +114,16 @@ def test_capture_makes_clips_that_calibrate(plans, tmp_path, capsys):
             1,
             "--calib-data or --recipe took base.plan for one of its files",
         ),
-        (["build", "{plan}", "--target", "abacus"], 1, "abacus"),
+        (["build", "{plan}", "--target", "abacus"], 1, "no target 'abacus'; available: auto, cpu, rtx"),
+        (["build", "--random-weights", "--target", "abacus"], 1, "no target 'abacus'"),
+        (["build", "{plan}", "--model", "vlf"], 1, "model and labels come with the weights"),
+        (["build", "{plan}", "--precision", "fp32", "--calib-data", SOURCE], 1, "neither calibrated nor measured"),
+        (["build", "{plan}", "--span", "4"], 1, "INT8 needs real clips"),
+        (["build", "{plan}", "--percentile", "0"], 1, "percentile is 0.0"),
+        (["build", "{plan}", "--target", "rtx", "-o", "{tmp_dir}"], 1, "it is a folder; name a file in it"),
+        (["build", "--random-weights", "-o", "{plan}/x.plan"], 1, "cannot write"),
+        (["capture", SOURCE, "-o", "{plan}"], 1, "cannot write clips to"),
+        (["run", "{plan}", SOURCE, "--phases", "1000"], 1, "phases is 1000, expected a whole number from 1 to 64"),
         (["bench", "{plan}", "--size", "big"], 1, "--size is 'big'"),
         (["bench", "{plan}", "--decisions", "0"], 1, "--decisions is 0"),
         (["capture", SOURCE, "--clips", "0", "-o", "{tmp}"], 1, "--clips is 0"),
@@ -115,7 +132,7 @@ def test_capture_makes_clips_that_calibrate(plans, tmp_path, capsys):
 )
 def test_errors_are_one_line_and_an_exit_code(plans, tmp_path, capsys, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
-    words = [word.format(plan=plans["int8"], tmp=tmp_path / "c") for word in words]
+    words = [word.format(plan=plans["int8"], tmp=tmp_path / "c", tmp_dir=tmp_path) for word in words]
     assert main(words) == code
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1

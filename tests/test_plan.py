@@ -6,7 +6,9 @@ import pytest
 from conftest import toy_manifest, write_toy_plan
 
 from vlf_edge import Plan, PlanError, PlanMismatch
-from vlf_edge.plan import EngineInfo
+from vlf_edge.manifest import EngineInfo
+
+ENGINE = ("stage", "target", "member", "library", "version", "device", "max_batch")
 
 
 def rewritten(source, target, change):
@@ -161,6 +163,15 @@ def test_too_many_members(tmp_path):
         (lambda m: m.update(precision="int3"), "precision 'int3', expected one of fp32, fp16, int8"),
         (lambda m: m["sampling"].update(frames=-1), "frames is -1"),
         (lambda m: m["preprocess"].update(height_px=True), "height_px is True"),
+        (lambda m: m["preprocess"].update(height_px=96.5), "height_px is 96.5, expected a whole number"),
+        (lambda m: m["sampling"].update(frames=8.5), "frames is 8.5, expected a whole number"),
+        (lambda m: m["sampling"].update(phases=900_000), "phases is 900000"),
+        (lambda m: m["sampling"].update(span_s=float("inf")), "span_s is inf"),
+        (lambda m: m["graphs"][0].update(member=["x"]), "member is list"),
+        (lambda m: m["graphs"][0].update(stage="audio"), "stage 'audio', which is none of its stages"),
+        (lambda m: m["graphs"][0]["inputs"][0].update(dtype="colour"), "colour"),
+        (lambda m: m["graphs"][0]["inputs"][0].update(shape=[-1, 2]), "tensor image"),
+        (lambda m: m.update(engines=[dict.fromkeys(ENGINE, "x") | {"compute_capabilities": [8]}]), "capability is int"),
         (lambda m: m["preprocess"].update(colour=1), "colour"),
         (lambda m: m["graphs"][0].update(kind="weird"), "weird"),
         (lambda m: m["graphs"][0].pop("inputs"), "inputs"),

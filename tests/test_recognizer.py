@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import LABELS, toy_manifest
 
 from vlf_edge import PlanMismatch, Sampling, ShapeError, VlfError
-from vlf_edge.plan import Manifest
+from vlf_edge.manifest import Manifest
 from vlf_edge.runtime.backends.fake import FakeEngine
 from vlf_edge.runtime.recognizer import Recognizer
 
@@ -141,6 +143,9 @@ def test_refusals(images):
         toy.push(images[0], float("nan"))
     with pytest.raises(VlfError, match="topk is 0"):
         Recognizer(toy_manifest(), fake_engines(toy_manifest()), topk=0)
+    with pytest.raises(PlanMismatch, match="names 2 labels, but its model has 5 classes"):
+        manifest = toy_manifest()
+        Recognizer(replace(manifest, labels=("a", "b")), fake_engines(manifest))
     with pytest.raises(PlanMismatch, match="has the stages clip; this version of vlf_edge runs: frame, clip"):
         manifest = toy_manifest()
         Recognizer(type(manifest)(**{**manifest.__dict__, "stages": ("clip",)}), {})

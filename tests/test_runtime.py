@@ -38,6 +38,16 @@ def test_two_streams_at_once_are_refused(runtime, images):
     assert len(list(runtime.stream(timed(images)))) == 40
 
 
+def test_the_stream_has_the_runtime_to_itself(runtime, images):
+    stream = runtime.stream((images[i % 40], i * 0.25) for i in range(10**9))
+    next(stream)
+    for call in (lambda: runtime.push(images[0]), lambda: runtime.classify(images), runtime.reset):
+        with pytest.raises(VlfError, match="already streaming"):
+            call()
+    stream.close()
+    assert runtime.push(images[0], 0.0).state in ("warming", "gap")
+
+
 def test_close_ends_a_running_stream(toy_plan, images):
     runtime = Runtime(toy_plan, backend="fake")
     steps = runtime.pipeline((images[i % 40], i * 0.25) for i in range(10**9))
@@ -69,6 +79,11 @@ def test_plan_by_path_text_or_object(toy_plan):
 def test_refusals(toy_plan, options, message):
     with pytest.raises(VlfError, match=message):
         Runtime(toy_plan, backend="fake", **options)
+
+
+def test_classify_of_nothing(runtime):
+    with pytest.raises(SourceError, match="holds no frames"):
+        runtime.classify("test://motion?seconds=0.001")
 
 
 def test_classify_refuses_a_camera(runtime, monkeypatch, images):

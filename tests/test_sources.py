@@ -48,9 +48,25 @@ def test_folder_of_videos_restarts_the_clock_for_each(tmp_path, images):
         write_clip(tmp_path / name, images[:10])
     source = open_source(tmp_path)
     stamps = times_s(source)
-    assert len(stamps) == 20 and stamps[10] < stamps[9] and stamps[:10] == stamps[10:]
+    assert len(stamps) == 20 and stamps[10] < stamps[9] and stamps[:10] == pytest.approx(stamps[10:], abs=2e-6)
     assert expand_clips(tmp_path) == [str(tmp_path / "a.avi"), str(tmp_path / "b.avi")]
     assert expand_clips(tmp_path / "*.avi") == expand_clips(tmp_path)
+
+
+def test_a_file_of_one_frame_does_not_share_a_window_with_the_next(tmp_path, images):
+    for name, count in (("a.avi", 1), ("b.avi", 10)):
+        write_clip(tmp_path / name, images[:count])
+    stamps = times_s(open_source(tmp_path))
+    assert stamps[1] < stamps[0], "the sampler takes a step back for a gap"
+
+
+@pytest.mark.parametrize("names", [[f"img{i}.png" for i in range(1, 13)], [f"{i}_cam2.png" for i in range(1, 13)]])
+def test_files_are_sorted_as_people_count(tmp_path, images, names):
+    for i, name in enumerate(names):
+        cv2.imwrite(str(tmp_path / name), images[i])
+    pattern = names[0].replace("1", "%d", 1)
+    for what in (tmp_path, tmp_path / "*.png", tmp_path / pattern):
+        np.testing.assert_array_equal([frame.image for frame in open_source(what)], images[:12])
 
 
 def test_iterables(images):

@@ -193,3 +193,11 @@ def test_what_cannot_be_saved(toy, tmp_path):
         with pytest.raises(WeightsError, match=said):
             save_weights(path, toy, labels, record)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_record_that_is_no_object_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, TOY.build(), LABELS, {})
+    path.write_bytes(path.read_bytes().replace(b'\\"record\\": {}', b'\\"record\\": []'))
+    with pytest.raises(WeightsError, match="record is not an object"):
+        load_weights(path)

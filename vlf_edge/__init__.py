@@ -14,13 +14,17 @@ from ._version import __version__ as __version__
 
 _HOME = {
     "Frame": "types",
-    "Manifest": "plan",
+    "JsonLinesSink": "runtime",
+    "Manifest": "manifest",
     "Plan": "plan",
     "Prediction": "types",
     "Preprocess": "types",
+    "PrintSink": "runtime",
     "Runtime": "runtime",
     "Sampling": "types",
     "TensorSpec": "types",
+    "VideoSink": "runtime",
+    "annotate": "runtime",
     "BackendMissing": "errors",
     "CalibrationError": "errors",
     "CameraError": "errors",

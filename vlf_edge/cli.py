@@ -1,6 +1,6 @@
 """vlf-edge: the command line. Results on stdout, progress and logs on stderr.
 
-Exit codes: 0 fine; 1 a VlfError (one line); 2 wrong usage; 3 accuracy gate; 4 no camera; 130 interrupted.
+Exit codes: 0 fine; 1 a VlfError (one line); 2 wrong usage; 4 no camera; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ._version import __version__
 from .commands import bench, build, capture, inspect, run
@@ -22,7 +23,7 @@ _EXAMPLES = """examples:
   vlf-edge run vlf.plan street.mp4 --save annotated.mp4
   vlf-edge inspect vlf.plan
 
-exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 accuracy gate, 4 no camera
+exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 4 no camera, 130 interrupted
 """
 
 
@@ -51,7 +52,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns its exit code."""
     args = parser().parse_args(argv)
-    _log_to_stderr(args.verbose)
+    with _log_to_stderr(args.verbose):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return _VERBS[args.verb].main(args)
     except VlfError as error:
@@ -68,13 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _log_to_stderr(verbose: bool) -> None:
+@contextmanager
+def _log_to_stderr(verbose: bool) -> Iterator[None]:
     """Our own log only: what the libraries below us have to say belongs into errors."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger(__package__)
-    log.handlers, log.propagate = [handler], False
+    log.addHandler(handler)
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 if __name__ == "__main__":

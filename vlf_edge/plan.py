@@ -23,100 +23,18 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import PlanError, PlanMismatch, VlfError
-from .types import Preprocess, Sampling, TensorSpec
+from .errors import PlanError
+from .manifest import Manifest
 
-FORMAT = 1
-PRECISIONS = ("fp32", "fp16", "int8")
-GRAPH_KINDS = ("fp32", "portable", "typed")
 _MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_MEMBERS = 256
 _MAX_JSON_BYTES = 16 << 20
 _MAX_MEMBER_BYTES = 2 << 30
 _MAX_TOTAL_BYTES = 4 << 30
-_MAX_CLASSES = 100_000
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX graph of a plan. kind: "fp32" (source), "portable" (CPU) or "typed" (TensorRT)."""
-
-    stage: str
-    kind: str
-    member: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """One compiled engine of a plan.
-
-    library: "tensorrt" or "tensorrt_rtx"; version: of that library.
-    compute_capabilities: those it was built for, such as ("8.0", "8.6"); device: GPU it was built on, "" if none.
-    max_batch: the largest N its optimisation profile allows.
-    """
-
-    stage: str
-    target: str
-    member: str
-    library: str
-    version: str
-    compute_capabilities: tuple[str, ...]
-    device: str
-    max_batch: int
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """All that a plan says about itself.
-
-    model: name and sizes, as in the model's own dataclass. labels: C class names, in logit order.
-    precision: "fp32", "fp16" or "int8". stages: ("frame", "clip"), or ("clip",) for models that mix frames early.
-    weights: {"origin": "random" | "file", "sha256": ..., ...}.
-    quantization: method, counts, hashes and what stayed in float; empty unless int8.
-    versions: of the libraries that made the graphs. members: {name: {"sha256": ..., "bytes": ...}}, set by ``write``.
-    """
-
-    model: dict[str, Any]
-    labels: tuple[str, ...]
-    preprocess: Preprocess
-    sampling: Sampling
-    precision: str
-    stages: tuple[str, ...]
-    graphs: tuple[Graph, ...]
-    weights: dict[str, Any]
-    engines: tuple[EngineInfo, ...] = ()
-    quantization: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    members: dict[str, dict[str, Any]] = field(default_factory=dict)
-    format: int = FORMAT
-
-    @property
-    def random_weights(self) -> bool:
-        """True if nothing was ever trained: labels then mean nothing."""
-        return self.weights.get("origin") == "random"
-
-    def graph(self, stage: str, kind: str) -> Graph:
-        """The graph of that stage and kind. Raises PlanMismatch naming those that are there."""
-        for graph in self.graphs:
-            if (graph.stage, graph.kind) == (stage, kind):
-                return graph
-        have = ", ".join(f"{g.stage}/{g.kind}" for g in self.graphs)
-        raise PlanMismatch(f"this plan has no {kind} graph of stage {stage!r}; it has: {have}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_json`` is the inverse."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: Any) -> Manifest:
-        """Checks structure and types; raises PlanError saying which entry is wrong."""
-        return _manifest_from_json(raw)
 
 
 class Plan:
@@ -165,7 +83,10 @@ class Plan:
     @property
     def report(self) -> dict[str, Any]:
         """What the build measured, as in report.json."""
-        return _parse_json(self.path, "report.json", self.read("report.json"))
+        report = _parse_json(self.path, "report.json", self.read("report.json"))
+        if not isinstance(report, dict):
+            raise PlanError(f"{self.path} is damaged: report.json is a {type(report).__name__}; build it again")
+        return report
 
     @property
     def digest(self) -> str:
@@ -190,7 +111,7 @@ class Plan:
         manifest = replace(manifest, members=entries)
         _check_members(path, manifest, {name: len(data) for name, data in contents.items()} | {"manifest.json": 0})
         contents["manifest.json"] = _dump_json(manifest.to_json())
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(path)
         handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -199,10 +120,25 @@ class Plan:
                     archive.writestr(zipfile.ZipInfo(name), contents[name])
             os.chmod(partial, 0o644)
             os.replace(partial, path)
-        except BaseException:
+        except BaseException as error:
             Path(partial).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise PlanError(f"cannot write {path}: {error.strerror}") from None
             raise
         return Plan.open(path)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Makes the folder that a plan is to be written to. Raises PlanError if no file can be written there."""
+    path = Path(path)
+    if path.is_dir():
+        raise PlanError(f"cannot write {path}: it is a folder; name a file in it, such as {path / 'vlf.plan'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PlanError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
@@ -272,62 +208,3 @@ def _parse_json(path: Path, name: str, data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{path} is damaged: {name} is not JSON ({error}); build it again") from None
-
-
-def _manifest_from_json(raw: Any) -> Manifest:
-    if not isinstance(raw, dict) or "format" not in raw:
-        raise PlanError("not a vlf.plan: manifest.json has no format number")
-    if raw["format"] != FORMAT:
-        raise PlanMismatch(
-            f"plan format {raw['format']!r}; this version of vlf_edge reads format {FORMAT}: upgrade vlf_edge"
-        )
-    try:
-        values = {f.name: raw[f.name] for f in fields(Manifest)}
-        values["labels"] = tuple(_checked(label, str, "label") for label in values["labels"])
-        values["stages"] = tuple(_checked(stage, str, "stage") for stage in values["stages"])
-        values["preprocess"] = _positive(Preprocess(**values["preprocess"]))
-        values["sampling"] = _positive(Sampling(**values["sampling"]))
-        values["graphs"] = tuple(_graph_from_json(graph) for graph in values["graphs"])
-        values["engines"] = tuple(_engine_from_json(engine) for engine in values["engines"])
-        for name in ("model", "weights", "quantization", "versions", "members"):
-            _checked(values[name], dict, name)
-        for name, entry in values["members"].items():
-            _checked(entry["sha256"], str, f"{name} sha256"), _checked(entry["bytes"], int, f"{name} bytes")
-        manifest = Manifest(**values)
-    except (KeyError, TypeError, ValueError, AttributeError, VlfError) as error:
-        raise PlanError(f"not a sound vlf.plan: manifest.json is missing or misstates something ({error!r})") from None
-    if manifest.precision not in PRECISIONS:
-        raise PlanError(
-            f"not a sound vlf.plan: precision {manifest.precision!r}, expected one of {', '.join(PRECISIONS)}"
-        )
-    if not manifest.stages or not 0 < len(manifest.labels) <= _MAX_CLASSES:
-        raise PlanError(f"not a sound vlf.plan: {len(manifest.stages)} stages and {len(manifest.labels)} labels")
-    return manifest
-
-
-def _graph_from_json(raw: dict[str, Any]) -> Graph:
-    specs = {
-        side: tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in raw[side])
-        for side in ("inputs", "outputs")
-    }
-    if raw["kind"] not in GRAPH_KINDS:
-        raise ValueError(f"graph kind {raw['kind']!r}")
-    return Graph(**{**raw, **specs})
-
-
-def _engine_from_json(raw: dict[str, Any]) -> EngineInfo:
-    return EngineInfo(**{**raw, "compute_capabilities": tuple(raw["compute_capabilities"])})
-
-
-def _checked(value: Any, kind: type, what: str) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{what} is {type(value).__name__}, expected {kind.__name__}")
-    return value
-
-
-def _positive(value: Any) -> Any:
-    for f in fields(value):
-        number = getattr(value, f.name)
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < 1e6:
-            raise ValueError(f"{f.name} is {number!r}")
-    return value

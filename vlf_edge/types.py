@@ -7,12 +7,11 @@ D channels of a token, C classes. Images are ``(H, W, 3) uint8`` in BGR order un
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from .errors import VlfError
-
-STATES = ("warming", "ok", "gap", "stale", "no_signal")
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,16 @@ class TensorSpec:
 @dataclass(frozen=True)
 class Preprocess:
     """What happens to a camera image before the frame stage: resize so that the short side is ``short_side_px``,
-    then cut ``height_px`` x ``width_px`` from the centre. Colour order, mean and std live inside the ONNX graph."""
+    then cut ``height_px`` x ``width_px`` from the centre. Colour order, mean and std live inside the ONNX graph.
+    Raises VlfError for sizes no image has."""
 
     height_px: int
     width_px: int
     short_side_px: int
+
+    def __post_init__(self) -> None:
+        for name in ("height_px", "width_px", "short_side_px"):
+            _check(name, getattr(self, name), int, 1, 8192)
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,9 @@ class Sampling:
     phases: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("span_s", 1e-3), ("phases", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1e6:
-                raise VlfError(f"{name} is {value!r}, expected {least:g} or more")
+        _check("frames", self.frames, int, 1, 256)
+        _check("span_s", self.span_s, (int, float), 1e-3, 3600)
+        _check("phases", self.phases, int, 1, 64)
 
     @property
     def step_s(self) -> float:
@@ -112,3 +115,10 @@ class Prediction:
     topk: tuple[tuple[str, float], ...] = ()
     dropped: int = 0
     random_weights: bool = False
+
+
+def _check(name: str, value: Any, kind: type | tuple[type, ...], least: float, most: float) -> None:
+    """Values come from files of strangers too: their type is not to be taken for granted."""
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+        what = "whole number" if kind is int else "number"
+        raise VlfError(f"{name} is {value!r}, expected a {what} from {least:g} to {most:g}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 from pathlib import Path
@@ -67,7 +68,7 @@ def measure(runtime: Any, width: int, height: int, decisions: int) -> dict[str, 
         "model": manifest.model.get("name"),
         "precision": manifest.precision,
         "backend": runtime.backend,
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "frame_px": [width, height],
         "decisions": decisions,
         "ms": durations,
@@ -100,9 +101,10 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name and how many of its cores this process may use."""
     try:
         names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         names = []
-    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"

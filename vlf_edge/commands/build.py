@@ -89,8 +89,7 @@ def main(args: argparse.Namespace) -> int:
     if args.labels:
         changes["labels"] = read_labels(args.labels)
     recipe = load_recipe(*args.recipe, **changes)
-    only_engines = args.base and recipe.precision is None and not recipe.calib_data
-    output = args.output or (args.base if only_engines else "vlf.plan")
+    output = args.output or (args.base if args.base and not recipe.converts else "vlf.plan")
     plan = build(recipe, output, base=args.base, progress=Progress())
     if args.json:
         json.dump(to_json(plan), sys.stdout, indent=1)

@@ -9,6 +9,7 @@ Record what the camera will see at work: its place, its light, and some of each 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,11 +41,15 @@ def main(args: argparse.Namespace) -> int:
     """Records; prints the file names."""
     from ..runtime import open_source
 
-    if args.clips < 1 or not 0 < args.seconds <= 600:
-        raise VlfError(f"--clips is {args.clips} and --seconds {args.seconds:g}; expected 1 or more, and 0 to 600")
+    if args.clips < 1 or not 0 < args.seconds <= 60:
+        raise VlfError(f"--clips is {args.clips} and --seconds {args.seconds:g}; expected 1 or more, and up to 60")
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    taken = len(list(folder.glob("clip_*.avi")))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlfError(f"cannot write clips to {folder}: {error.strerror}") from None
+    numbers = (re.fullmatch(r"clip_(\d+)\.avi", path.name) for path in folder.iterdir())
+    taken = 1 + max((int(match[1]) for match in numbers if match), default=-1)
     with open_source(args.source) as source:
         for number in range(taken, taken + args.clips):
             frames = _take(source, args.seconds)

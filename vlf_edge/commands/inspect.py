@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..plan import Manifest, Plan
+    from ..manifest import Manifest
+    from ..plan import Plan
 
 HELP = "show what a plan holds and how it was made"
 RANDOM_WEIGHTS = "RANDOM WEIGHTS, never trained: labels mean nothing"

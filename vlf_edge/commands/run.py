@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -59,17 +59,19 @@ def main(args: argparse.Namespace) -> int:
 
 def play(runtime: Runtime, source: Source, sinks: list[Sink], duration_s: float | None = None) -> None:
     """Sends every step of the source through the sinks, until it ends, the time is up or Ctrl-C ends a camera."""
-    deadline_s = None if duration_s is None else time.monotonic() + duration_s
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
         steps = stack.enter_context(runtime.pipeline(source, every_frame=any(sink.every_frame for sink in sinks)))
+        if duration_s is not None:
+            timer = threading.Timer(duration_s, steps.close)
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
         try:
             for frame, prediction in steps:
                 for sink in sinks:
                     sink.write(frame, prediction)
-                if deadline_s is not None and time.monotonic() >= deadline_s:
-                    break
         except KeyboardInterrupt:
             if not source.live:
                 raise

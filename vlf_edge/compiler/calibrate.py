@@ -1,7 +1,8 @@
 """Clips for calibration, taken exactly as the live runtime takes them: same sources, same sampler, same preprocessing.
 
 A window that calibrates is a window the camera could have given. Windows overlap, as they do live, and every frame is
-kept once. The end of each long clip is held out, so that what INT8 costs is measured on frames it never saw.
+kept once. The end of each long clip, or every fourth of many short ones, is held out, so that what INT8 costs is
+measured on frames it never saw.
 """
 
 from __future__ import annotations
@@ -18,14 +19,11 @@ from ..runtime.preprocess import Preprocessor
 from ..runtime.sampler import Sampler, segment_centres
 from ..runtime.sources import expand_clips, open_source
 from ..types import Preprocess, Sampling
-from .recipe import MIN_SAMPLES as MIN_WINDOWS
+from .recipe import CLIPS_FIX, MIN_SAMPLES
 
 HELD_OUT_SHARE = 0.25
+_EVERY = 4
 MAX_HELD_OUT = 32
-FIX = (
-    "give --calib-data a folder of videos from your own camera (record some: vlf-edge capture 0 -o calibration/clips), "
-    "or test://motion to try things out"
-)
 
 
 @dataclass(frozen=True)
@@ -98,20 +96,16 @@ def collect_clips(
     """
     names = [clip for item in what for clip in expand_clips(item)]
     if not names:
-        raise CalibrationError(f"INT8 needs real clips to calibrate on and got none; {FIX}")
+        raise CalibrationError(f"calibration needs real clips and got none; {CLIPS_FIX}")
     if progress:
         progress(0, len(names))
-    calibrating, held_out = [], []
-    for index, name in enumerate(names):
-        for stretch in _stretches(name, sampling):
-            kept, held = _split(stretch, sampling.frames)
-            calibrating += [_Window(index, frames) for frames in kept]
-            held_out += [_Window(index, frames) for frames in held]
-    if len(calibrating) < MIN_WINDOWS:
+    stretches = [(index, stretch) for index, name in enumerate(names) for stretch in _stretches(name, sampling)]
+    calibrating, held_out = _split(stretches, len(names), sampling.frames)
+    if len(calibrating) < MIN_SAMPLES:
         raise CalibrationError(
             f"{len(names)} clip(s) give {len(calibrating)} windows of {sampling.frames} frames over "
             f"{sampling.span_s:g} s; "
-            f"INT8 needs at least {MIN_WINDOWS}, better 64: {FIX}"
+            f"INT8 needs at least {MIN_SAMPLES}, better 64: {CLIPS_FIX}"
         )
     calibrating, held_out = _spread(calibrating, samples), _spread(held_out, min(samples, MAX_HELD_OUT))
     frames, places = _load(names, {(w.clip, f) for w in calibrating + held_out for f in w.frames}, preprocess, progress)
@@ -133,7 +127,7 @@ def _stretches(name: str, sampling: Sampling) -> list[list[int]]:
     with open_source(name) as source:
         if source.live:
             raise CalibrationError(
-                f"cannot calibrate on the camera {name} itself: the result could not be repeated; {FIX}"
+                f"cannot calibrate on the camera {name} itself: the result could not be repeated; {CLIPS_FIX}"
             )
         for frame in source:
             tick = sampler.accept(frame.t_s)
@@ -145,11 +139,24 @@ def _stretches(name: str, sampling: Sampling) -> list[list[int]]:
     return stretches
 
 
-def _split(stretch: list[int], frames: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Windows of a stretch: (those that calibrate, those held out). Short stretches hold nothing out."""
-    held = max(frames, round(HELD_OUT_SHARE * len(stretch))) if len(stretch) >= 3 * frames else 0
-    cut = len(stretch) - held
-    return _windows(stretch[:cut], frames), _windows(stretch[cut:], frames)
+def _split(stretches: list[tuple[int, list[int]]], clips: int, frames: int) -> tuple[list[_Window], list[_Window]]:
+    """(windows that calibrate, windows held out) of all (clip, stretch) pairs.
+
+    The end of every stretch that is long enough is held out. Where none is, every fourth clip is; of fewer than four
+    short clips, nothing.
+    """
+    calibrating: list[_Window] = []
+    held_out: list[_Window] = []
+    long = [len(stretch) >= 3 * frames for _, stretch in stretches]
+    for (clip, stretch), is_long in zip(stretches, long):
+        cut = len(stretch)
+        if is_long:
+            cut -= max(frames, round(HELD_OUT_SHARE * len(stretch)))
+        elif not any(long) and clips >= _EVERY and clip % _EVERY == _EVERY - 1:
+            cut = 0
+        calibrating += [_Window(clip, window) for window in _windows(stretch[:cut], frames)]
+        held_out += [_Window(clip, window) for window in _windows(stretch[cut:], frames)]
+    return calibrating, held_out
 
 
 def _windows(stretch: list[int], frames: int) -> list[tuple[int, ...]]:
@@ -191,13 +198,15 @@ def _check_content(clips: Clips) -> None:
     """Ranges taken from frames that show nothing would be wrong without anyone noticing."""
     used = clips.frames[np.unique(clips.windows)]
     distinct = len({hashlib.sha256(np.ascontiguousarray(frame)).digest() for frame in used})
-    if distinct < MIN_WINDOWS:
+    if distinct < MIN_SAMPLES:
         raise CalibrationError(
-            f"the calibration clips hold only {distinct} different frames among {len(used)}; INT8 needs at least "
-            f"{MIN_WINDOWS}: {FIX}"
+            f"the calibration clips hold only {distinct} different frames among {len(used)}; calibration needs at "
+            "least "
+            f"{MIN_SAMPLES}: {CLIPS_FIX}"
         )
     contrast = float(np.median(used.reshape(len(used), -1).std(axis=1)))
     if contrast < 2.0:
         raise CalibrationError(
-            f"the calibration frames are nearly blank (contrast {contrast:.1f} of 255): is the lens covered? {FIX}"
+            f"the calibration frames are nearly blank (contrast {contrast:.1f} of 255): is the lens covered? "
+            f"{CLIPS_FIX}"
         )

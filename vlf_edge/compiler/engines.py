@@ -7,6 +7,7 @@ process: neither may touch ours.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -19,10 +20,12 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import BackendMissing, CompileError, VlfError
-from ..plan import EngineInfo
+from ..manifest import EngineInfo
 from ..runtime import backends
 from ..runtime.backends import cuda
 from ..runtime.backends.tensorrt_build import build_engine
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ def _repeatably() -> tuple[str, ...]:
         allowed = subprocess.run([*prefix, "true"], capture_output=True).returncode == 0
     except OSError:
         allowed = False
+    if not allowed:
+        log.info("this system refuses setarch -R: engines may differ in some bytes from one build to the next")
     return prefix if allowed else ()
 
 

@@ -226,7 +226,7 @@ def collect_ranges(
 
 def ranges_key(onnx_bytes: bytes, clips_sha256: str, method: str, percentile: float = 99.99) -> str:
     """Hex digest of everything ranges depend on: graph, data, method and this code's version."""
-    parts = [hashlib.sha256(onnx_bytes).hexdigest(), clips_sha256, method, VERSION]
+    parts = [hashlib.sha256(onnx_bytes).hexdigest(), clips_sha256, method, VERSION, graphs.ort.__version__]
     if method == "percentile":
         parts.append(float(percentile))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import VlfError
-from ..plan import PRECISIONS
+from ..manifest import PRECISIONS
 
 METHODS = ("minmax", "entropy", "percentile")
 MIN_SAMPLES = 16
+CLIPS_FIX = (
+    "give --calib-data a folder of videos from your own camera (record some: vlf-edge capture 0 -o calibration/clips), "
+    "or test://motion to try things out"
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What to build, and how.
 
-    model: "vlf", "vlf-lite" or "vlf-tiny"; used when there is neither a base plan nor a weights file. weights: a
-    safetensors (or .pt) file. random_weights: build untrained weights, knowingly. classes, labels: names of the
-    classes for random weights. seed: of those.
+    weights: a safetensors (or .pt) file. random_weights: build untrained weights, knowingly. model: "vlf", "vlf-lite"
+    or "vlf-tiny" (default), labels: names of the classes, seed: all three of random weights only.
     precision: "fp32", "fp16" or "int8"; None keeps a base plan's and means fp16 otherwise.
     calib_data: clips: files, folders, globs, test://motion. calib_samples: windows taken from them.
     calib_method: "minmax", "entropy" or "percentile"; percentile: in per cent, for the latter.
@@ -29,7 +32,7 @@ class Recipe:
     for what the weights were trained with.
     """
 
-    model: str = "vlf-tiny"
+    model: str | None = None
     weights: str | None = None
     random_weights: bool = False
     labels: tuple[str, ...] = ()
@@ -49,10 +52,25 @@ class Recipe:
         _one_of("calib_method", self.calib_method, METHODS)
         if self.calib_samples < MIN_SAMPLES:
             raise VlfError(f"calib_samples is {self.calib_samples}; INT8 needs at least {MIN_SAMPLES}, 64 is usual")
+        if not 0 < self.percentile <= 100:
+            raise VlfError(f"percentile is {self.percentile}; expected more than 0 and at most 100, such as 99.99")
         if self.max_batch < 1 or (self.workspace_mib is not None and self.workspace_mib < 1):
             raise VlfError(f"max_batch {self.max_batch} and workspace_mib {self.workspace_mib} must be at least 1")
         if self.span_s is not None and not 0 < self.span_s <= 600:
             raise VlfError(f"span_s is {self.span_s}; a window covers more than 0 and at most 600 seconds")
+
+    @property
+    def converts(self) -> bool:
+        """True if this asks for more of a base plan than further engines."""
+        return bool(
+            self.precision
+            or self.calib_data
+            or self.span_s
+            or self.weights
+            or self.random_weights
+            or self.labels
+            or self.model
+        )
 
 
 def load_recipe(*paths: str | os.PathLike[str], **changes: Any) -> Recipe:

@@ -84,6 +84,8 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
     except VlfError as error:
         raise WeightsError(f"weights {path} do not describe a model of this version: {error}") from error
     labels = _checked_labels(path, about["labels"], sizes.classes)
+    if not isinstance(about["record"], dict):
+        raise WeightsError(f"weights {path}: the training record is not an object of names and values")
     _check_state(path, model.state_dict(), state)
     model.load_state_dict(state)
     return LoadedWeights(model.eval(), labels, about["record"], hashlib.sha256(data).hexdigest())

@@ -3,10 +3,14 @@
 from importlib import import_module
 
 _HOME = {
+    "JsonLinesSink": "sinks",
     "Pipeline": "pipeline",
+    "PrintSink": "sinks",
     "Recognizer": "recognizer",
     "Runtime": "runtime",
     "Source": "sources",
+    "VideoSink": "sinks",
+    "annotate": "sinks",
     "open_engines": "selection",
     "open_source": "sources",
 }

@@ -8,7 +8,6 @@ that the channel was closed with.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -48,23 +47,17 @@ class Channel(Generic[T]):
             self._items.append(item)
             self._changed.notify_all()
 
-    def receive(self, timeout_s: float | None = None) -> T:
+    def receive(self) -> T:
         """The oldest item; waits for one. On a closed, empty channel raises the error it was closed with, else
-        ChannelClosed. Raises TimeoutError after ``timeout_s``."""
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        ChannelClosed."""
         with self._changed:
             while not self._items and not self._closed:
-                left_s = None if deadline_s is None else deadline_s - time.monotonic()
-                if left_s is not None and left_s <= 0:
-                    raise TimeoutError(f"nothing received in {timeout_s} s")
-                self._changed.wait(left_s)
+                self._changed.wait()
             if self._items:
                 item = self._items.popleft()
                 self._changed.notify_all()
                 return item
-            if self._error is not None:
-                raise self._error
-            raise ChannelClosed
+            raise self._error or ChannelClosed
 
     def close(self, error: BaseException | None = None, *, discard: bool = False) -> None:
         """Ends the channel from either side; the first error given is kept. discard: throw away what is left."""

@@ -67,6 +67,9 @@ class MotionPattern:
         height, width = self._options.height, self._options.width
         phase = t_s % SEGMENT_S / SEGMENT_S
         x, y, zoom, angle = _pose(self.kind(t_s), phase)
+        # Every stretch looks elsewhere, so that a long stream never shows the same view twice.
+        elsewhere = np.random.default_rng((self._options.seed, int(t_s / SEGMENT_S))).uniform(-1, 1, 3)
+        x, y, angle = x + 0.2 * elsewhere[0], y + 0.2 * elsewhere[1], angle + 0.4 * elsewhere[2]
         scale = zoom * max(height, width) / _TEXTURE_PX * 1.6
         cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
         # Maps texture pixels to image pixels: the texture point looked at lands in the image's centre.

@@ -41,12 +41,11 @@ class Pipeline:
         # Two frames: one in the recogniser's hands soon, one fresh. More would only age.
         self._frames: Channel[Frame] = Channel(2 if source.live else 8, drop_oldest=source.live)
         self._steps: Channel[Step] = Channel(64, drop_oldest=source.live)
-        self._threads = [
-            threading.Thread(target=self._capture, name="vlf-capture", daemon=True),
-            threading.Thread(target=self._infer, name="vlf-infer", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._closed = False
+        self._capturing = threading.Thread(target=self._capture, name="vlf-capture", daemon=True)
+        self._inferring = threading.Thread(target=self._infer, name="vlf-infer", daemon=True)
+        self._capturing.start()
+        self._inferring.start()
 
     def __iter__(self) -> Iterator[Step]:
         try:
@@ -65,20 +64,18 @@ class Pipeline:
         self._steps.close(discard=True)
         self._frames.close(discard=True)
         self.source.close()
-        for thread in self._threads:
-            thread.join(_JOIN_S)
-            if thread.is_alive():
-                log.warning("%s did not end within %.0f s of closing %s", thread.name, _JOIN_S, self.source.name)
+        # No time limit here: engines must not be freed under a running inference, and those always come to an end.
+        if threading.current_thread() is not self._inferring:  # the garbage collector closes from any thread
+            self._inferring.join()
+        self._capturing.join(0 if self._closed else _JOIN_S)
+        if self._capturing.is_alive() and not self._closed:
+            log.warning("%s still hangs in a read %.0f s after it was closed", self.source.name, _JOIN_S)
+        self._closed = True
 
     @property
     def running(self) -> bool:
-        """True until both threads have ended."""
-        return any(thread.is_alive() for thread in self._threads)
-
-    @property
-    def steps_dropped(self) -> int:
-        """Steps that a slow caller of a live source did not take in time."""
-        return self._steps.dropped
+        """True while the recogniser is in use."""
+        return self._inferring.is_alive()
 
     def _capture(self) -> None:
         try:
@@ -107,6 +104,7 @@ class Pipeline:
                     lost = 0
                 if prediction is not None or self._every_frame:
                     self._steps.send(Step(frame, prediction))
+                    self._recognizer.stats.counts["undelivered"] = self._steps.dropped
         except ChannelClosed:
             pass
         except BaseException as error:

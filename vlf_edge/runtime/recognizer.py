@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..errors import PlanMismatch, ShapeError, VlfError
-from ..plan import Manifest
+from ..manifest import Manifest
 from ..types import Prediction, Sampling
 from .engine import Engine
 from .preprocess import Preprocessor, check_image
@@ -43,6 +43,9 @@ class Recognizer:
             raise VlfError(f"topk is {topk}, expected 1 or more")
         self._topk = min(topk, len(manifest.labels))
         self._frame, self._clip = engines["frame"], engines["clip"]
+        classes = self._clip.outputs[0].shape[-1]
+        if classes != len(manifest.labels):
+            raise PlanMismatch(f"this plan names {len(manifest.labels)} labels, but its model has {classes} classes")
         self._image_name, self._tokens_name = self._frame.inputs[0].name, self._frame.outputs[0].name
         self._window_name, self._logits_name = self._clip.inputs[0].name, self._clip.outputs[0].name
         tokens = self._frame.outputs[0]

@@ -21,7 +21,7 @@ from .sources import open_source
 
 
 class Runtime:
-    """Runs a vlf.plan on one camera.
+    """Runs a vlf.plan on one camera, by ``stream`` or by ``push``: one of them at a time.
 
     plan: path of a vlf.plan, or a Plan. backend: "auto" picks the fastest that is here; or "tensorrt",
     "tensorrt_rtx", "openvino", "onnxruntime". device: number of the GPU. phases: interleaved sampling grids, for as
@@ -70,6 +70,7 @@ class Runtime:
         frame: (H, W, 3) uint8 BGR. t: when it was taken, seconds on any steady clock; default: now. Returns a
         Prediction if the frame is on the sampling grid, else None. Raises ShapeError.
         """
+        self._refuse_while_streaming()
         return self.recognizer.push(frame, t)
 
     def stream(self, source: Any, *, fps: float | None = None) -> Iterator[Prediction]:
@@ -84,14 +85,9 @@ class Runtime:
     def pipeline(self, source: Any, *, fps: float | None = None, every_frame: bool = False) -> Pipeline:
         """Like ``stream``, but giving (frame, prediction) steps; with ``every_frame`` also those without prediction.
 
-        One stream at a time: raises VlfError while another one runs.
+        Raises VlfError while another stream runs.
         """
-        if self._pipeline is not None and self._pipeline.running:
-            raise VlfError(
-                f"this Runtime is already streaming from {self._pipeline.source.name}: end that stream first (close "
-                "its "
-                "iterator), or open a second Runtime"
-            )
+        self._refuse_while_streaming()
         opened = open_source(source, fps=fps)
         self.recognizer.reset()
         self._pipeline = Pipeline(self.recognizer, opened, every_frame=every_frame)
@@ -103,12 +99,15 @@ class Runtime:
         clip: anything ``open_source`` takes that ends, or n >= 1 images (H, W, 3) uint8 BGR. The stream's window is
         left alone. Raises SourceError, ShapeError.
         """
+        self._refuse_while_streaming()
         if not isinstance(clip, (str, os.PathLike)):
             return self.recognizer.classify(clip)
         with open_source(os.fspath(clip)) as source:
             if source.live:
                 raise SourceError(f"{clip} is a camera and never ends: classify takes files; for cameras use stream()")
             count = sum(1 for _ in source)
+        if count == 0:
+            raise SourceError(f"{clip} holds no frames to classify")
         wanted = set(segment_centres(count, self.recognizer.sampling.frames))
         with open_source(os.fspath(clip)) as source:
             kept = [(frame.image, frame.t_s) for frame in source if frame.seq in wanted]
@@ -116,7 +115,8 @@ class Runtime:
         return self.recognizer.classify(images, times_s)
 
     def reset(self) -> None:
-        """Forgets the stream so far; counts stay."""
+        """Forgets the frames pushed so far; counts stay."""
+        self._refuse_while_streaming()
         self.recognizer.reset()
 
     def stats(self) -> dict[str, Any]:
@@ -134,6 +134,15 @@ class Runtime:
             self._pipeline.close()
         for engine in self._engines.values():
             engine.close()
+
+    def _refuse_while_streaming(self) -> None:
+        """The stream's thread has the engines and the window to itself."""
+        if self._pipeline is not None and self._pipeline.running:
+            raise VlfError(
+                f"this Runtime is already streaming from {self._pipeline.source.name}: end that stream first (close "
+                "its "
+                "iterator), or open a second Runtime"
+            )
 
     def __enter__(self) -> Runtime:
         return self

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from ..errors import BackendMissing, PlanMismatch
-from ..plan import EngineInfo, Plan
+from ..errors import BackendMissing, PlanMismatch, VlfError
+from ..manifest import EngineInfo
+from ..plan import Plan
 from . import backends
 from .backends import cuda
 from .engine import Engine
@@ -55,19 +56,27 @@ def _open_auto(plan: Plan, device: int) -> dict[str, Engine]:
         if any(engine.library == library for engine in plan.manifest.engines):
             try:
                 return _open_on_gpu(plan, library, device, only_listed=True)
-            except (BackendMissing, PlanMismatch) as error:
+            except VlfError as error:  # also a lack of GPU memory: the CPU can still decide
                 reasons.append(str(error))
-    # What is missing, without the remedy: nobody who is content with the CPU needs to hear it at every start.
-    why = f" (not on a GPU: {'; '.join(reason.split('; ')[0] for reason in reasons)})" if reasons else ""
-    for name in CPU_BACKENDS:
-        if backends.installed(name):
-            if reasons:
-                log.info("running on the CPU with %s%s", name, why)
-            return _open_portable(plan, name)
+    for name in filter(backends.installed, CPU_BACKENDS):
+        try:
+            engines = _open_portable(plan, name)
+        except BackendMissing as error:  # installed, but broken
+            reasons.append(str(error))
+            continue
+        if reasons:
+            log.warning("running on the CPU with %s: %s", name, _without_remedies(reasons))
+        return engines
+    why = f" ({_without_remedies(reasons)})" if reasons else ""
     raise BackendMissing(
-        f"nothing here can run {plan.path}: neither OpenVINO nor ONNX Runtime is installed{why}; "
+        f"nothing here can run {plan.path}: neither OpenVINO nor ONNX Runtime is here{why}; "
         f"install one with: {backends.install_command('openvino')}"
     )
+
+
+def _without_remedies(reasons: list[str]) -> str:
+    """What is missing; nobody who is content with the CPU needs to hear at every start how to change that."""
+    return "; ".join(reason.split("; ")[0] for reason in reasons)
 
 
 def _open_portable(plan: Plan, backend: str) -> dict[str, Engine]:
@@ -113,8 +122,8 @@ def _choose(plan: Plan, stage: str, library: str, gpu: cuda.GpuInfo, only_listed
         return listed[0]
     if engines and not only_listed:
         return max(engines, key=lambda e: len(e.compute_capabilities))
-    have = "; ".join(map(_built_for, engines)) or f"no {library} engine of stage {stage!r}"
-    raise PlanMismatch(f"{plan.path} has {have}; found here: {gpu}; {_rebuild(plan, library, gpu)}")
+    have = " and ".join(map(_built_for, engines)) or f"no {library} engine of stage {stage!r}"
+    raise PlanMismatch(f"{plan.path} has {have}, found here: {gpu}; {_rebuild(plan, library, gpu)}")
 
 
 def _built_for(engine: EngineInfo) -> str:

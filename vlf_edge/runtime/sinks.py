@@ -48,7 +48,7 @@ class PrintSink(Sink):
 
 
 class JsonLinesSink(Sink):
-    """One JSON object per prediction and line, for programs; the keys are those of Prediction."""
+    """One JSON object per prediction and line, for programs: see ``to_json``."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -101,7 +101,7 @@ class VideoWriter:
 
 
 class VideoSink(Sink):
-    """Every frame of the source with the latest decision written on it, as a video file (class VideoWriter)."""
+    """Every frame that reached the recogniser, with the latest decision on it, as a video (class VideoWriter)."""
 
     every_frame = True
 
@@ -131,7 +131,7 @@ def describe(prediction: Prediction) -> str:
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as plain JSON values."""
+    """A prediction as plain JSON values, under the names of Prediction's fields; scores and logits are left out."""
     return {
         "state": prediction.state,
         "label": prediction.label,

@@ -79,11 +79,12 @@ class _CaptureSource(Source):
         """The next image and its position in the stream, ms; None at the end or once closed."""
         with self._reading:
             ok, image = (False, None) if self._closed else self._capture.read()
-            if self._closed:
-                # close() came while this read held the device, and left its release to us.
-                self._capture.release()
-                return None
-            return (image, self._capture.get(self._position_ms)) if ok else None
+            grabbed = (image, self._capture.get(self._position_ms)) if ok and not self._closed else None
+        if self._closed:
+            # The close() that came while this read held the device left its release to us.
+            self.close()
+            return None
+        return grabbed
 
     def close(self) -> None:
         self._closed = True
@@ -174,6 +175,7 @@ class PlaylistSource(Source):
         super().__init__(name)
         self._waiting = list(paths)
         self._current: VideoFileSource | None = None
+        self._ended = 0
         self._closed = False
         with VideoFileSource(self._waiting[0]) as first:
             self.fps = first.fps
@@ -186,9 +188,11 @@ class PlaylistSource(Source):
                 self._current = VideoFileSource(self._waiting.pop(0))
             frame = self._current.read()
             if frame is not None:
-                return self._frame(frame.image, frame.t_s)
+                # A file of one frame ends at the very instant the next begins: a microsecond makes that a step back.
+                return self._frame(frame.image, frame.t_s - 1e-6 * self._ended)
             self._current.close()
             self._current = None
+            self._ended += 1
         return None
 
     def close(self) -> None:
@@ -262,11 +266,11 @@ def expand_clips(what: str | Path) -> list[str]:
     """The clips behind a name: every video of a folder (and its sub-folders) or glob apart, anything else as itself."""
     name = str(what)
     if Path(name).is_dir():
-        videos = sorted(p for p in Path(name).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+        videos = sorted((p for p in Path(name).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES), key=_as_counted)
         return [str(p) for p in videos] or [name]
     if glob.has_magic(name) and not Path(name).exists():
-        videos = [p for p in sorted(glob.glob(name, recursive=True)) if Path(p).suffix.lower() in VIDEO_SUFFIXES]
-        return videos or [name]
+        videos = [p for p in map(Path, glob.glob(name, recursive=True)) if p.suffix.lower() in VIDEO_SUFFIXES]
+        return [str(p) for p in sorted(videos, key=_as_counted)] or [name]
     return [name]
 
 
@@ -286,22 +290,23 @@ def _open_named(name: str, fps: float | None) -> Source:
             return ImageFilesSource(name, [path], fps)
         return VideoFileSource(path)
     if path.is_dir():
-        return _open_files(name, sorted(p for p in path.iterdir() if p.is_file()), fps)
+        return _open_files(name, [p for p in path.iterdir() if p.is_file()], fps)
     if re.search(r"%0?\d*d", name):
         pattern = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(path.name).replace(r"\%", "%")))
-        numbered = [p for p in path.parent.iterdir() if pattern.fullmatch(p.name)] if path.parent.is_dir() else []
-        return _open_files(name, sorted(numbered, key=_number), fps)
+        here = path.parent.iterdir() if path.parent.is_dir() else ()
+        return _open_files(name, [p for p in here if pattern.fullmatch(p.name)], fps)
     if glob.has_magic(name):
-        return _open_files(name, [Path(p) for p in sorted(glob.glob(name, recursive=True))], fps)
+        return _open_files(name, [Path(p) for p in glob.glob(name, recursive=True)], fps)
     raise SourceError(f"no file, folder or camera at {name}; a source is {KINDS}")
 
 
-def _number(path: Path) -> tuple[int, str]:
-    digits = re.findall(r"\d+", path.stem)
-    return (int(digits[-1]) if digits else 0, path.name)
+def _as_counted(path: Path) -> list[tuple[int, str]]:
+    """Sorts img2 before img10, as people count."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def _open_files(name: str, paths: Sequence[Path], fps: float | None) -> Source:
+    paths = sorted(paths, key=_as_counted)
     videos = [p for p in paths if p.suffix.lower() in VIDEO_SUFFIXES]
     images = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
     if videos and images:

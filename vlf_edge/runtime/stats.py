@@ -1,6 +1,7 @@
 """Frame accounting that adds up, and where the time goes.
 
-captured = encoded + off_grid + dropped: every frame that a source gave is one of these.
+captured = encoded + off_grid + dropped: every frame that left the source is one of these, but for those still
+on their way when a stream is ended early.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class Stats:
 
     counts: captured, encoded, off_grid (between two instants of the sampling grid, so never even resized), dropped
     (the recogniser was busy and a newer frame came), gaps, decisions; clips (``classify`` calls, which are no part of
-    the stream). labels: how often each was decided. Durations keep the newest 4096 of each kind.
+    the stream); undelivered (steps of a camera that the
+    caller was too slow to take). labels: how often each was decided. Durations keep the newest 4096 of each kind.
     """
 
     def __init__(self) -> None:

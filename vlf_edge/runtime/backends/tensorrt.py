@@ -1,6 +1,6 @@
 """A stage on an NVIDIA GPU: TensorRT 10.3 to 11 and TensorRT-RTX through one code path.
 
-The two libraries differ by the name of their module; what only some versions have is asked for with ``hasattr``.
+The two libraries differ by the name of their module; only what all of these versions have is used.
 """
 
 from __future__ import annotations
