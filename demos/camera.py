@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         check_display()
     with vlf_edge.Runtime(args.engine, backend=args.backend) as runtime:
         source = vlf_edge.open_source(args.source)
-        sinks = [PrintSink(sys.stdout)] + ([VideoSink(args.save, source.fps)] if args.save else [])
+        sinks = [PrintSink(sys.stdout)] + ([VideoSink(args.save, source)] if args.save else [])
         latest = None
         try:
             with runtime.pipeline(source, every_frame=bool(args.save or args.show)) as steps:

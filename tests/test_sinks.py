@@ -5,10 +5,11 @@ import cv2
 import numpy as np
 import pytest
 
-from vlf_edge import Frame, Prediction, SourceError
+from vlf_edge import Frame, Prediction, SourceError, open_source
 from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, annotate, describe
 
 DECIDED = Prediction("ok", 1.0, 3.0, 90, 12.5, "wave", 0.875, topk=(("wave", 0.875), ("still", 0.1)), dropped=3)
+SOURCE = open_source([], fps=20)
 WARMING = Prediction("warming", 0.0, 0.5, 15, 4.0)
 
 
@@ -48,7 +49,7 @@ def test_json_lines_for_programs(images):
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi"])
 def test_annotated_video_has_every_frame(tmp_path, images, name):
-    with VideoSink(tmp_path / name, 20) as sink:
+    with VideoSink(tmp_path / name, SOURCE) as sink:
         for i, image in enumerate(np.repeat(np.repeat(images, 4, axis=1), 4, axis=2)):
             sink.write(frame(image, i), DECIDED if i == 20 else None)
     capture = cv2.VideoCapture(str(tmp_path / name))
@@ -70,12 +71,33 @@ def test_annotation_leaves_the_frame_itself_alone(images):
 
 def test_refusals(tmp_path, images):
     with pytest.raises(SourceError, match="there is no folder"):
-        VideoSink(tmp_path / "none" / "out.mp4", 20)
-    sink = VideoSink(tmp_path / "out.mp4", 20)
+        VideoSink(tmp_path / "none" / "out.mp4", SOURCE)
+    sink = VideoSink(tmp_path / "out.mp4", SOURCE)
     sink.write(frame(images[0]), None)
     with pytest.raises(SourceError, match=r"shape \(10, 10, 3\), the first one had \(48, 64, 3\)"):
         sink.write(frame(images[0][:10, :10]), None)
     sink.close()
     sink.close()
     with pytest.raises(SourceError, match="cannot write mp4v video"):
-        VideoSink(tmp_path / "out.nonsense", 20).write(frame(images[0]), None)
+        VideoSink(tmp_path / "out.nonsense", SOURCE).write(frame(images[0]), None)
+
+
+def test_the_source_is_never_written_to(tmp_path, images):
+    path = tmp_path / "in.avi"
+    with VideoSink(path, SOURCE) as sink:
+        for i, image in enumerate(images[:4]):
+            sink.write(frame(image, i), None)
+    before = path.read_bytes()
+    for name in ("in.avi", f"../{tmp_path.name}/in.avi"):
+        with pytest.raises(SourceError, match="it is what .* is read from"):
+            VideoSink(tmp_path / name, open_source(path))
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_lost_frames_is_an_error(tmp_path, images):
+    sink = VideoSink(tmp_path / "out.avi", SOURCE)
+    for i, image in enumerate(images):
+        sink.write(frame(image, i), None)
+    sink._writer._written += 1
+    with pytest.raises(SourceError, match="holds only 40 of the 41 frames written: is the disk full"):
+        sink.close()

@@ -8,9 +8,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 from ._version import __version__
 from .commands import bench, build, capture, inspect, run
@@ -51,26 +55,52 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns its exit code."""
+    _make_streams_safe()
     args = parser().parse_args(argv)
-    with _log_to_stderr(args.verbose):
-        return _run(args)
+    with _log_to_stderr(args.verbose), _sigterm_as_interrupt():
+        try:
+            code = _VERBS[args.verb].main(args)
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            print("vlf-edge: interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # The reader of our output left (a pager, head): that is its right. Python must not complain at exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (VlfError, OSError) as error:
+            if args.verbose:
+                traceback.print_exc()
+            print(f"vlf-edge: {error}", file=sys.stderr)
+            return 4 if isinstance(error, CameraError) else 1
 
 
-def _run(args: argparse.Namespace) -> int:
+def _make_streams_safe() -> None:
+    """Output that was closed goes nowhere; what a terminal's encoding lacks is escaped instead of raised about."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Service managers stop programs with SIGTERM: files must be finished then as with Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        return _VERBS[args.verb].main(args)
-    except VlfError as error:
-        if args.verbose:
-            raise
-        print(f"vlf-edge: {error}", file=sys.stderr)
-        return 4 if isinstance(error, CameraError) else 1
-    except KeyboardInterrupt:
-        print("vlf-edge: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output left (a pager, head): that is its right. Python must not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

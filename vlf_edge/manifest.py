@@ -103,7 +103,7 @@ def _manifest_from_json(raw: Any) -> Manifest:
         )
     try:
         values = {f.name: raw[f.name] for f in fields(Manifest)}
-        values["labels"] = tuple(_checked(label, str, "label") for label in values["labels"])
+        values["labels"] = tuple(_label(label) for label in values["labels"])
         values["stages"] = tuple(_checked(stage, str, "stage") for stage in values["stages"])
         values["preprocess"] = Preprocess(**values["preprocess"])
         values["sampling"] = Sampling(**values["sampling"])
@@ -150,6 +150,13 @@ def _engine_from_json(raw: dict[str, Any]) -> EngineInfo:
         compute_capabilities=tuple(_checked(c, str, "compute capability") for c in raw["compute_capabilities"]),
         max_batch=_checked(raw["max_batch"], int, "max_batch"),
     )
+
+
+def _label(raw: Any) -> str:
+    # Labels are printed: control characters would reach the terminal.
+    if not _checked(raw, str, "label").isprintable():
+        raise ValueError(f"label {raw!r}")
+    return raw
 
 
 def _checked(value: Any, kind: type, what: str) -> Any:

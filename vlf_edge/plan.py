@@ -145,7 +145,7 @@ def _archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except FileNotFoundError:
-        raise PlanError(f"no plan at {path}; make one with: vlf-edge build --precision int8 -o {path}") from None
+        raise PlanError(f"no plan at {path}; vlf-edge build makes one: see vlf-edge build --help") from None
     except IsADirectoryError:
         raise PlanError(f"{path} is a folder, not a vlf.plan file") from None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

@@ -102,13 +102,7 @@ def main(args: argparse.Namespace) -> int:
 def read_labels(path: str) -> tuple[str, ...]:
     """Class names from a text file, one a line; empty lines are skipped. Raises VlfError."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise VlfError(f"cannot read the labels {path}: {error}") from None
-    labels = tuple(line.strip() for line in lines if line.strip())
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise VlfError(
-            f"{path} holds {len(labels)} labels, {len(set(labels))} of them different; expected two or more, "
-            "all different"
-        )
-    return labels
+    return tuple(line.strip() for line in lines if line.strip())

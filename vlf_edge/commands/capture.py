@@ -67,6 +67,8 @@ def main(args: argparse.Namespace) -> int:
 def _take(source: Source, seconds: float) -> list[Frame]:
     frames: list[Frame] = []
     while (frame := source.read()) is not None:
+        if frames and frame.t_s < frames[-1].t_s:
+            frames = []  # the next file of a folder began: clips do not straddle files
         frames.append(frame)
         if frame.t_s - frames[0].t_s >= seconds:
             return frames

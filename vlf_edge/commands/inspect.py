@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..errors import PlanError
+
 if TYPE_CHECKING:
     from ..manifest import Manifest
     from ..plan import Plan
@@ -46,7 +48,14 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 
 def describe(plan: Plan) -> str:
-    """The plan in a few lines of text."""
+    """The plan in a few lines of text. Raises PlanError for one that lacks what is shown here."""
+    try:
+        return _describe(plan)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"{plan.path} opens, but its report or calibration record is not sound ({error!r})") from None
+
+
+def _describe(plan: Plan) -> str:
     manifest = plan.manifest
     size_mb = sum(entry["bytes"] for entry in manifest.members.values()) / 1e6
     rows = [

@@ -12,6 +12,8 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from ..errors import VlfError
+
 if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..runtime.sinks import Sink
@@ -50,6 +52,8 @@ def main(args: argparse.Namespace) -> int:
     """Runs until the source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime, open_source
 
+    if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
+        raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
     with Runtime(args.plan, backend=args.backend, device=args.device, phases=args.phases, topk=args.topk) as runtime:
         source = open_source(args.source, fps=args.fps)
         play(runtime, source, _sinks(args, source), args.duration)
@@ -82,5 +86,5 @@ def _sinks(args: argparse.Namespace, source: Source) -> list[Sink]:
 
     sinks: list[Sink] = [JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)]
     if args.save:
-        sinks.append(VideoSink(args.save, source.fps))
+        sinks.append(VideoSink(args.save, source))
     return sinks

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,7 +71,7 @@ def build(
         _check_request(recipe, precision, plan)
         require("build", "a build", ("onnx", "onnxruntime"))
         origin = from_plan(plan, recipe)
-    cache = Path(cache_dir) if cache_dir else Path.home() / ".cache" / "vlf_edge" / "ranges"
+    cache = Path(cache_dir) if cache_dir else _default_cache()
     graphs = _convert(origin, precision, recipe, cache, report)
     return _write(origin, precision, graphs, recipe, targets, output, report)
 
@@ -258,6 +259,13 @@ def _engines(
         workspace_bytes=None if recipe.workspace_mib is None else recipe.workspace_mib << 20,
         progress=lambda done, total, member: progress("compile engines", done, total),
     )
+
+
+def _default_cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "vlf_edge" / "ranges"
+    except RuntimeError:  # a user without a home, as in containers
+        return Path(tempfile.gettempdir()) / "vlf_edge" / "ranges"
 
 
 def _sha256(data: bytes) -> str:

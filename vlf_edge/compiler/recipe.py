@@ -54,6 +54,12 @@ class Recipe:
             raise VlfError(f"calib_samples is {self.calib_samples}; INT8 needs at least {MIN_SAMPLES}, 64 is usual")
         if not 0 < self.percentile <= 100:
             raise VlfError(f"percentile is {self.percentile}; expected more than 0 and at most 100, such as 99.99")
+        if not 0 <= self.seed < 1 << 63:
+            raise VlfError(f"seed is {self.seed}; expected a whole number from 0 to 2**63 - 1")
+        if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
+            raise VlfError(
+                f"got {len(self.labels)} labels, {len(set(self.labels))} of them different; expected 2 or more"
+            )
         if self.max_batch < 1 or (self.workspace_mib is not None and self.workspace_mib < 1):
             raise VlfError(f"max_batch {self.max_batch} and workspace_mib {self.workspace_mib} must be at least 1")
         if self.span_s is not None and not 0 < self.span_s <= 600:

@@ -42,8 +42,12 @@ def parse_motion_url(url: str) -> MotionOptions:
             options = replace(options, **{name: known[name](value)})
         except (KeyError, ValueError):
             raise SourceError(f"{url}: cannot use {name}={value}; options: {', '.join(known)} (numbers)") from None
-    if min(options.fps, options.seconds) <= 0 or not 16 <= min(options.width, options.height) <= 4096:
-        raise SourceError(f"{url}: fps and seconds must be above 0, width and height between 16 and 4096")
+    sides_fit = 16 <= min(options.width, options.height) and max(options.width, options.height) <= 4096
+    if not (0 < options.fps <= 1000 and 0 < options.seconds <= 1e7 and options.seed >= 0 and sides_fit):
+        raise SourceError(
+            f"{url}: fps must be above 0 and up to 1000, seconds above 0, seed 0 or more, width and height between 16 "
+            "and 4096"
+        )
     return options
 
 

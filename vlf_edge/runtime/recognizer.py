@@ -136,6 +136,7 @@ class Recognizer:
         except BaseException:
             # The grid has moved past this frame but the ring has not: only a new window is safe now.
             self.reset()
+            self.stats.counts["failed"] += 1
             raise
         self.stats.counts["encoded"] += 1
         for instant in range(tick.first, tick.last + 1):
@@ -185,10 +186,10 @@ class Recognizer:
         self._gaps_in_a_row += 1
         if self._gaps_in_a_row == _SLOW_CAMERA_GAPS:
             log.warning(
-                "%d gaps without a full window between them: frames come too seldom for this plan, which samples one "
-                "every %.3f s; use a faster camera, a faster machine or a plan with a longer span",
+                "%d gaps without a full window between them: frames come too seldom for this plan, which needs one at "
+                "least every %.3f s; use a faster camera, a faster machine or a plan with a longer span",
                 _SLOW_CAMERA_GAPS,
-                self.sampling.step_s,
+                self.sampling.step_s / 2,
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SourceError, VlfError
+from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
 from ..types import Prediction
 from .pipeline import Pipeline
@@ -100,8 +100,10 @@ class Runtime:
         left alone. Raises SourceError, ShapeError.
         """
         self._refuse_while_streaming()
-        if not isinstance(clip, (str, os.PathLike)):
+        if isinstance(clip, (Sequence, np.ndarray)) and not isinstance(clip, str):
             return self.recognizer.classify(clip)
+        if not isinstance(clip, (str, os.PathLike)):
+            raise ShapeError(f"classify takes a file name or a sequence of images, got {type(clip).__name__}")
         with open_source(os.fspath(clip)) as source:
             if source.live:
                 raise SourceError(f"{clip} is a camera and never ends: classify takes files; for cameras use stream()")

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import SourceError
 from ..types import Frame, Prediction
 from .opencv import load_cv2
+from .sources import DEFAULT_FPS, Source
 
 RANDOM_WEIGHTS_NOTE = "[random weights: labels mean nothing]"
 
@@ -68,6 +69,7 @@ class VideoWriter:
         self._cv2 = load_cv2()
         self._path, self._fps = Path(path), fps
         self._writer: Any = None
+        self._written = 0
         if not self._path.parent.is_dir():
             raise SourceError(f"cannot write {path}: there is no folder {self._path.parent}")
 
@@ -78,12 +80,22 @@ class VideoWriter:
         if image.shape != self._shape:
             raise SourceError(f"{self._path}: a frame has the shape {image.shape}, the first one had {self._shape}")
         self._writer.write(image)
+        self._written += 1
 
     def close(self) -> None:
-        """Finishes the file; idempotent."""
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+        """Finishes the file; idempotent. Raises SourceError if frames are missing from it, as when the disk is full."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        # OpenCV reports no failed write: the file itself has to be asked.
+        capture = self._cv2.VideoCapture(str(self._path))
+        kept = max(0, int(capture.get(self._cv2.CAP_PROP_FRAME_COUNT)))
+        capture.release()
+        if kept < self._written:
+            raise SourceError(
+                f"{self._path} holds only {kept} of the {self._written} frames written: is the disk full?"
+            )
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -96,17 +108,27 @@ class VideoWriter:
         size = (image.shape[1], image.shape[0])
         writer = self._cv2.VideoWriter(str(self._path), self._cv2.VideoWriter_fourcc(*code), self._fps, size)
         if not writer.isOpened():
-            raise SourceError(f"OpenCV cannot write {code} video to {self._path}; try a name that ends in .avi or .mp4")
+            raise SourceError(
+                f"OpenCV cannot write {code} video to {self._path}: no right to, or an ending it does not know "
+                "(.avi and "
+                ".mp4 it does)"
+            )
         return writer
 
 
 class VideoSink(Sink):
-    """Every frame that reached the recogniser, with the latest decision on it, as a video (class VideoWriter)."""
+    """Every frame that reached the recogniser, with the latest decision on it, as a video (class VideoWriter).
+
+    source: gives the frame rate; its own files are never written to.
+    """
 
     every_frame = True
 
-    def __init__(self, path: str | Path, fps: float):
-        self._writer = VideoWriter(path, fps or 30.0)
+    def __init__(self, path: str | Path, source: Source):
+        for read in source.paths:
+            if Path(path).exists() and Path(path).samefile(read):
+                raise SourceError(f"cannot save to {path}: it is what {source.name} is read from; give another name")
+        self._writer = VideoWriter(path, source.fps or DEFAULT_FPS)
         self._latest: Prediction | None = None
 
     def write(self, frame: Frame, prediction: Prediction | None) -> None:

@@ -7,6 +7,8 @@ clock. Both are read the same way: ``for frame in source``.
 from __future__ import annotations
 
 import glob
+import math
+import os
 import re
 import threading
 import time
@@ -33,11 +35,12 @@ class Source(ABC):
     """A stream of frames.
 
     name: what the user called it. live: frames come at their own pace and old ones lose their worth. fps: frames a
-    second, as far as the source knows, else 0.
+    second, as far as the source knows, else 0. paths: the files it reads.
     """
 
     live = False
     fps = 0.0
+    paths: tuple[Path, ...] = ()
 
     def __init__(self, name: str):
         self.name = name
@@ -128,11 +131,15 @@ class VideoFileSource(_CaptureSource):
         cv2 = load_cv2()
         if not Path(path).is_file():
             raise SourceError(f"no file at {path}; a source is {KINDS}")
+        if not os.access(path, os.R_OK):
+            raise SourceError(f"no right to read {path}")
         capture = cv2.VideoCapture(str(path))
         if not capture.isOpened():
             raise SourceError(f"{path} is not a video that OpenCV {cv2.__version__} can decode")
         super().__init__(str(path), capture)
-        self.fps = capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
+        self.paths = (Path(path),)
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps < 1e4 else DEFAULT_FPS  # broken headers claim anything, NaN too
         self._last_s = -1.0 / self.fps
 
     def read(self) -> Frame | None:
@@ -143,8 +150,8 @@ class VideoFileSource(_CaptureSource):
             return None
         image, position_ms = grabbed
         # Some containers carry no time stamps; the frame rate is then all there is.
-        no_stamp = position_ms / 1e3 <= self._last_s
-        self._last_s = self._last_s + 1.0 / self.fps if no_stamp else position_ms / 1e3
+        stamped = self._last_s < position_ms / 1e3 < math.inf
+        self._last_s = position_ms / 1e3 if stamped else self._last_s + 1.0 / self.fps
         return self._frame(image, self._last_s)
 
 
@@ -153,14 +160,14 @@ class ImageFilesSource(Source):
 
     def __init__(self, name: str, paths: Sequence[Path], fps: float | None = None):
         super().__init__(name)
-        self._paths = list(paths)
+        self.paths = tuple(paths)
         self.fps = fps or DEFAULT_FPS
         self._cv2 = load_cv2()
 
     def read(self) -> Frame | None:
-        if self._seq == len(self._paths):
+        if self._seq == len(self.paths):
             return None
-        path = self._paths[self._seq]
+        path = self.paths[self._seq]
         image = self._cv2.imread(str(path), self._cv2.IMREAD_COLOR)
         if image is None:
             raise SourceError(f"{path} is not an image that OpenCV can decode")
@@ -173,6 +180,7 @@ class PlaylistSource(Source):
 
     def __init__(self, name: str, paths: Sequence[Path]):
         super().__init__(name)
+        self.paths = tuple(paths)
         self._waiting = list(paths)
         self._current: VideoFileSource | None = None
         self._ended = 0
@@ -202,7 +210,11 @@ class PlaylistSource(Source):
 
 
 class IterableSource(Source):
-    """Any iterable of images (H, W, 3) uint8 BGR, or of (image, t_s) pairs; without times, ``fps`` a second."""
+    """Any iterable of images (H, W, 3) uint8 BGR, or of (image, t_s) pairs; without times, ``fps`` a second.
+
+    Every image must be an array of its own: several wait at a time, and one that is written to again shows the wrong
+    moment.
+    """
 
     def __init__(self, images: Iterable[Any], fps: float | None = None):
         super().__init__(type(images).__name__)
@@ -251,12 +263,17 @@ def open_source(what: Any, *, fps: float | None = None) -> Source:
     such as "frames_%04d.jpg"; "test://motion"; an iterable of images or of (image, t_s); or a Source, returned as is.
     fps: of image files and of iterables without times (default 30). Raises SourceError, CameraError.
     """
+    if fps is not None and not 0 < fps < 1e4:
+        raise SourceError(f"fps is {fps}; expected frames a second, above 0")
     if isinstance(what, Source):
         return what
     if isinstance(what, int):
         return CameraSource(what)
     if isinstance(what, (str, Path)):
-        return _open_named(str(what), fps)
+        try:
+            return _open_named(str(what), fps)
+        except OSError as error:
+            raise SourceError(f"cannot read {what}: {error.strerror}") from None
     if isinstance(what, Iterable):
         return IterableSource(what, fps)
     raise SourceError(f"cannot read frames from {type(what).__name__}; a source is {KINDS}, or an iterable of images")
@@ -275,7 +292,7 @@ def expand_clips(what: str | Path) -> list[str]:
 
 
 def _open_named(name: str, fps: float | None) -> Source:
-    if name.isdigit():
+    if name.isascii() and name.isdigit():
         return CameraSource(int(name))
     if name.startswith("/dev/video"):
         return CameraSource(name)

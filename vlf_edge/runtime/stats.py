@@ -1,6 +1,6 @@
 """Frame accounting that adds up, and where the time goes.
 
-captured = encoded + off_grid + dropped: every frame that left the source is one of these, but for those still
+captured = encoded + off_grid + dropped + failed: every frame that left the source is one of these, but for those still
 on their way when a stream is ended early.
 """
 
@@ -21,9 +21,9 @@ class Stats:
     """Counts and durations of one stream. Written by one thread; reading from another gives a recent picture.
 
     counts: captured, encoded, off_grid (between two instants of the sampling grid, so never even resized), dropped
-    (the recogniser was busy and a newer frame came), gaps, decisions; clips (``classify`` calls, which are no part of
-    the stream); undelivered (steps of a camera that the
-    caller was too slow to take). labels: how often each was decided. Durations keep the newest 4096 of each kind.
+    (the recogniser was busy and a newer frame came), failed (encoding raised an error), gaps, decisions, undelivered
+    (steps of a camera that the caller was too slow to take); clips (``classify`` calls, no part of the stream).
+    labels: how often each was decided. Durations keep the newest 4096 of each kind.
     """
 
     def __init__(self) -> None:
@@ -67,6 +67,10 @@ class Stats:
             "instants"
             f" + {counts['dropped']} dropped; {counts['gaps']} gaps",
         ]
+        if counts["undelivered"] or counts["failed"]:
+            rows.append(
+                f"{counts['undelivered']} results came too fast for the caller, {counts['failed']} frames failed"
+            )
         if figures["ms"]:
             spreads = (
                 f"{kind.replace('_', ' ')} {ms['p50']:.2f} ({ms['p95']:.2f})" for kind, ms in figures["ms"].items()
