@@ -49,9 +49,9 @@ def build(
 ) -> Plan:
     """Builds a plan and writes it to ``output``; a failed build leaves what was there before.
 
-    base: a plan to start from instead of weights; unless ``recipe.converts``, its graphs are kept and only engines
-    are added. progress: called with (what, done, total). cache_dir: where calibrated
-    ranges are kept (default: ~/.cache/vlf_edge/ranges).
+    base: a plan to start from instead of weights; unless ``recipe.converts``, its graphs are kept and only engines are
+    added. progress: called with (what, done, total). cache_dir: where calibrated ranges are kept (default:
+    ~/.cache/vlf_edge/ranges).
 
     Raises WeightsError, ExportError, CalibrationError, CompileError, PlanError, BackendMissing.
     """

@@ -142,8 +142,7 @@ class Runtime:
         if self._pipeline is not None and self._pipeline.running:
             raise VlfError(
                 f"this Runtime is already streaming from {self._pipeline.source.name}: end that stream first (close "
-                "its "
-                "iterator), or open a second Runtime"
+                "its iterator), or open a second Runtime"
             )
 
     def __enter__(self) -> Runtime:
