@@ -201,8 +201,7 @@ def _check_content(clips: Clips) -> None:
     if distinct < MIN_SAMPLES:
         raise CalibrationError(
             f"the calibration clips hold only {distinct} different frames among {len(used)}; calibration needs at "
-            "least "
-            f"{MIN_SAMPLES}: {CLIPS_FIX}"
+            f"least {MIN_SAMPLES}: {CLIPS_FIX}"
         )
     contrast = float(np.median(used.reshape(len(used), -1).std(axis=1)))
     if contrast < 2.0:

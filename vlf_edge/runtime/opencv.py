@@ -19,7 +19,6 @@ def load_cv2() -> ModuleType:
             ) from None
         raise BackendMissing(
             f"OpenCV is not installed ({error}); on a Jetson: sudo apt install python3-opencv and a virtual "
-            "environment "
-            "made with --system-site-packages; elsewhere: pip install 'vlf_edge[opencv]'"
+            "environment made with --system-site-packages; elsewhere: pip install 'vlf_edge[opencv]'"
         ) from None
     return cv2
