@@ -13,6 +13,7 @@ import openvino
 import pytest
 import torch
 from torch import nn
+from toy_model import TOY, build_toy
 
 from vlf_edge.compiler.export import OPSET, export_stage, torch_outputs
 from vlf_edge.errors import ExportError
@@ -20,11 +21,6 @@ from vlf_edge.models import create_model
 from vlf_edge.models.stage import Stage
 from vlf_edge.models.vlf import SIZES
 from vlf_edge.types import TensorSpec
-
-TOY = replace(
-    SIZES["vlf-tiny"], token_dim=16, spatial_heads=2, temporal_layers=1, temporal_heads=2, frames=3,
-    height_px=32, width_px=64, classes=4, backbone_options={"channels": (8, 8, 16), "layers": (1, 1, 1)},
-)  # fmt: skip
 
 
 @torch.no_grad()
@@ -43,9 +39,7 @@ def lively(model):
 
 
 def make(sizes):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return lively(sizes.build())
+    return lively(build_toy(sizes))
 
 
 @pytest.fixture(scope="module")

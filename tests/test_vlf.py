@@ -4,23 +4,17 @@ import numpy as np
 import pytest
 import timm
 import torch
+from toy_model import TOY, build_toy
 
 from vlf_edge.errors import ShapeError, VlfError, WeightsError
 from vlf_edge.models import MODELS, create_model, sizes_from_json
 from vlf_edge.models.vlf import SIZES, VLFSizes
 from vlf_edge.types import TensorSpec
 
-TOY = replace(
-    SIZES["vlf-tiny"], token_dim=16, spatial_heads=2, temporal_layers=1, temporal_heads=4, frames=3,
-    height_px=32, width_px=64, classes=4, backbone_options={"channels": (8, 8, 16), "layers": (1, 1, 1)},
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def toy():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return TOY.build().eval()
+    return build_toy().eval()
 
 
 def images(n, seed=0):

@@ -1,30 +1,23 @@
 import hashlib
 import json
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from toy_model import TOY, build_toy
 
 from vlf_edge.errors import WeightsError
-from vlf_edge.models.vlf import SIZES
 from vlf_edge.models.weights import load_weights, save_weights
 
 LABELS = ("push", "pull", "lift", "drop")
 RECORD = {"data": "motion", "epochs": 3, "top1": 0.5}
-TOY = replace(
-    SIZES["vlf-tiny"], token_dim=16, spatial_heads=2, temporal_layers=1, temporal_heads=2, frames=3,
-    height_px=32, width_px=64, classes=4, backbone_options={"channels": (8, 8, 16), "layers": (1, 1, 1)},
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def toy():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return TOY.build().eval()
+    return build_toy().eval()
 
 
 def clip():

@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .atomic import replacing
 from .errors import PlanError
 from .manifest import Manifest
 
@@ -90,9 +91,8 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the hashes of all members: two plans with equal digests are the same plan."""
-        lines = "".join(f"{name} {m['sha256']}\n" for name, m in sorted(self.manifest.members.items()))
-        return hashlib.sha256((lines + _dump_json(self.manifest.to_json()).decode()).encode()).hexdigest()
+        """SHA-256 of the manifest, which holds the hashes of all members: plans of equal digests are the same plan."""
+        return hashlib.sha256(_dump_json(self.manifest.to_json())).hexdigest()
 
     @staticmethod
     def write(
@@ -112,19 +112,13 @@ class Plan:
         _check_members(path, manifest, {name: len(data) for name, data in contents.items()} | {"manifest.json": 0})
         contents["manifest.json"] = _dump_json(manifest.to_json())
         check_output(path)
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for name in ["manifest.json", *sorted(set(contents) - {"manifest.json"})]:
                     # A ZipInfo of our own carries the fixed date 1980-01-01: same contents, same file.
                     archive.writestr(zipfile.ZipInfo(name), contents[name])
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        except BaseException as error:
-            Path(partial).unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise PlanError(f"cannot write {path}: {error.strerror}") from None
-            raise
+        except OSError as error:
+            raise PlanError(f"cannot write {path}: {error.strerror}") from None
         return Plan.open(path)
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import CalibrationError, PlanMismatch, WeightsError
 from ..manifest import EngineInfo, Graph, Manifest
 from ..plan import Plan, check_output
@@ -133,6 +135,7 @@ def _quantize(origin: Origin, recipe: Recipe, clips: Clips, cache: Path, progres
     from .ranges import cached_ranges, collect_ranges, ranges_key
 
     portable, typed, kept_float, int8, report = {}, {}, {}, {}, {}
+    clips_sha256 = clips.sha256
     for stage, graph in origin.graphs.items():
         count, feeds = stage_feeds(stage, clips, portable)
         progress(f"calibrate {stage} stage", 0, count)
@@ -148,7 +151,7 @@ def _quantize(origin: Origin, recipe: Recipe, clips: Clips, cache: Path, progres
             )
 
         # The clip stage's data depend on the quantised frame stage too, so its bytes are part of the key.
-        data = hashlib.sha256("".join([clips.sha256, *map(_sha256, portable.values())]).encode()).hexdigest()
+        data = hashlib.sha256("".join([clips_sha256, *map(_sha256, portable.values())]).encode()).hexdigest()
         ranges = cached_ranges(cache, ranges_key(graph, data, recipe.calib_method, recipe.percentile), compute)
         quantized = quantize(graph, ranges)
         portable[stage], typed[stage] = quantized.onnx, to_float16(quantized.onnx)
@@ -157,9 +160,9 @@ def _quantize(origin: Origin, recipe: Recipe, clips: Clips, cache: Path, progres
     quantization = {
         "method": recipe.calib_method,
         "windows": len(clips.windows),
-        "frames": report["frame"]["samples"] if "frame" in report else len(clips.frames),
+        "frames": len(np.unique(clips.windows)),
         "clips": list(clips.sources),
-        "sha256": clips.sha256,
+        "sha256": clips_sha256,
         "int8_nodes": int8,
         "kept_float": kept_float,
     }
@@ -171,19 +174,14 @@ def _quantize(origin: Origin, recipe: Recipe, clips: Clips, cache: Path, progres
 
 def _fidelity(origin: Origin, graphs: _Graphs, clips: Clips, progress: Progress) -> dict[str, Any]:
     """Errors of the portable (int8) or typed (fp16) graphs against fp32, on held-out windows where there are any."""
-    import numpy as np
-
     from .fidelity import measure
 
     held_out = len(clips.held_out) > 0
-    windows = clips.held_out if held_out else clips.windows
-    used = np.unique(windows)
     candidate = graphs.portable if graphs.quantization else graphs.typed
     measured = measure(
         origin.graphs,
         candidate,
-        clips.frames[used],
-        np.searchsorted(used, windows),
+        *clips.only(clips.held_out if held_out else clips.windows),
         progress=lambda done, total: progress("measure against fp32", done, total),
     )
     return {"held_out": held_out, "against": "fp32 graphs on ONNX Runtime", **measured}

@@ -42,11 +42,16 @@ class Clips:
     @property
     def sha256(self) -> str:
         """Hash of what calibrates: frames and windows, not file names."""
-        used = np.unique(self.windows)
-        digest = hashlib.sha256(repr((self.frames.shape[1:], self.windows.shape)).encode())
-        digest.update(np.ascontiguousarray(self.frames[used]))
-        digest.update(np.searchsorted(used, self.windows).astype("<i8").tobytes())
+        frames, windows = self.only(self.windows)
+        digest = hashlib.sha256(repr((frames.shape[1:], windows.shape)).encode())
+        digest.update(frames)
+        digest.update(windows.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    def only(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The frames (f, H, W, 3) that these windows use, and the windows as indices into those."""
+        used = np.unique(windows)
+        return self.frames[used], np.searchsorted(used, windows)
 
 
 def stage_feeds(
@@ -59,9 +64,7 @@ def stage_feeds(
     """
     from .graph import Session
 
-    used = np.unique(clips.windows)
-    frames = clips.frames[used]
-    windows = np.searchsorted(used, clips.windows)
+    frames, windows = clips.only(clips.windows)
     if stage == "frame":
         return len(frames), ({"image": frames[i : i + batch]} for i in range(0, len(frames), batch))
 
@@ -104,8 +107,7 @@ def collect_clips(
     if len(calibrating) < MIN_SAMPLES:
         raise CalibrationError(
             f"{len(names)} clip(s) give {len(calibrating)} windows of {sampling.frames} frames over "
-            f"{sampling.span_s:g} s; "
-            f"INT8 needs at least {MIN_SAMPLES}, better 64: {CLIPS_FIX}"
+            f"{sampling.span_s:g} s; calibration needs at least {MIN_SAMPLES}, better 64: {CLIPS_FIX}"
         )
     calibrating, held_out = _spread(calibrating, samples), _spread(held_out, min(samples, MAX_HELD_OUT))
     frames, places = _load(names, {(w.clip, f) for w in calibrating + held_out for f in w.frames}, preprocess, progress)
@@ -196,7 +198,7 @@ def _indices(windows: list[_Window], places: dict[tuple[int, int], int], frames:
 
 def _check_content(clips: Clips) -> None:
     """Ranges taken from frames that show nothing would be wrong without anyone noticing."""
-    used = clips.frames[np.unique(clips.windows)]
+    used, _ = clips.only(clips.windows)
     distinct = len({hashlib.sha256(np.ascontiguousarray(frame)).digest() for frame in used})
     if distinct < MIN_SAMPLES:
         raise CalibrationError(

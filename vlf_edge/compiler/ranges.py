@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ..atomic import replacing
 from ..errors import CalibrationError
 from . import graph as graphs
 from .recipe import METHODS
@@ -243,23 +243,12 @@ def cached_ranges(cache_dir: str | os.PathLike[str], key: str, compute: Callable
         logger.warning("ignoring damaged calibration cache %s: %s", path, error)
     ranges = compute()
     try:
-        _write(path, json.dumps(ranges.to_json(), indent=1, sort_keys=True, allow_nan=False))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(json.dumps(ranges.to_json(), indent=1, sort_keys=True, allow_nan=False).encode())
     except OSError as error:  # a cache that cannot be kept must not cost the ranges
         logger.warning("cannot keep the calibration cache %s: %s", path, error)
     return ranges
-
-
-def _write(path: Path, text: str) -> None:
-    """In one step: the file is complete or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name[:16]}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def _with_outputs(onnx_bytes: bytes, tensors: Iterable[str]) -> bytes:

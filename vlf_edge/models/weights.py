@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..atomic import replacing
 from ..errors import VlfError, WeightsError
 from . import sizes_from_json
 
@@ -155,15 +155,9 @@ def _check_state(path: Path, expected: dict[str, Tensor], state: dict[str, Tenso
 
 
 def _write(path: Path, data: bytes) -> None:
-    partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as file:
             file.write(data)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
     except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
         raise WeightsError(f"weights cannot be written to {path}: {error.strerror}") from None

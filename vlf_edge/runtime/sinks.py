@@ -110,8 +110,7 @@ class VideoWriter:
         if not writer.isOpened():
             raise SourceError(
                 f"OpenCV cannot write {code} video to {self._path}: no right to, or an ending it does not know "
-                "(.avi and "
-                ".mp4 it does)"
+                "(.avi and .mp4 it does)"
             )
         return writer
 

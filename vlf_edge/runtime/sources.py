@@ -283,12 +283,13 @@ def expand_clips(what: str | Path) -> list[str]:
     """The clips behind a name: every video of a folder (and its sub-folders) or glob apart, anything else as itself."""
     name = str(what)
     if Path(name).is_dir():
-        videos = sorted((p for p in Path(name).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES), key=_as_counted)
-        return [str(p) for p in videos] or [name]
-    if glob.has_magic(name) and not Path(name).exists():
-        videos = [p for p in map(Path, glob.glob(name, recursive=True)) if p.suffix.lower() in VIDEO_SUFFIXES]
-        return [str(p) for p in sorted(videos, key=_as_counted)] or [name]
-    return [name]
+        found = Path(name).rglob("*")
+    elif glob.has_magic(name) and not Path(name).exists():
+        found = map(Path, glob.glob(name, recursive=True))
+    else:
+        return [name]
+    videos = sorted((p for p in found if p.suffix.lower() in VIDEO_SUFFIXES), key=_as_counted)
+    return [str(p) for p in videos] or [name]
 
 
 def _open_named(name: str, fps: float | None) -> Source:

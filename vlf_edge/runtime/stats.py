@@ -64,8 +64,7 @@ class Stats:
         rows = [
             f"{counts['decisions']} decisions" + (f": {labels}" if labels else ""),
             f"{counts['captured']} frames captured = {counts['encoded']} encoded + {counts['off_grid']} between two "
-            "instants"
-            f" + {counts['dropped']} dropped; {counts['gaps']} gaps",
+            f"instants + {counts['dropped']} dropped; {counts['gaps']} gaps",
         ]
         if counts["undelivered"] or counts["failed"]:
             rows.append(
