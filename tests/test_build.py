@@ -5,13 +5,17 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from conftest import CALIBRATION
 from test_front_door import run_without
+from toy_model import build_toy
 
-from vlf_edge import CalibrationError, Plan, PlanError, PlanMismatch, WeightsError
+from vlf_edge import CalibrationError, Plan, PlanError, PlanMismatch, Runtime, WeightsError
 from vlf_edge.cli import main
 from vlf_edge.compiler import Recipe, build
+from vlf_edge.models.weights import save_weights
 
 INT8 = Recipe(precision="int8", calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
 
@@ -61,6 +65,22 @@ def test_running_a_plan_needs_neither_torch_nor_onnx(plans):
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["state"] for line in lines] == ["warming"] * 7 + ["ok"] * 5
+
+
+def test_trained_weights_of_a_model_wider_than_high_become_a_plan(tmp_path):
+    model, labels = build_toy().eval(), ("push", "pull", "lift", "drop")
+    save_weights(tmp_path / "toy.safetensors", model, labels, {"span_s": 0.6})
+    recipe = Recipe(weights=str(tmp_path / "toy.safetensors"), precision="fp32", target="cpu")
+    plan = build(recipe, tmp_path / "toy.plan")
+    assert (plan.manifest.labels, plan.manifest.sampling.span_s) == (labels, 0.6)
+    assert plan.manifest.weights["origin"] == "file" and not plan.manifest.random_weights
+    clip = np.random.default_rng(0).integers(0, 256, (3, 32, 64, 3), np.uint8)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(clip)[None])[0].numpy()
+    for backend in ("openvino", "onnxruntime"):
+        with Runtime(plan, backend=backend) as runtime:
+            found = runtime.classify(list(np.pad(clip, ((0, 0), (16, 16), (0, 0), (0, 0)))))
+            assert np.linalg.norm(found.logits - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_ranges_are_kept_between_builds(plans, tmp_path, monkeypatch):

@@ -108,6 +108,7 @@ def test_capture_never_overwrites(tmp_path):
         (["run", "{plan}", SOURCE, "--backend", "quantum"], 1, "no backend 'quantum'"),
         (["build", "--precision", "int8", "--random-weights"], 1, "INT8 needs real clips"),
         (["build", "--precision", "fp16"], 1, "no weights ship with this version"),
+        (["build", "--random-weights", "--labels", "{empty}"], 1, "empty.txt holds no labels"),
         (["build", "--random-weights", "--labels", "none.txt"], 1, "cannot read the labels none.txt"),
         (
             ["build", "--calib-data", "clips", "base.plan"],
@@ -132,7 +133,11 @@ def test_capture_never_overwrites(tmp_path):
 )
 def test_errors_are_one_line_and_an_exit_code(plans, tmp_path, capsys, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
-    words = [word.format(plan=plans["int8"], tmp=tmp_path / "c", tmp_dir=tmp_path) for word in words]
+    (tmp_path / "empty.txt").write_text("\n")
+    words = [
+        word.format(empty=tmp_path / "empty.txt", plan=plans["int8"], tmp=tmp_path / "c", tmp_dir=tmp_path)
+        for word in words
+    ]
     assert main(words) == code
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1

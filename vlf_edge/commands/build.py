@@ -105,4 +105,7 @@ def read_labels(path: str) -> tuple[str, ...]:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise VlfError(f"cannot read the labels {path}: {error}") from None
-    return tuple(line.strip() for line in lines if line.strip())
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if not labels:
+        raise VlfError(f"{path} holds no labels; expected one a line")
+    return labels

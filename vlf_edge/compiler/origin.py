@@ -59,7 +59,7 @@ def from_weights(recipe: Recipe, progress: Progress) -> Origin:
     return Origin(
         model=sizes.to_json(),
         labels=tuple(labels),
-        preprocess=Preprocess(sizes.height_px, sizes.width_px, min(sizes.height_px, sizes.width_px)),
+        preprocess=Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px)),
         sampling=Sampling(sizes.frames, recipe.span_s or span_s),
         weights=weights,
         graphs=graphs,
