@@ -1,7 +1,6 @@
-"""A moving scene made from a seed: the test pattern behind test://motion.
+"""test://motion: rendered motion as a source of frames, for where there is no camera.
 
-A textured plane is seen by a camera that turns, walks and shakes, one kind of motion every two seconds. It is no
-data set; it gives a camera-like stream where there is no camera: demonstrations, tests, timing.
+One clip of a given class, or clip after clip of all of them. ``vlf_edge.motion`` says what is seen.
 """
 
 from __future__ import annotations
@@ -12,19 +11,25 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 
 from ..errors import SourceError
-from .opencv import load_cv2
+from ..motion import CLASSES, MotionClip
 
-KINDS = ("still", "left", "right", "up", "down", "approach", "recede", "clockwise", "counter-clockwise", "shake")
-SEGMENT_S = 2.0
-_TEXTURE_PX = 1024
+# Twice the span of a usual window: half of the windows then lie within one clip.
+SEGMENT_S = 4.0
+_STREAM_S, _CLIP_S = 20.0, 2.0
 
 
 @dataclass(frozen=True)
 class MotionOptions:
-    """test://motion?fps=30&seconds=20&width=640&height=480&seed=0"""
+    """test://motion?seconds=20&fps=30&width=640&height=480&seed=0 (a stream of clips),
+    test://motion?label=left&seconds=2&... (one clip)
 
+    label: one of ``motion.CLASSES``, "" for all of them in a drawn order. seconds: 0 for the usual (20, or 2 with a
+    label).
+    """
+
+    label: str = ""
+    seconds: float = 0.0
     fps: float = 30.0
-    seconds: float = 20.0
     width: int = 640
     height: int = 480
     seed: int = 0
@@ -41,9 +46,14 @@ def parse_motion_url(url: str) -> MotionOptions:
         try:
             options = replace(options, **{name: known[name](value)})
         except (KeyError, ValueError):
-            raise SourceError(f"{url}: cannot use {name}={value}; options: {', '.join(known)} (numbers)") from None
+            raise SourceError(f"{url}: cannot use {name}={value}; options: {', '.join(known)}") from None
+    if options.label and options.label not in CLASSES:
+        raise SourceError(f"{url}: no class {options.label!r} of motion; available: {', '.join(CLASSES)}")
+    if not options.seconds and "seconds" not in dict(parse_qsl(parts.query, keep_blank_values=True)):
+        options = replace(options, seconds=_CLIP_S if options.label else _STREAM_S)
     sides_fit = 16 <= min(options.width, options.height) and max(options.width, options.height) <= 4096
-    if not (0 < options.fps <= 1000 and 0 < options.seconds <= 1e7 and options.seed >= 0 and sides_fit):
+    numbers_fit = 0 < options.fps <= 1000 and 0 < options.seconds <= 1e7 and 0 <= options.seed < 1 << 63
+    if not (numbers_fit and sides_fit):
         raise SourceError(
             f"{url}: fps must be above 0 and up to 1000, seconds above 0, seed 0 or more, width and height between 16 "
             "and 4096"
@@ -52,77 +62,35 @@ def parse_motion_url(url: str) -> MotionOptions:
 
 
 class MotionPattern:
-    """Renders the scene at any instant; the same options and instant always give the same image."""
+    """The frames of a stream, at any instant: the same options and instant always give the same frame.
+
+    count: of all frames that a source gives; frame i is seen at i / fps seconds.
+    """
 
     def __init__(self, options: MotionOptions):
-        self._cv2 = load_cv2()
         self._options = options
-        rng = np.random.default_rng(options.seed)
-        self._texture = self._make_texture(rng)
-        self._order = rng.permutation(len(KINDS))
-        self._grain = rng.integers(0, 9, (options.height, options.width, 1), np.uint8)
+        self._order = np.random.default_rng(options.seed).permutation(len(CLASSES))
+        self.count = max(1, round(options.seconds * options.fps))
+        self._segment = self.count if options.label else max(2, round(SEGMENT_S * options.fps))
+        self._clip: tuple[int, MotionClip] | None = None
 
-    def kind(self, t_s: float) -> str:
-        """The kind of motion under way at that instant."""
-        return KINDS[self._order[int(t_s / SEGMENT_S) % len(KINDS)]]
+    def label(self, t_s: float) -> str:
+        """The class of what goes on at that instant."""
+        return self._label(round(t_s * self._options.fps) // self._segment)
 
     def render(self, t_s: float) -> np.ndarray:
-        """(height, width, 3) uint8 BGR at ``t_s`` seconds."""
-        height, width = self._options.height, self._options.width
-        phase = t_s % SEGMENT_S / SEGMENT_S
-        x, y, zoom, angle = _pose(self.kind(t_s), phase)
-        # Every stretch looks elsewhere, so that a long stream never shows the same view twice.
-        elsewhere = np.random.default_rng((self._options.seed, int(t_s / SEGMENT_S))).uniform(-1, 1, 3)
-        x, y, angle = x + 0.2 * elsewhere[0], y + 0.2 * elsewhere[1], angle + 0.4 * elsewhere[2]
-        scale = zoom * max(height, width) / _TEXTURE_PX * 1.6
-        cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-        # Maps texture pixels to image pixels: the texture point looked at lands in the image's centre.
-        look_x, look_y = (0.5 + x) * _TEXTURE_PX, (0.5 + y) * _TEXTURE_PX
-        matrix = np.array(
-            [
-                [cos, -sin, width / 2 - cos * look_x + sin * look_y],
-                [sin, cos, height / 2 - sin * look_x - cos * look_y],
-            ]
-        )
-        view = self._cv2.warpAffine(self._texture, matrix, (width, height), borderMode=self._cv2.BORDER_REFLECT)
-        # Sensor grain moves every frame, as it does on a real camera.
-        shift = int(t_s * self._options.fps + 0.5) * 7
-        return self._cv2.add(view, np.repeat(np.roll(self._grain, shift, axis=(0, 1)), 3, axis=2))
+        """(height, width, 3) uint8 BGR: the frame nearest to that instant."""
+        number, index = divmod(round(t_s * self._options.fps), self._segment)
+        if self._clip is None or self._clip[0] != number:
+            self._clip = (number, self._make_clip(number))
+        return self._clip[1].render(index)
 
-    def _make_texture(self, rng: np.random.Generator) -> np.ndarray:
-        """Smooth noise at four scales with some hard-edged shapes on it: (1024, 1024, 3) uint8."""
-        cv2 = self._cv2
-        size = (_TEXTURE_PX, _TEXTURE_PX)
-        layers = [
-            cv2.resize(
-                rng.normal(0, 80 / cells**0.5, (cells, cells, 3)).astype(np.float32),
-                size,
-                interpolation=cv2.INTER_CUBIC,
-            )
-            for cells in (4, 12, 40, 120)
-        ]
-        texture = np.clip(sum(layers) + 118, 0, 246).astype(np.uint8)
-        for _ in range(60):
-            centre = tuple(int(v) for v in rng.integers(0, _TEXTURE_PX, 2))
-            axes = tuple(int(v) for v in rng.integers(8, 60, 2))
-            colour = tuple(int(v) for v in rng.integers(0, 247, 3))
-            cv2.ellipse(texture, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
-        return texture
+    def _label(self, number: int) -> str:
+        return self._options.label or CLASSES[self._order[number % len(CLASSES)]]
 
-
-def _pose(kind: str, phase: float) -> tuple[float, float, float, float]:
-    """Where the camera looks at ``phase`` (0 to 1) of a motion: x, y (shares of the texture), zoom, angle (rad)."""
-    way = phase - 0.5
-    shake = 0.05 * np.sin(2 * np.pi * 5 * phase)
-    return {
-        "still": (0.0, 0.0, 1.0, 0.0),
-        "left": (-0.3 * way, 0.0, 1.0, 0.0),
-        "right": (0.3 * way, 0.0, 1.0, 0.0),
-        "up": (0.0, -0.3 * way, 1.0, 0.0),
-        "down": (0.0, 0.3 * way, 1.0, 0.0),
-        "approach": (0.0, 0.0, 1.35**way, 0.0),
-        "recede": (0.0, 0.0, 1.35**-way, 0.0),
-        "clockwise": (0.0, 0.0, 1.0, 0.9 * way),
-        "counter-clockwise": (0.0, 0.0, 1.0, -0.9 * way),
-        "shake": (shake, 0.0, 1.0, 0.0),
-    }[kind]
+    def _make_clip(self, number: int) -> MotionClip:
+        options = self._options
+        # A clip asked for by label is the one of that very seed.
+        seed = options.seed if options.label else (options.seed * 1_000_003 + number) % (1 << 38)
+        seconds = self._segment / options.fps
+        return MotionClip(self._label(number), seed, options.width, options.height, options.fps, seconds)

@@ -236,18 +236,17 @@ class IterableSource(Source):
 
 
 class MotionSource(Source):
-    """test://motion: a rendered, moving scene for trying things without a camera (class MotionPattern)."""
+    """test://motion: rendered motion, for trying things without a camera (class MotionPattern)."""
 
     def __init__(self, url: str):
         super().__init__(url)
         options = parse_motion_url(url)
         self._pattern = MotionPattern(options)
         self.fps = options.fps
-        self._count = round(options.seconds * options.fps)
         self._closed = False
 
     def read(self) -> Frame | None:
-        if self._closed or self._seq == self._count:
+        if self._closed or self._seq == self._pattern.count:
             return None
         t_s = self._seq / self.fps
         return self._frame(self._pattern.render(t_s), t_s)

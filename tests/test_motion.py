@@ -1,0 +1,97 @@
+"""Motion-13: what a label says must be what is seen, and only the order of frames may say it."""
+
+import cv2
+import numpy as np
+import pytest
+
+from vlf_edge.motion import CLASSES, HELD_OUT_SEED, MIRRORS, REVERSES, SHIFTS, USUAL, MotionClip
+
+WIDTH, HEIGHT = 96, 72
+
+
+def clip(label, seed=0, **options):
+    return MotionClip(label, seed, WIDTH, HEIGHT, **options)
+
+
+@pytest.mark.parametrize("backward, forward", REVERSES.items())
+def test_a_class_is_its_partner_played_backwards(backward, forward):
+    """Frame for frame: so no model that sees no order tells them apart, whatever it learns."""
+    for seed in (3, HELD_OUT_SEED + 4):
+        one, other = clip(forward, seed, fps=10), clip(backward, seed, fps=10)
+        assert one.count == other.count == 20
+        for i in range(one.count):
+            np.testing.assert_array_equal(one.render(i), other.render(other.count - 1 - i))
+            np.testing.assert_array_equal(one.shift(0, i), -other.shift(other.count - 1 - i, other.count - 1))
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_any_frame_can_be_rendered_by_itself(label):
+    one, two = clip(label, 11), clip(label, 11)
+    later = one.render(40)
+    assert later.shape == (HEIGHT, WIDTH, 3) and later.dtype == np.uint8
+    two.render(3)
+    np.testing.assert_array_equal(two.render(40), later)
+    assert (clip(label, 12).render(40) != later).any()
+
+
+EXPECTED = {
+    "right": ("x", 1), "left": ("x", -1), "down": ("y", 1), "up": ("y", -1), "approach": ("log scale", 1),
+    "recede": ("log scale", -1), "clockwise": ("angle", 1), "counter-clockwise": ("angle", -1),
+    "open": ("aperture", 1), "close": ("aperture", -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("label", EXPECTED)
+def test_the_mover_moves_as_its_class_says(label):
+    axis, sign = EXPECTED[label]
+    for seed in range(10):
+        one = clip(label, seed)
+        shift = one.shift(0, one.count - 1)
+        assert np.sign(shift[SHIFTS.index(axis)]) == sign
+        assert np.abs(shift).argmax() == SHIFTS.index(axis), (label, seed, shift)
+
+
+@pytest.mark.parametrize("label, axis", [("shake", 0), ("nod", 1)])
+def test_shaking_and_nodding_turn_back(label, axis):
+    for seed in range(10):
+        one = clip(label, seed)
+        steps = [one.shift(i, i + 1)[axis] for i in range(one.count - 1)]
+        assert min(steps) < 0 < max(steps)
+
+
+@pytest.mark.parametrize("label", ["left", "right", "up", "down"])
+def test_pixels_move_as_told(label):
+    """Of the whole view: its shift is measured from the pixels, by phase correlation, and compared with ``shift``."""
+    axis, sign = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}[label]
+    window = cv2.createHanningWindow((WIDTH, HEIGHT), cv2.CV_32F)
+    measured = 0
+    for one in (clip(label, seed, ease=0.5) for seed in range(24)):
+        early, late = (cv2.cvtColor(one.render(i), cv2.COLOR_BGR2GRAY).astype(np.float32) for i in (28, 34))
+        shift_px, certainty = cv2.phaseCorrelate(early, late, window)
+        if not one.moves_view or certainty < 0.6:  # a surface that shows little, or looks like itself when shifted
+            continue
+        told = one.shift(28, 34)[:2] * USUAL[:2] * HEIGHT
+        assert np.sign(shift_px[axis]) == sign
+        np.testing.assert_allclose(shift_px, told, atol=1.5)
+        measured += 1
+    assert measured >= 6
+
+
+def test_still_clips_hardly_change_and_others_do():
+    def change(label, seed):
+        early, late = (clip(label, seed, ease=1.0).render(i).astype(int) for i in (10, 50))
+        return np.abs(early - late).mean()
+
+    still = np.median([change("still", seed) for seed in range(8)])
+    assert all(np.median([change(label, seed) for seed in range(8)]) > 1.5 * still for label in ("left", "clockwise"))
+
+
+def test_held_out_clips_show_other_surfaces():
+    from vlf_edge.motion.textures import HELD_OUT, TRAINING
+
+    assert not set(HELD_OUT) & set(TRAINING)
+
+
+def test_mirrors_and_reverses_name_classes():
+    assert {*REVERSES, *REVERSES.values(), *MIRRORS, *MIRRORS.values()} <= set(CLASSES)
+    assert all(MIRRORS[MIRRORS[label]] == label for label in MIRRORS)

@@ -1,0 +1,5 @@
+"""Rendered motion: clips made from a seed, whose classes lie in time. NumPy and OpenCV are all it needs."""
+
+from .clip import CLASSES, HELD_OUT_SEED, MIRRORS, REVERSES, SHIFTS, USUAL, MotionClip
+
+__all__ = ["CLASSES", "HELD_OUT_SEED", "MIRRORS", "REVERSES", "SHIFTS", "USUAL", "MotionClip"]

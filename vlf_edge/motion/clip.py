@@ -1,0 +1,179 @@
+"""Motion-13: rendered clips whose class lies in time alone.
+
+What moves is the whole view (a camera that turns, walks, rolls) or one thing in front of a still or slowly moving
+background. A class names how the image content moves: "left" is content moving to the left, as when a camera turns to
+the right. Five pairs are each other's reverse: played backwards, a clip of one is, frame for frame, the clip of the
+other with the same seed. So no single frame, and no bag of frames, tells the two apart; only their order does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .scene import Canvas, Lens, affine, any_texture, chain, jointed_thing, occluder, plain_thing
+from .textures import HELD_OUT, RANKS, TRAINING
+
+REVERSES = {
+    "left": "right",
+    "up": "down",
+    "recede": "approach",
+    "counter-clockwise": "clockwise",
+    "close": "open",
+}
+CLASSES = (
+    "still", "left", "right", "up", "down", "approach", "recede", "clockwise", "counter-clockwise", "shake", "nod",
+    "open", "close",
+)  # fmt: skip
+MIRRORS = {"left": "right", "right": "left", "clockwise": "counter-clockwise", "counter-clockwise": "clockwise"}
+# Clips with these seeds and above are for validation and tests: they show surfaces that no other clip shows.
+HELD_OUT_SEED = 1 << 40
+# What ``shift`` measures, and its usual size in a quarter of a second; x and y in short sides, angle in radians.
+SHIFTS = ("x", "y", "log scale", "angle", "aperture")
+USUAL = np.array([0.06, 0.06, 0.09, 0.18, 0.1])
+_AXIS = {"right": 0, "down": 1, "approach": 2, "clockwise": 3, "open": 4, "shake": 0, "nod": 1}
+
+
+@dataclass(frozen=True)
+class _Drift:
+    """Slow and small motion that means nothing: a hand that holds a camera."""
+
+    amplitude: np.ndarray  # (4, 3)
+    phase: np.ndarray  # (4, 3)
+    frequency_hz: np.ndarray  # (4, 3)
+
+    def at(self, t_s: float) -> np.ndarray:
+        return (self.amplitude * np.sin(2 * np.pi * self.frequency_hz * t_s + self.phase)).sum(axis=1)
+
+
+class MotionClip:
+    """One labelled clip: any frame of it can be rendered by itself.
+
+    label: one of CLASSES. seed: of everything in it. width, height: px. fps, seconds: ``count`` frames, frame i at
+    i / fps seconds. ease: 0 (as hard as it comes) to 1 (large, fast, clean), for training in steps.
+    moves_view: the whole view moves, else one thing in it. Raises ValueError for an unknown label.
+    """
+
+    def __init__(
+        self, label: str, seed: int, width: int, height: int, fps: float = 30.0, seconds: float = 2.0, ease: float = 0.0
+    ):
+        self.label, self.seed, self.fps = label, seed, fps
+        self.count = max(2, round(seconds * fps))
+        self._backwards = label in REVERSES
+        self._forward = REVERSES.get(label, label)
+        self._seconds = (self.count - 1) / fps
+        self._canvas = Canvas(width, height)
+        # The name of the pair, never of the clip's own class: reverses must get the same scene.
+        rng = np.random.default_rng((seed, CLASSES.index(self._forward), 13))
+        hard = 1 - ease * rng.random()
+        self._plain = rng.random() < ease - 0.3
+        surfaces = HELD_OUT if seed >= HELD_OUT_SEED else TRAINING
+        self._surfaces = [number for number in surfaces if number % RANKS <= (1 - ease) * (RANKS - 1)]
+        self._compose_motion(rng, hard)
+        self._compose_scene(rng, hard, ease, width, height)
+
+    def render(self, index: int) -> np.ndarray:
+        """Frame ``index`` (0 to count - 1): (height, width, 3) uint8 BGR."""
+        step, t_s = self._step(index), self._time_s(index)
+        pose = self._pose(t_s)
+        jitter = affine(self._drift.at(t_s))
+        world = chain(affine(pose, self._pivot), self._base) if self._things is None else self._base
+        if self._things is not None:
+            world = chain(affine(self._behind * t_s), world)
+        image = self._canvas.surface(self._surface, chain(jitter, world))
+        if self._things is not None:
+            matrix = chain(jitter, chain(affine(pose, self._pivot), self._place))
+            for part in self._things:
+                image = self._canvas.part(image, part, matrix, pose[4])
+        noise = np.random.default_rng((self.seed, step))
+        return self._canvas.expose(image, self._lens, step / (self.count - 1) - 0.5, noise)
+
+    def shift(self, index: int, later: int) -> np.ndarray:
+        """How the mover's pose changes from frame ``index`` to frame ``later``: (5,) float32, entries as SHIFTS says,
+        each divided by its usual change in a quarter of a second."""
+        before, after = (self._pose(self._time_s(i)) for i in (index, later))
+        return ((after - before) / USUAL).astype(np.float32)
+
+    def _time_s(self, index: int) -> float:
+        """From -seconds/2 to seconds/2; backwards in a clip that is another one played backwards."""
+        return (self._step(index) / self.fps) - self._seconds / 2
+
+    def _step(self, index: int) -> int:
+        return self.count - 1 - index if self._backwards else index
+
+    def _pose(self, t_s: float) -> np.ndarray:
+        """(x, y, log scale, angle, aperture) of the mover; time runs from -seconds/2 to seconds/2."""
+        if self.label in ("shake", "nod"):
+            way = np.sin(2 * np.pi * self._rate_hz * t_s + self._phase)
+        else:
+            u = np.clip((t_s / self._seconds) / self._share, -0.5, 0.5)
+            way = u + self._sway * (np.sin(2 * np.pi * u + self._phase) - np.sin(self._phase)) / (2 * np.pi)
+        pose = self._middle + self._travel * way
+        pose[4] = np.clip(pose[4], 0.0, 1.0)
+        return pose
+
+    def _compose_motion(self, rng: np.random.Generator, hard: float) -> None:
+        """How far along which axis, at what pace, and what else stirs."""
+        span = np.sqrt(self._seconds / 2)  # longer clips travel further, but more slowly: things stay in view
+        low = 1 - hard
+        self._travel = np.zeros(5)
+        self._middle = np.zeros(5)
+        self.moves_view = self._forward != "open" and rng.random() < 0.6 and not self._plain
+        axis = _AXIS.get(self._forward)
+        ranges = {0: (0.32, 0.8), 1: (0.32, 0.8), 2: (0.5, 1.2), 3: (0.9, 2.6), 4: (0.75, 1.0)}
+        self._phase, self._sway = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.6) * hard
+        self._rate_hz = rng.uniform(0.65, 1.25)
+        self._share = rng.uniform(0.75, 1.0) if rng.random() < 0.15 * hard else 1.0
+        if axis is not None:
+            least, most = ranges[axis]
+            least += low * 0.4 * (most - least)
+            self._travel[axis] = rng.uniform(least, most) * span
+            if self._forward in ("shake", "nod"):
+                self._travel[axis] = rng.uniform(0.1 + 0.03 * low, 0.22)
+            # A little of everything else, as in any real motion.
+            stray = rng.uniform(-1, 1, 4) * np.array([0.05, 0.05, 0.08, 0.1]) * hard * (rng.random() < 0.5)
+            stray[axis if axis < 4 else 0] = 0
+            self._travel[:4] += stray
+        self._middle[4] = rng.uniform(0.45, 0.55)
+        size = np.array([0.006, 0.006, 0.006, 0.008])[:, None] * rng.random() * hard
+        self._drift = _Drift(size * rng.normal(size=(4, 3)), rng.uniform(0, 6.3, (4, 3)), rng.uniform(0.2, 2.5, (4, 3)))
+
+    def _compose_scene(self, rng: np.random.Generator, hard: float, ease: float, width: int, height: int) -> None:
+        """What is seen, and through what lens."""
+        self._surface = any_texture(rng, self._surfaces)
+        if self._plain:
+            self._surface = np.full_like(self._surface, self._surface[0, 0])
+        scale = rng.uniform(1.4, 3.2) if ease < 0.5 else rng.uniform(1.2, 2.0)
+        look = np.array([*rng.uniform(-0.5, 0.5, 2), np.log(scale), rng.uniform(0, 2 * np.pi) * (rng.random() < 0.5)])
+        self._base = affine(look)
+        self._behind = np.zeros(4)
+        self._things, self._pivot = None, tuple(rng.uniform(-0.15, 0.15, 2) * hard)
+        aspect_x, aspect_y = width / min(width, height), height / min(width, height)
+        if not self.moves_view:
+            still = self._forward == "still"
+            self._things = () if still and rng.random() < 0.5 else self._thing(rng)
+            least = 0.26 if self._forward in ("open", "clockwise", "approach") else 0.2
+            radius = rng.uniform(least + 0.05 * (1 - hard), 0.44)
+            # Room to move: where it is in the middle of the clip, so that it stays in the centre cut.
+            room = np.maximum(0.05, 0.5 - 0.5 * np.abs(self._travel[:2]) - 0.5 * radius)
+            self._pivot = tuple(rng.uniform(-room, room) * np.minimum(1, [aspect_x, aspect_y]))
+            turn = rng.uniform(0, 2 * np.pi)
+            self._place = affine(np.array([*self._pivot, np.log(radius), turn]))
+            if not still and rng.random() < 0.25 * hard:
+                self._behind = rng.normal(0, 1, 4) * np.array([0.04, 0.04, 0.03, 0.03])
+        self._lens = Lens(
+            noise=rng.uniform(0, 7) * hard,
+            blur_px=rng.uniform(0.4, 1.2) * (width / 128) if rng.random() < 0.2 * hard else 0.0,
+            gain=rng.uniform(0.65, 1.2),
+            bias=rng.uniform(-15, 25),
+            flicker=rng.uniform(0, 0.02) * hard,
+            drift=rng.uniform(-0.25, 0.25) * hard,
+            jpeg_quality=int(rng.integers(30, 90)) if rng.random() < 0.12 * hard else 0,
+            occluder=occluder(rng, self._surfaces, width, height) if rng.random() < 0.1 * hard else None,
+        )
+
+    def _thing(self, rng: np.random.Generator) -> tuple:
+        # Some jointed things only move as a whole: being able to open must not give the class away.
+        jointed = self._forward == "open" or rng.random() < 0.2
+        return jointed_thing(rng, self._surfaces) if jointed else plain_thing(rng, self._surfaces)
