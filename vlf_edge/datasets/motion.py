@@ -1,0 +1,99 @@
+"""Motion-13 as a data set: rendered when asked for, through the runtime's own sampler and preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import VlfError
+from ..motion import CLASSES, HELD_OUT_SEED, MIRRORS, SHIFTS, MotionClip
+from ..runtime.preprocess import Preprocessor
+from ..types import Preprocess
+from .dataset import Clip, ClipDataset, Sample
+from .frames import segment_indices
+from .variants import Variant
+
+FPS = 30.0
+# Clips of one scene in a row of a training set: see variants.py.
+VARIANTS = 2
+_FIRST_SEED = {"train": 0, "calibration": 1 << 39, "val": HELD_OUT_SEED, "test": HELD_OUT_SEED + (1 << 39)}
+_COUNT = {"train": 20_000, "calibration": 156, "val": 1300, "test": 2600}
+
+
+class MotionDataset(ClipDataset):
+    """Rendered clips of the 13 classes in turn.
+
+    split: "train", "calibration", "val" or "test"; no two share a clip, and the last two show surfaces of their own.
+    seed: other clips of the same kind. limit: number of clips.
+    A training set never ends: any index from 0 on is another clip, and ``VARIANTS`` indices in a row share a scene.
+    Its ``clips`` and length are those of one epoch. set_progress makes it harder as training goes on.
+    Raises VlfError for an unknown split.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        preprocess: Preprocess,
+        frames: int,
+        span_s: float = 2.0,
+        seed: int = 0,
+        limit: int | None = None,
+    ):
+        if split not in _COUNT:
+            raise VlfError(f"no split {split!r} of motion; available: {', '.join(_COUNT)}")
+        self.name, self.labels, self.targets, self.mirrors = "motion", CLASSES, SHIFTS, MIRRORS
+        self.span_s = span_s
+        # Training goes on with new clips for as long as it is asked for some: ``len`` is only an epoch.
+        self.endless = split == "train"
+        self._frames, self._prepare = frames, Preprocessor(preprocess)
+        self._sides = (preprocess.short_side_px, 2 * preprocess.short_side_px)
+        self._first_seed = _FIRST_SEED[split] + (seed << 44)
+        self._count = limit or _COUNT[split]
+        self._ease = 0.0
+        self._kept: tuple[int, Sample] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def clips(self) -> Sequence[Clip]:
+        """The clips as sources, for playing them live and for calibration."""
+        return [Clip(self._url(index), index % len(CLASSES)) for index in range(self._count)]
+
+    def set_progress(self, progress: float) -> None:
+        """Training goes from easy clips (0: few things, large, fast, clean motion) to all there are (from 0.6 on)."""
+        self._ease = max(0.0, 1 - progress / 0.6)
+
+    def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
+        if rng is None:
+            return self._render(self._first_seed + index, index % len(CLASSES), None)
+        scene = index // VARIANTS
+        if self._kept is None or self._kept[0] != scene:
+            draw = np.random.default_rng((self._first_seed, scene))
+            self._kept = (scene, self._render(int(draw.integers(1 << 38)), int(draw.integers(len(CLASSES))), draw))
+        return self._vary(self._kept[1], rng)
+
+    def _render(self, seed: int, label: int, rng: np.random.Generator | None) -> Sample:
+        width, height, ease = 4 * self._sides[0] // 3, self._sides[0], 0.0
+        if rng is not None:
+            height = int(rng.integers(self._sides[0], self._sides[1]))
+            width = int(height * rng.uniform(1.0, 1.5))
+            ease = self._ease
+        clip = MotionClip(CLASSES[label], seed, width, height, FPS, self.span_s, ease)
+        indices = segment_indices(clip.count, self._frames, rng)
+        frames = np.stack([self._prepare(clip.render(i)) for i in indices])
+        return Sample(frames, label, np.stack([clip.shift(i, later) for i, later in zip(indices, indices[1:])]))
+
+    def _vary(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        variant = Variant.draw(rng)
+        return Sample(variant.frames(sample.frames), variant.label(sample.label), variant.shifts(sample.targets))
+
+    def _url(self, index: int) -> str:
+        side = self._sides[0]
+        return (
+            f"test://motion?label={CLASSES[index % len(CLASSES)]}&seed={self._first_seed + index}"
+            f"&seconds={self.span_s:g}&width={4 * side // 3}&height={side}"
+        )
