@@ -1,0 +1,172 @@
+"""Measure a plan on labelled clips: how often it is right, how sure it is, how fast, and how far from a reference.
+
+vlf-edge eval vlf.plan motion                              on rendered clips; needs no files
+vlf-edge eval vlf.plan my-clips/ --live                    also through the streaming pipeline, as a camera would
+vlf-edge eval vlf.plan my-clips/ --against fp32            what quantisation did
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from ..errors import VlfError
+from .progress import Progress
+
+HELP = "measure a plan on labelled clips"
+_NAMES_SHOWN = 3
+_NAME_CHARACTERS = 40
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from .run import BACKEND_HELP
+
+    add = parser.add_argument
+    add("plan", metavar="PLAN", help="a vlf.plan")
+    add("data", metavar="DATA", help="motion (rendered), a folder of class/clip.mp4, or an annotation file")
+    add("--split", choices=("train", "val", "test", "all"), default="test", help="part of the data (default: test)")
+    add(
+        "--against",
+        metavar="REF",
+        help="compare with another plan, a weights file (needs PyTorch), or fp32: the plan's own unquantised graphs",
+    )
+    add("--live", action="store_true", help="also play the same clips through the streaming pipeline")
+    add("--confusion", metavar="FILE.png", help="draw the confusion matrix")
+    add("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
+    add("--device", type=int, default=0, metavar="N", help="number of the GPU (default: 0)")
+    add("--batch", type=int, default=8, metavar="N", help="clips taken at a time (default: 8)")
+    add("--limit", type=int, metavar="N", help="at most this many clips (default: all)")
+    add("--seed", type=int, default=0, metavar="N", help="of rendered clips (default: 0)")
+    add("--json", action="store_true", help="print the whole report as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measures and prints a table."""
+    from ..evaluation import draw_confusion, evaluate, save_picture
+    from ..evaluation.picture import check_picture
+    from .bench import cpu_model
+
+    for name in ("batch", "limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise VlfError(f"--{name} is {value}; expected 1 or more")
+    if args.confusion:
+        check_picture(args.confusion)
+    names = ("split", "against", "live", "backend", "device", "batch", "limit", "seed")
+    options = {name: getattr(args, name) for name in names}
+    report = evaluate(args.plan, args.data, progress=Progress(), **options)
+    report["cpu"] = cpu_model()
+    if args.confusion:
+        title = f"{report['model']} {report['precision']}: top-1 {_percent(report['top1'])} of {report['clips']} clips"
+        save_picture(args.confusion, draw_confusion(report["confusion"], report["labels"], title))
+    if args.json:
+        json.dump(report, sys.stdout, indent=1)
+        print()
+    else:
+        print(describe(report))
+    return 0
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The report of ``evaluation.evaluate`` in a few lines of text and a table of classes."""
+    from ..runtime.sinks import RANDOM_WEIGHTS_NOTE
+
+    rows = [
+        f"{report['model']} {report['precision']} on {report['backend']}: {report['clips']} clips of {report['data']} "
+        f"({report['split']}), {report['frames']} frames over {report['span_s']:g} s",
+        *([RANDOM_WEIGHTS_NOTE] if report["random_weights"] else []),
+        _overall(report),
+        *_named("file(s) that the annotation names are not there", report["missing"]),
+        *_named("clip(s) could not be read", report["broken"]),
+        *_live(report.get("live")),
+        *_against(report.get("against")),
+        "",
+        *_classes(report),
+        *_worst(report["worst_confusions"]),
+        "",
+        *_latency(report),
+    ]
+    return "\n".join(rows)
+
+
+def _overall(report: dict[str, Any]) -> str:
+    # Among five classes the truth is always one of the best five.
+    top5 = f"top-5 {_percent(report['top5'])}, " if len(report["labels"]) > 5 else ""
+    return (
+        f"top-1 {_percent(report['top1'])}, {top5}mean recall of the classes {_percent(report['class_recall'])}, "
+        f"expected calibration error {report['calibration_error']:.3f}"
+    )
+
+
+def _live(live: dict[str, Any] | None) -> list[str]:
+    if live is None:
+        return []
+    rows = ["live: no clip gave a decision"]
+    if live["clips"]:
+        rows = [
+            f"live: top-1 {_percent(live['top1'])}, clip by clip {_percent(live['clip_top1'])} of the same "
+            f"{live['clips']} clips; the same decision on {_percent(live['agreement'])}; {live['windows']} windows"
+        ]
+    rows += _named("clip(s) are too short for one live window", live["too_short"])
+    return rows + _named("clip(s) could not be played", live["broken"])
+
+
+def _against(against: dict[str, Any] | None) -> list[str]:
+    if against is None:
+        return []
+    return [
+        f"against {against['name']} on {against['backend']}: top-1 {_percent(against['top1'])}, it has "
+        f"{_percent(against['reference_top1'])}; the same decision on {_percent(against['agreement'])} of "
+        f"{against['clips']} clips; KL {against['kl_nats']:.3g} nats, logits at most "
+        f"{against['max_abs_logits']:.3g} apart"
+    ]
+
+
+def _classes(report: dict[str, Any]) -> list[str]:
+    """One row a class; with a reference, the difference of recall in percentage points."""
+    differences = report.get("against", {}).get("per_class", {})
+    labels = [_shortened(label) for label in report["labels"]]
+    width = max(len("class"), *map(len, labels))
+    rows = [f"{'class':{width}s} {'clips':>6s} {'recall':>8s}" + f" {'against':>9s}" * bool(differences)]
+    for name, label in zip(labels, report["labels"]):
+        entry = report["per_class"][label]
+        row = f"{name:{width}s} {entry['clips']:6d} {_percent(entry['recall']):>8s}"
+        if differences:
+            change = differences[label]
+            row += f" {'-' if change is None else f'{100 * change:+.1f}':>9s}"
+        rows.append(row)
+    return rows
+
+
+def _worst(confusions: list[dict[str, Any]]) -> list[str]:
+    told = [f"{_shortened(pair['truth'])} for {_shortened(pair['decided'])} ({pair['clips']})" for pair in confusions]
+    return ["", f"most often mistaken: {', '.join(told)}"] if told else []
+
+
+def _latency(report: dict[str, Any]) -> list[str]:
+    """Clip by clip, a decision is both stages; live, also the preprocessing of the frame."""
+    modes = {"": report["latency_ms"]} | ({"live ": report["live"]["latency_ms"]} if "live" in report else {})
+    rows = [f"{'ms':18s} {'p50':>8s} {'p99':>8s}"]
+    for mode, spreads in modes.items():
+        for stage, spread in spreads.items():
+            rows.append(f"{mode + stage.replace('_', ' '):18s} {spread['p50']:8.2f} {spread['p99']:8.2f}")
+    return rows
+
+
+def _named(what: str, names: Any) -> list[str]:
+    """How many, and the first few of them."""
+    if not names:
+        return []
+    shown = ", ".join(list(names)[:_NAMES_SHOWN])
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return [f"{len(names)} {what}: {shown}{more}"]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= _NAME_CHARACTERS else f"{label[: _NAME_CHARACTERS - 2]}.."

@@ -1,0 +1,111 @@
+"""A model as evaluation sees it: two stages that map whole clips to logits, wherever they run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ..errors import PlanMismatch
+from ..plan import Plan
+from ..runtime.engine import Engine
+from ..runtime.selection import open_engines
+from ..types import Preprocess, Sampling
+
+
+class Classifier(ABC):
+    """Something that decides about clips.
+
+    name: what the user called it. backend: what runs it. labels: C class names, in logit order. preprocess, sampling:
+    what its clips must look like. Close it after use, or use it as a context manager.
+    """
+
+    name: str
+    backend: str
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    sampling: Sampling
+
+    @abstractmethod
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """The frame stage: (n, H, W, 3) uint8 BGR -> tokens (n, S, D)."""
+
+    @abstractmethod
+    def decide(self, windows: np.ndarray) -> np.ndarray:
+        """The clip stage: tokens (n, K, S, D), oldest frame first -> logits (n, C)."""
+
+    def classify(self, clips: np.ndarray, batch: int = 8) -> np.ndarray:
+        """Both: (n, K, H, W, 3) uint8 BGR -> logits (n, C) float32, at most ``batch`` frames or windows at a time."""
+        tokens = _in_batches(self.encode, clips.reshape(-1, *clips.shape[2:]), batch)
+        windows = tokens.reshape(*clips.shape[:2], *tokens.shape[1:])
+        return _in_batches(self.decide, windows, batch).astype(np.float32)
+
+    def sees_as(self, other: Classifier) -> bool:
+        """Whether the frames of a clip are the same for both."""
+        mine, theirs = self.sampling, other.sampling
+        return (self.preprocess, mine.frames, mine.span_s) == (other.preprocess, theirs.frames, theirs.span_s)
+
+    def close(self) -> None:
+        """Frees what the classifier holds; idempotent."""
+
+    def __enter__(self) -> Classifier:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+
+class EngineClassifier(Classifier):
+    """A plan on its engines, which it closes. Raises PlanMismatch for engines that do not make a classifier."""
+
+    def __init__(self, plan: Plan, engines: Mapping[str, Engine], name: str | None = None):
+        manifest = plan.manifest
+        self.name = name or str(plan.path)
+        self.labels, self.preprocess, self.sampling = manifest.labels, manifest.preprocess, manifest.sampling
+        self._engines = dict(engines)
+        self.backend = next(iter(engines.values())).backend
+        if set(engines) != {"frame", "clip"}:
+            self.close()
+            raise PlanMismatch(f"{plan.path} has the stages {', '.join(engines)}; this version runs: frame, clip")
+        classes = engines["clip"].outputs[0].shape[-1]
+        if classes != len(self.labels):
+            self.close()
+            raise PlanMismatch(f"{plan.path} names {len(self.labels)} labels, but its model has {classes} classes")
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        return self._run("frame", images)
+
+    def decide(self, windows: np.ndarray) -> np.ndarray:
+        return self._run("clip", windows)
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.close()
+
+    def _run(self, stage: str, items: np.ndarray) -> np.ndarray:
+        engine = self._engines[stage]
+        given, made = engine.inputs[0].name, engine.outputs[0].name
+        largest = (engine.max_batch or len(items)) if engine.dynamic_batch else 1
+        return _in_batches(lambda part: engine.infer({given: part})[made], items, largest)
+
+
+def open_classifier(plan: Plan, *, backend: str = "auto", device: int = 0) -> EngineClassifier:
+    """A plan on the engines that run it here; see ``open_engines`` for the arguments and errors."""
+    return EngineClassifier(plan, open_engines(plan, backend=backend, device=device))
+
+
+def columns_of(labels: Sequence[str], other: Classifier) -> list[int]:
+    """Where each of ``labels`` stands in the logits of ``other``. Raises PlanMismatch naming what only one has."""
+    missing, unknown = sorted(set(labels) - set(other.labels)), sorted(set(other.labels) - set(labels))
+    if missing or unknown or len(set(labels)) < len(labels):
+        raise PlanMismatch(
+            f"{other.name} cannot be compared with: it is for other classes ({len(missing)} missing: "
+            f"{', '.join(missing[:3]) or 'none'}; {len(unknown)} unknown: {', '.join(unknown[:3]) or 'none'})"
+        )
+    return [other.labels.index(label) for label in labels]
+
+
+def _in_batches(run: Callable[[np.ndarray], np.ndarray], items: np.ndarray, size: int) -> np.ndarray:
+    parts = [run(items[start : start + size]) for start in range(0, len(items), size)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,91 @@
+"""What a plan is compared with: another plan, its own fp32 graphs, or the weights it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import BackendMissing, VlfError
+from ..plan import Plan
+from ..runtime import backends
+from ..runtime.engine import Engine
+from ..types import Preprocess, Sampling
+from .classifier import Classifier, EngineClassifier, open_classifier
+
+if TYPE_CHECKING:
+    from ..models.weights import LoadedWeights
+
+OWN_FP32 = "fp32"
+_WEIGHTS = (".safetensors", ".pt", ".pth")
+
+
+def open_reference(what: str, plan: Plan, *, backend: str = "auto", device: int = 0) -> Classifier:
+    """Opens what ``plan`` is to be compared with.
+
+    what: "fp32" (the plan's own unquantised graphs, on the CPU), a .plan file (on its engines, by ``backend`` and
+    ``device``) or a weights file (by PyTorch, on the CPU). Raises BackendMissing, PlanError, WeightsError, and VlfError
+    for any other kind of file.
+    """
+    if what == OWN_FP32:
+        return EngineClassifier(plan, _fp32_engines(plan), name="its own fp32 graphs")
+    suffix = Path(what).suffix
+    if suffix == ".plan":
+        return open_classifier(Plan.open(what), backend=backend, device=device)
+    if suffix in _WEIGHTS:
+        return _open_weights(what, plan)
+    raise VlfError(f"cannot compare with {what!r}; expected fp32, a .plan file or weights ({', '.join(_WEIGHTS)})")
+
+
+class WeightsClassifier(Classifier):
+    """Weights as PyTorch computes them, in float32 on the CPU. span_s: of a window, where the record names none."""
+
+    backend = "torch"
+
+    def __init__(self, name: str, loaded: LoadedWeights, span_s: float):
+        sizes = loaded.model.sizes
+        self.name, self.labels, self._model = name, loaded.labels, loaded.model
+        self.preprocess = Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px))
+        self.sampling = Sampling(sizes.frames, loaded.record.get("span_s", span_s))
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            return self._model.encode_frames(torch.from_numpy(images)).numpy()
+
+    def decide(self, windows: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            return self._model.classify_tokens(torch.from_numpy(windows)).numpy()
+
+
+def _open_weights(what: str, plan: Plan) -> WeightsClassifier:
+    missing = [package for package in ("torch", "timm", "safetensors") if not backends.installed(package)]
+    if missing:
+        raise BackendMissing(
+            f"comparing with the weights {what} needs {', '.join(missing)}, not installed here: pip install "
+            "'vlf_edge[models]'; without PyTorch, compare with fp32 or another plan"
+        )
+    from ..models.weights import load_weights
+
+    return WeightsClassifier(what, load_weights(what), plan.manifest.sampling.span_s)
+
+
+def _fp32_engines(plan: Plan) -> dict[str, Engine]:
+    """The graphs that every later build starts from. ONNX Runtime first: nothing in it rounds to less than float32."""
+    graphs = {stage: plan.graph(stage, "fp32") for stage in plan.manifest.stages}
+    if backends.installed("onnxruntime"):
+        from ..runtime.backends.onnxruntime import OnnxRuntimeEngine
+
+        return {stage: OnnxRuntimeEngine(graph) for stage, graph in graphs.items()}
+    if backends.installed("openvino"):
+        from ..runtime.backends.openvino import OpenVINOEngine
+
+        return {stage: OpenVINOEngine(graph, precision="fp32") for stage, graph in graphs.items()}
+    raise BackendMissing(
+        f"the fp32 graphs of {plan.path} need ONNX Runtime or OpenVINO; install one with: "
+        f"{backends.install_command('openvino')}"
+    )
