@@ -58,6 +58,17 @@ def test_what_is_saved_is_loaded(toy, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]
 
 
+@torch.no_grad()
+def test_half_the_bytes_hold_the_rounded_model(toy, tmp_path):
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    save_weights(whole, toy, LABELS, RECORD)
+    save_weights(half, toy, LABELS, RECORD, half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    loaded, logits = load_weights(half).model, toy(clip())
+    assert next(loaded.parameters()).dtype == torch.float32
+    assert 0 < (loaded(clip()) - logits).abs().max() < 0.02 * logits.abs().max()
+
+
 def test_the_same_model_gives_the_same_bytes(toy, tmp_path):
     for name in ("a", "b"):
         save_weights(tmp_path / f"{name}.safetensors", toy, LABELS, RECORD)

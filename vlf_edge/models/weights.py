@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _KEY = "vlf_edge"
 _SUFFIXES = (".safetensors", ".pt", ".pth")
+# Weights that come with the package, by the name of their model.
+SHIPPED = {"vlf-tiny": Path(__file__).parents[1] / "weights" / "vlf-tiny.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,13 @@ class LoadedWeights:
     sha256: str
 
 
-def save_weights(path: str | os.PathLike[str], model: VLF, labels: Sequence[str], record: dict[str, Any]) -> None:
+def save_weights(
+    path: str | os.PathLike[str], model: VLF, labels: Sequence[str], record: dict[str, Any], *, half: bool = False
+) -> None:
     """Writes a .safetensors file in one step: complete or not there at all.
 
-    labels: one per class, in logit order. record: any JSON object, such as data set, epochs and accuracy.
+    labels: one per class, in logit order. record: any JSON object, such as data set, epochs and accuracy. half: store
+    float16, half the bytes; loaded again, the model is a float32 one with the rounded weights.
     Raises WeightsError if the labels do not fit the model, the record is not JSON or the file cannot be written.
     """
     path = Path(path)
@@ -57,19 +62,24 @@ def save_weights(path: str | os.PathLike[str], model: VLF, labels: Sequence[str]
         metadata = {_KEY: json.dumps(about, sort_keys=True)}
     except (TypeError, ValueError) as error:
         raise WeightsError(f"the training record for {path} is not plain JSON: {error}") from None
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
     _write(path, safetensors.torch.save(tensors, metadata))
 
 
 def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
     """Reads a file written by ``save_weights``, or a .pt/.pth holding {"sizes", "labels", "state_dict"}.
 
+    path: of the file, or a name in ``SHIPPED``.
+
     Raises WeightsError, in one sentence, for a file that is missing, unreadable, of another kind or of another model,
     and for labels that do not match the classes.
     """
-    path = Path(path)
+    path = SHIPPED.get(str(path), Path(path))
     if path.suffix not in _SUFFIXES:
-        raise WeightsError(f"{path} is not a weights file: expected {', '.join(_SUFFIXES)}")
+        raise WeightsError(
+            f"{path} is not a weights file: expected {', '.join(_SUFFIXES)}, or {', '.join(SHIPPED)} for what comes "
+            "with vlf-edge"
+        )
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -89,6 +99,11 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
     _check_state(path, model.state_dict(), state)
     model.load_state_dict(state)
     return LoadedWeights(model.eval(), labels, about["record"], hashlib.sha256(data).hexdigest())
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
 
 
 def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:

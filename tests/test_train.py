@@ -1,0 +1,209 @@
+"""Training as its users see it: it learns, it says what happened, and the same seed gives the same weights."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from toy_clips import LABELS, Squares, write_clips, write_weights
+
+from vlf_edge.commands import train as command
+from vlf_edge.errors import VlfError, WeightsError
+from vlf_edge.models.weights import load_weights
+from vlf_edge.training import Settings, curves, start, train
+from vlf_edge.training.checkpoint import Outputs
+
+
+@pytest.fixture
+def sets(monkeypatch):
+    """The data sets that runs open: change them before the run."""
+    sets = {"train": Squares(32), "val": Squares(8)}
+    monkeypatch.setattr(start, "open_dataset", lambda data, split, **_: sets[split])
+    return sets
+
+
+@pytest.fixture
+def settings(tmp_path, sets):
+    toy = write_weights(tmp_path / "toy.safetensors")
+    return Settings(
+        data="squares", out=str(tmp_path / "w.safetensors"), start=toy, epochs=2, batch=8, lr=1e-3, workers=0
+    )
+
+
+def tensors(path):
+    return safetensors.torch.load_file(path)
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_learns_and_says_how_well(settings, sets, caplog):
+    caplog.set_level(logging.INFO)
+    settings = replace(settings, epochs=8, batch=16, clips_per_epoch=256, lr=4e-3, seed=1)
+    seen = []
+    outcome = train(settings, progress=lambda *what: seen.append(what), command="vlf-edge train squares")
+    first, last = outcome.history[0], outcome.history[-1]
+    assert last["top1"] >= 0.9 and last["loss"] < first["loss"] / 2 and last["val_loss"] < first["val_loss"] / 2
+    loaded = load_weights(outcome.best)
+    assert loaded.labels == LABELS and loaded.record == outcome.record
+    record = loaded.record
+    assert (record["data"], record["span_s"], record["epochs"]) == ("squares", 1.0, 8)
+    assert record["clips"] == 8 * 256 and record["seed"] == 1 and record["command"] == "vlf-edge train squares"
+    assert set(record["val"]["recall"]) == set(LABELS) and record["val"]["clips"] == 8
+    assert record["files"]["from"][0]["sha256"] == load_weights(settings.start).sha256
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert seen[:2] == [("epoch 1/8", 1, 16), ("epoch 1/8", 2, 16)] and seen[-1] == ("epoch 8/8", 16, 16)
+    with torch.no_grad():
+        clips = np.stack([sets["val"].sample(i, None).frames for i in range(8)])
+        answers = loaded.model(torch.from_numpy(clips)).argmax(dim=1).tolist()
+    assert np.mean(np.equal(answers, [0, 1, 2, 3] * 2)) == record["val"]["top1"]
+
+
+def test_the_same_seed_gives_the_same_weights_with_any_workers(settings, tmp_path):
+    outs = [tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    for out, change in zip(outs, ({}, {"workers": 2}, {"seed": 1})):
+        train(replace(settings, out=str(out), **change))
+    assert equal(tensors(outs[0]), tensors(outs[1])) and not equal(tensors(outs[0]), tensors(outs[2]))
+
+
+def test_a_run_leaves_the_callers_random_state_alone(settings):
+    before = torch.random.get_rng_state()
+    train(replace(settings, epochs=1))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_head_follows_the_classes(settings, caplog):
+    caplog.set_level(logging.INFO)
+    old = load_weights(settings.start)
+    clip = torch.from_numpy(np.stack([Squares().sample(1, None).frames]))
+    turned = start.make_model(settings, load_weights(settings.start), LABELS[::-1]).eval()
+    with torch.no_grad():
+        assert torch.equal(turned(clip).flip(1), old.model(clip))
+    new = start.make_model(settings, load_weights(settings.start), ("a", "b"))
+    assert new.sizes.classes == 2 and new.training and "head re-initialised: 2 classes" in caplog.text
+    kept = {name: tensor for name, tensor in old.model.state_dict().items() if not name.startswith("clip.mlp.3.")}
+    assert all(torch.equal(new.state_dict()[name], tensor) for name, tensor in kept.items())
+    assert len(kept) == len(new.state_dict()) - 2
+
+
+def test_a_new_model_is_made_by_name(tmp_path):
+    settings = Settings(data="x", out="w.safetensors", model="vlf-tiny", backbone="resnet18", seed=3)
+    model = start.make_model(settings, None, ("a", "b", "c"))
+    assert model.sizes.backbone == "resnet18" and model.sizes.classes == 3
+    same = start.make_model(settings, None, ("a", "b", "c"))
+    assert equal(model.state_dict(), same.state_dict())
+
+
+def test_settings_that_make_no_run_are_refused(settings):
+    for changes, said in (
+        ({"epochs": 0}, "--epochs is 0; expected 1 or more"),
+        ({"lr": 0.0}, "--lr is 0.0; expected above 0"),
+        ({"span_s": float("nan")}, "--span is nan"),
+        ({"label_smoothing": 1.0}, "--label-smoothing is 1.0; expected from 0 to below 1"),
+        ({"backbone": "resnet18"}, "brings its own backbone"),
+        ({"start": None, "qat": True}, "--qat fine-tunes"),
+    ):
+        with pytest.raises(VlfError, match=said):
+            replace(settings, **changes)
+    with pytest.raises(WeightsError, match="--model is vlf-lite, but .* holds a vlf-tiny"):
+        train(replace(settings, model="vlf-lite"))
+
+
+def test_broken_clips_are_counted_and_named_once(settings, sets, caplog):
+    sets["train"], sets["val"] = Squares(32, broken=(5, 6)), Squares(8, broken=(1,))
+    outcome = train(settings)
+    assert outcome.record["broken"] == {"training": 2, "validation": 1}
+    assert [caplog.text.count(f"clip left out: square {i} is broken") for i in (5, 6, 1)] == [1, 1, 1]
+    assert outcome.record["val"]["clips"] == 7 and outcome.history[-1]["clips"] == 32
+
+
+def test_a_class_without_a_readable_clip_stops_the_run(settings, sets):
+    sets["train"] = Squares(32, broken=tuple(range(2, 32, 4)))
+    with pytest.raises(VlfError, match="class 'up' has no readable clip for training: all 8 are broken"):
+        train(settings)
+    sets["train"], sets["val"] = Squares(32), Squares(8, broken=(0, 4))
+    with pytest.raises(VlfError, match="class 'left' has no readable clip for validation"):
+        train(settings)
+
+
+def test_divergence_is_an_error_and_leaves_no_weights(settings):
+    with pytest.raises(VlfError, match="training diverged .* smaller --lr than 1e"):
+        train(replace(settings, lr=1e30, warmup=0.0, clip_norm=1e30))
+    assert not Path(settings.out).exists()
+
+
+def test_quantisation_aware_training_keeps_its_scales(settings):
+    outcome = train(replace(settings, qat=True, epochs=1))
+    scales = load_weights(outcome.best).record["qat"]["scales"]
+    assert scales.keys() == {"frame", "clip"}
+    assert all(scale > 0 for stage in scales.values() for scale in stage.values())
+    assert outcome.record["arithmetic"] == "float32"
+
+
+def test_curves_are_a_table_and_a_picture(settings, tmp_path):
+    outcome = train(settings)
+    outputs = Outputs(outcome.best)
+    rows = outputs.table.read_text().splitlines()
+    assert rows[0] == ",".join(curves.COLUMNS) and len(rows) == 3
+    values = dict(zip(curves.COLUMNS, map(float, rows[2].split(","))))
+    assert values == pytest.approx(outcome.history[1], rel=1e-5)
+    image = cv2.imread(str(outputs.picture))
+    for colour in (curves._BLUE, curves._ORANGE):
+        left, right = ((half == colour).all(axis=2).sum() for half in np.array_split(image[40:], 2, axis=1))
+        assert left > 100 and right > 100
+    curves.picture([{name: 0.0 for name in curves.COLUMNS}])  # an epoch without any loss
+
+
+def test_the_command_trains_on_a_folder(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    toy, data = write_weights(tmp_path / "toy.safetensors", ("a", "b", "c", "d")), write_clips(tmp_path / "clips")
+    (data / "up" / "broken.avi").write_bytes(b"no video")
+    words = [str(data), "--from", toy, "--out", str(tmp_path / "w.safetensors"), "--epochs", "2", "--batch", "4"]
+    assert command.main(parser.parse_args([*words, "--workers", "0", "--json"])) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["finished"] and set(said["record"]["val"]["recall"]) == set(LABELS) and len(said["history"]) == 2
+    assert command.main(parser.parse_args([*words, "--workers", "1", "--resume"])) == 0
+    assert "validation: top-1" in capsys.readouterr().out
+
+
+def test_the_first_interrupt_asks_and_the_second_is_obeyed():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), command._stop_on_signal() as should_stop:
+        assert not should_stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert should_stop()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+_ONE_OF_TWO = """
+import argparse, sys
+from vlf_edge.commands import train
+parser = argparse.ArgumentParser()
+train.add_arguments(parser)
+sys.exit(train.main(parser.parse_args()))
+"""
+
+
+def test_two_processes_share_a_run(tmp_path):
+    toy, data = write_weights(tmp_path / "toy.safetensors"), write_clips(tmp_path / "clips")
+    (tmp_path / "one.py").write_text(_ONE_OF_TWO)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = ["one.py", str(data), "--from", toy, "--epochs", "1", "--batch", "4", "--workers", "0", "--json"]
+    done = subprocess.run([*launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)  # of one process only
+    assert said["record"]["device"] == "2 x CPU" and said["record"]["clips"] == 16
+    assert load_weights(tmp_path / "weights.safetensors").labels == tuple(sorted(LABELS))

@@ -1,0 +1,160 @@
+"""Train a model on clips, or fine-tune one.
+
+vlf-edge train motion --out my.safetensors                  from scratch, on rendered motion
+vlf-edge train my-clips/ --from vlf-tiny                    fine-tune on folders of clips: my-clips/class/clip.mp4
+vlf-edge train my-clips/ --model vlf --pretrained           a bigger model, its CNN from timm
+torchrun --nproc-per-node 4 -m vlf_edge train my-clips/     on four GPUs
+
+Beside the best weights (OUT) are written the last ones (.last.safetensors), the state that --resume continues from
+(.resume.safetensors) and the learning curves (.csv, .png).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from .progress import Progress
+
+HELP = "train a model on clips, or fine-tune one"
+_log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "data",
+        metavar="DATA",
+        help="motion (rendered clips), a folder class/clip.mp4, or an annotation file: CSV path,label, "
+        "Something-Something's JSON, EPIC-KITCHENS' CSV",
+    )
+    add("--val", metavar="DATA", help="other data to validate on (default: DATA's own validation split)")
+    add("--out", "-o", default="weights.safetensors", metavar="FILE", help="default: weights.safetensors")
+    add("--half", action="store_true", help="store weights as float16: half the bytes, and next to no difference")
+    add("--resume", action="store_true", help="go on with the run of the same command that was stopped or killed")
+    _add_model_arguments(parser.add_argument_group("model"))
+    _add_learning_arguments(parser.add_argument_group("learning"))
+    add("--workers", type=int, metavar="N", help="processes that read clips (default: one a core, at most 16)")
+    add("--max-minutes", type=float, metavar="M", help="stop by then with everything saved; --resume goes on")
+    add("--json", action="store_true", help="print the outcome as JSON")
+
+
+def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--model", choices=("vlf", "vlf-lite", "vlf-tiny"), help="sizes (default: those of --from, else vlf-tiny)")
+    add("--backbone", metavar="NAME", help="another timm model as CNN")
+    add("--pretrained", action="store_true", help="start from timm's weights of the CNN (downloads them once)")
+    add(
+        "--from",
+        dest="start",
+        metavar="WEIGHTS",
+        help="start from these weights, or from those that come with vlf-edge: vlf-tiny; other classes get a new head",
+    )
+    add("--qat", action="store_true", help="fine-tune --from for int8: the plan takes over the scales learned")
+    add("--teacher", nargs="+", default=[], metavar="WEIGHTS", help="weights to distil from, several as an ensemble")
+
+
+def _add_learning_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--epochs", type=int, default=20, metavar="N", help="default: 20")
+    add("--batch", type=int, default=32, metavar="N", help="clips of a step (default: 32)")
+    add("--clips-per-epoch", type=int, metavar="N", help="clips that make an epoch (default: all of DATA)")
+    add("--val-clips", type=int, metavar="N", help="validate on at most N clips (default: all)")
+    add("--span", dest="span_s", type=float, metavar="S", help="seconds of a window (default: DATA's median clip)")
+    add("--lr", type=float, metavar="X", help="highest learning rate (default: 1e-3, with --from 2e-4)")
+    add("--warmup", type=float, default=0.05, metavar="SHARE", help="of all steps (default: 0.05)")
+    add("--weight-decay", type=float, default=0.05, metavar="X", help="default: 0.05")
+    add("--clip-norm", type=float, default=1.0, metavar="X", help="largest norm of the gradient (default: 1)")
+    add("--label-smoothing", type=float, default=0.1, metavar="SHARE", help="default: 0.1")
+    add("--ema-decay", type=float, default=0.999, metavar="X", help="of the averaged weights (default: 0.999)")
+    add("--motion-weight", type=float, default=1.0, metavar="X", help="of the motion regression, at first (default: 1)")
+    add("--motion-weight-end", type=float, default=0.1, metavar="X", help="the same, in the end (default: 0.1)")
+    add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same weights (default: 0)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Trains; prints what came of it."""
+    from ..compiler.origin import require
+
+    require("models", "training", ("torch", "timm", "safetensors"))
+    from ..training import train
+
+    with _stop_on_signal() as should_stop:
+        outcome = train(
+            _settings(args),
+            resume=args.resume,
+            progress=Progress(),
+            should_stop=should_stop,
+            command=shlex.join(["vlf-edge", *sys.argv[1:]]),
+        )
+        interrupted = should_stop() and not outcome.finished
+    if not outcome.leads:
+        return 0
+    if args.json:
+        print(json.dumps(outcome.to_json(), indent=1))
+    elif outcome.record:
+        print(_report(outcome))
+    if not outcome.finished:
+        _log.info("stopped before the end; the same command with --resume goes on")
+    return 130 if interrupted else 0
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    from ..training import Settings
+
+    same = (
+        "data", "out", "half", "val", "model", "backbone", "pretrained", "start", "qat", "epochs", "batch",
+        "clips_per_epoch", "val_clips", "span_s", "lr", "warmup", "weight_decay", "clip_norm", "label_smoothing",
+        "ema_decay", "motion_weight", "motion_weight_end", "seed", "workers", "max_minutes",
+    )  # fmt: skip
+    return Settings(**{name: getattr(args, name) for name in same}, teachers=tuple(args.teacher))
+
+
+def _report(outcome: Any) -> str:
+    record, val = outcome.record, outcome.record["val"]
+    rows = [
+        f"{outcome.best}: {record['model']} after epoch {record['epochs']:g}, "
+        f"{record['clips']} clips, {record['minutes']:g} minutes",
+        f"validation: top-1 {val['top1']:.1%} of {val['clips']} clips, loss {val['loss']:.4f}",
+    ]
+    width = max(map(len, val["recall"]))
+    for label, share in val["recall"].items():
+        rows.append(f"  {label:{width}s} {'no clips' if share is None else f'{share:7.1%}'}")
+    if sum(record["broken"].values()):
+        rows.append(
+            f"broken clips: {record['broken']['training']} training, {record['broken']['validation']} validation"
+        )
+    return "\n".join(rows)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C or SIGTERM asks for an end after the step under way, the second is obeyed at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        _log.info("stopping after this step; once more to stop at once")
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,122 @@
+"""A run that can be killed at any time: its whole state in one safetensors file, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..atomic import replacing
+from ..errors import WeightsError
+
+_KEY = "vlf_edge_run"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of a run, named after the first. best, last: weights. resume: its whole state. table, picture: the
+    learning curves."""
+
+    best: Path
+
+    @property
+    def last(self) -> Path:
+        return self.best.with_suffix(".last.safetensors")
+
+    @property
+    def resume(self) -> Path:
+        return self.best.with_suffix(".resume.safetensors")
+
+    @property
+    def table(self) -> Path:
+        return self.best.with_suffix(".csv")
+
+    @property
+    def picture(self) -> Path:
+        return self.best.with_suffix(".png")
+
+    def check(self) -> None:
+        """Raises WeightsError if no weights can be written there: better now than after the first epoch."""
+        if self.best.suffix != ".safetensors":
+            raise WeightsError(f"--out is {self.best}; weights are written as .safetensors")
+        try:
+            self.best.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.best.parent):
+                pass
+        except OSError as error:
+            raise WeightsError(f"weights cannot be written to {self.best}: {error.strerror}") from None
+        if self.best.is_dir():
+            raise WeightsError(f"weights cannot be written to {self.best}: it is a folder")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Complete or not there at all. Raises WeightsError if it cannot be written."""
+    try:
+        with replacing(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written: {error.strerror}; the run can go on with --resume") from None
+
+
+def save_state(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], values: Mapping[str, Any]) -> None:
+    """Writes groups of named tensors and JSON values. Raises WeightsError if that fails."""
+    flat = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, named in tensors.items()
+        for name, tensor in named.items()
+    }
+    write_bytes(path, safetensors.torch.save(flat, {_KEY: json.dumps(values, sort_keys=True)}))
+
+
+def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """What ``save_state`` wrote, tensors on the CPU. Raises WeightsError for a missing, damaged or foreign file."""
+    try:
+        data = path.read_bytes()
+        flat = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        values = json.loads(header["__metadata__"][_KEY])
+    except FileNotFoundError:
+        raise WeightsError(f"there is no run to resume at {path}; leave out --resume to start one") from None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path} is damaged or not the state of a run: {error}; start without --resume") from None
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in flat.items():
+        group, _, rest = name.partition("/")
+        groups.setdefault(group, {})[rest] = tensor
+    return groups, values
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors: "3.exp_avg" is of its fourth parameter."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor for index, named in state.items() for name, tensor in named.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of ``optimizer_tensors``."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        if tensor.ndim:
+            # The fused optimiser walks through memory: moments must lie there as their parameter does.
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def check_same_run(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises WeightsError if a run is to be continued with other settings: the result would be of neither."""
+    differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if differ:
+        said = ", ".join(f"{name} {before.get(name)!r} then and {now.get(name)!r} now" for name in differ[:4])
+        raise WeightsError(f"{path} is of a run with other settings: {said}; repeat its command, or leave out --resume")

@@ -1,0 +1,185 @@
+"""Clips in batches, read ahead by worker processes.
+
+What a sample looks like depends on the run's seed and on its place in the run, never on which worker read it or how
+many there are; so a run that starts again at any step sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..datasets import ClipDataset, Sample
+from ..errors import SourceError, VlfError
+from ..runtime.opencv import load_cv2
+
+# A clip that cannot be read is replaced by another one, drawn this often before the place is left empty.
+_DRAWS = 16
+
+
+class Ticket(NamedTuple):
+    """Which clip is wanted. place: in the run, from 0; None: at test time. progress: 0 to 1, of the run."""
+
+    index: int
+    place: int | None = None
+    progress: float = 0.0
+
+
+@dataclass
+class Batch:
+    """clips: (B, K, H, W, 3) uint8 BGR. labels: (B,) int64. targets: (B, K-1, T) float32 or None.
+    broken: (index, message) of clips that could not be read. B is smaller than asked for where none could replace
+    them, and may be 0: then there are no tensors."""
+
+    clips: Tensor | None = None
+    labels: Tensor | None = None
+    targets: Tensor | None = None
+    broken: list[tuple[int, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return 0 if self.clips is None else len(self.clips)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the clips."""
+        return 0 if self.clips is None else self.clips.nbytes
+
+    def pin_memory(self) -> Batch:
+        """Asked for by DataLoader: page-locked memory reaches a GPU without waiting."""
+        return Batch(
+            *(t if t is None else t.pin_memory() for t in (self.clips, self.labels, self.targets)), self.broken
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        tensors = (self.clips, self.labels, self.targets)
+        return Batch(*(t if t is None else t.to(device, non_blocking=True) for t in tensors), self.broken)
+
+
+@dataclass(frozen=True)
+class Plan(Sampler):
+    """The tickets of every step from ``first`` on.
+
+    clips: as many as the data set has, visited in an order that is drawn anew whenever all were seen; None: the data
+    set never ends and is read in its own order. rank, world: this process takes its share of each batch, in one piece.
+    """
+
+    clips: int | None
+    batch: int
+    steps_per_epoch: int
+    epochs: int
+    seed: int
+    first: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.epochs - self.first
+
+    def __iter__(self) -> Iterator[list[Ticket]]:
+        share = self.batch // self.world
+        turn, order = -1, np.arange(0)
+        for step in range(self.first, self.steps_per_epoch * self.epochs):
+            progress = (step // self.steps_per_epoch) / max(1, self.epochs - 1)
+            tickets, begin = [], step * self.batch + self.rank * share
+            for place in range(begin, begin + share):
+                if self.clips and place // self.clips != turn:
+                    turn = place // self.clips
+                    order = np.random.default_rng((self.seed, turn)).permutation(self.clips)
+                index = int(order[place % self.clips]) if self.clips else place
+                tickets.append(Ticket(index, place, progress))
+            yield tickets
+
+
+class _Reader(Dataset):
+    """Ticket -> sample, in whichever process."""
+
+    def __init__(self, dataset: ClipDataset, seed: int):
+        self._dataset, self._seed = dataset, seed
+        self._progress = -1.0
+
+    def __getitem__(self, ticket: Ticket) -> tuple[Sample | None, list[tuple[int, str]]]:
+        if ticket.place is None:
+            rng, draws = None, 1
+        else:
+            rng, draws = np.random.default_rng((self._seed, ticket.index, ticket.place)), _DRAWS
+            self._tell_progress(ticket.progress)
+        index, broken = ticket.index, []
+        for _ in range(draws):
+            try:
+                return self._dataset.sample(index, rng), broken
+            except SourceError as error:
+                broken.append((index, str(error)))
+                if rng is not None:
+                    index = int(rng.integers(len(self._dataset)))
+        return None, broken
+
+    def _tell_progress(self, progress: float) -> None:
+        set_progress = getattr(self._dataset, "set_progress", None)
+        if set_progress is not None and progress != self._progress:
+            set_progress(progress)
+        self._progress = progress
+
+
+def shuffled_batches(dataset: ClipDataset, plan: Plan, seed: int, workers: int, pin: bool) -> Iterator[Batch]:
+    """One batch for every step of the plan, across the ends of epochs. Raises VlfError if a worker dies."""
+    return _batches(DataLoader(**_options(dataset, seed, workers, pin), batch_sampler=plan))
+
+
+def ordered_batches(
+    dataset: ClipDataset, indices: Sequence[int], batch: int, workers: int, pin: bool = False
+) -> Iterator[Batch]:
+    """The clips of these indices once, in this order, without augmentation. Raises VlfError if a worker dies."""
+    tickets = [[Ticket(i) for i in indices[at : at + batch]] for at in range(0, len(indices), batch)]
+    return _batches(DataLoader(**_options(dataset, 0, min(workers, len(tickets)), pin), batch_sampler=tickets))
+
+
+def _options(dataset: ClipDataset, seed: int, workers: int, pin: bool) -> dict:
+    return {
+        "dataset": _Reader(dataset, seed),
+        "num_workers": workers,
+        "collate_fn": _collate,
+        "worker_init_fn": _set_up_worker,
+        "pin_memory": pin,
+        "prefetch_factor": 4 if workers else None,
+    }
+
+
+def _batches(loader: DataLoader) -> Iterator[Batch]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
+            raise
+        raise VlfError(
+            "a process that reads clips died, most likely for want of memory (or of /dev/shm in a container); "
+            "try a smaller --batch or --workers 0"
+        ) from error
+
+
+def _collate(read: list[tuple[Sample | None, list[tuple[int, str]]]]) -> Batch:
+    samples = [sample for sample, _ in read if sample is not None]
+    broken = [one for _, ones in read for one in ones]
+    if not samples:
+        return Batch(broken=broken)
+    targets = [sample.targets for sample in samples if sample.targets is not None]
+    return Batch(
+        torch.from_numpy(np.stack([sample.frames for sample in samples])),
+        torch.tensor([sample.label for sample in samples]),
+        torch.from_numpy(np.asarray(np.stack(targets), np.float32)) if len(targets) == len(samples) else None,
+        broken,
+    )
+
+
+def _set_up_worker(worker: int) -> None:
+    """One thread each: there are as many workers as cores. Ctrl-C is the main process's affair."""
+    load_cv2().setNumThreads(1)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,44 @@
+"""What the weights say about their training."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..models.weights import SHIPPED
+from .validate import Scores
+
+_PACKAGES = ("torch", "timm", "numpy", "opencv-python")
+
+
+def scores_of(scores: Scores, labels: Sequence[str]) -> dict[str, Any]:
+    """Plain JSON values of the record's entry "val"."""
+    recall = {label: None if share is None else round(share, 4) for label, share in zip(labels, scores.recall)}
+    return {"top1": scores.top1, "loss": scores.loss, "clips": scores.clips, "recall": recall}
+
+
+def rank(record: dict[str, Any]) -> tuple[float, float]:
+    """Greater for better weights: by top-1, among equals by loss."""
+    return record["val"]["top1"], -record["val"]["loss"]
+
+
+def software() -> dict[str, str]:
+    """Versions of what computed a run."""
+    found = {"vlf_edge": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # a system package without metadata, as on a Jetson
+            found[package] = "unknown"
+    return found
+
+
+def files(paths: Sequence[str]) -> list[dict[str, str]]:
+    """Weights files a run used, by name and SHA-256."""
+    found = [SHIPPED.get(path, Path(path)) for path in paths]
+    return [{"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in found]

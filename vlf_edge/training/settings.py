@@ -1,0 +1,96 @@
+"""Everything a training run is asked for, in one frozen value: it defines the run and is recorded in its weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import VlfError
+
+DEFAULT_LR = 1e-3
+DEFAULT_FINE_TUNING_LR = 2e-4
+# These may differ between a run and its continuation: they do not change what is computed.
+_FREE = frozenset({"out", "half", "workers", "max_minutes"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run.
+
+    data: what ``datasets.open_dataset`` takes; val: other data to validate on (default: the data's own "val" split).
+    model, backbone, pretrained: a model made anew, as ``models.create_model`` takes them (default model: vlf-tiny).
+    start: a weights file to start from instead; its sizes are kept, its head too if the classes are the same.
+    out: the best weights' .safetensors file; what else a run writes is named after it. half: store weights as float16.
+    epochs; batch: clips of a step, over all processes; clips_per_epoch: clips that make an epoch (default: as many
+    as the data set has); val_clips: validate on at most so many. span_s: seconds of a window (default: the data's).
+    lr: highest learning rate (default: 1e-3, from a weights file 2e-4), reached after the share ``warmup`` of all steps
+    and falling to zero by a cosine. weight_decay: not on norms, biases and positions. clip_norm: of the gradient.
+    label_smoothing: share of probability spread over all classes. ema_decay: of the averaged weights.
+    motion_weight, motion_weight_end: of the auxiliary regression, at the start and at the end.
+    teachers: weights files to distil from. qat: train with fake quantisation, from ``start``. seed.
+    workers: processes that read clips, for each process that trains (0: none; default: one a core, at most 16).
+    max_minutes: stop after the step under way by then.
+    Raises VlfError for values that make no run.
+    """
+
+    data: str
+    out: str
+    half: bool = False
+    val: str | None = None
+    model: str | None = None
+    backbone: str | None = None
+    pretrained: bool = False
+    start: str | None = None
+    epochs: int = 20
+    batch: int = 32
+    clips_per_epoch: int | None = None
+    val_clips: int | None = None
+    span_s: float | None = None
+    lr: float | None = None
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.999
+    motion_weight: float = 1.0
+    motion_weight_end: float = 0.1
+    teachers: tuple[str, ...] = ()
+    qat: bool = False
+    seed: int = 0
+    workers: int | None = None
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "clips_per_epoch", "val_clips"):
+            _check(name, getattr(self, name), 1, None)
+        for name in ("weight_decay", "motion_weight", "motion_weight_end", "seed", "workers"):
+            _check(name, getattr(self, name), 0, None)
+        for name in ("span_s", "clip_norm", "lr", "max_minutes"):
+            _check(name, getattr(self, name), 1e-9, None)
+        for name in ("warmup", "label_smoothing", "ema_decay"):
+            _check(name, getattr(self, name), 0, 1 - 1e-9)
+        if self.start and (self.backbone or self.pretrained):
+            raise VlfError(
+                f"--from {self.start} brings its own backbone; leave out --backbone and --pretrained, or --from"
+            )
+
+        if self.qat and not self.start:
+            raise VlfError("--qat fine-tunes a trained model; name its weights with --from WEIGHTS")
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up."""
+        return self.lr or (DEFAULT_FINE_TUNING_LR if self.start else DEFAULT_LR)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values of all that changes the result."""
+        values = {name: value for name, value in asdict(self).items() if name not in _FREE}
+        return {**values, "teachers": list(self.teachers), "lr": self.peak_lr}
+
+
+def _check(name: str, value: float | None, least: float, most: float | None) -> None:
+    if value is None or (least <= value and (most is None or value <= most)):  # refuses NaN too
+        return
+    flag = "--" + name.removesuffix("_s").replace("_", "-")
+    wanted = f"{least:g} or more" if most is None else f"from {least:g} to below {round(most):g}"
+    raise VlfError(f"{flag} is {value}; expected {'above 0' if least == 1e-9 else wanted}")

@@ -1,0 +1,109 @@
+"""What a run starts from: the data, and a model made anew or taken from a weights file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ..datasets import ClipDataset, open_dataset
+from ..errors import VlfError, WeightsError
+from ..models import create_model, sizes_of
+from ..models.vlf import VLF, VLFSizes
+from ..models.weights import LoadedWeights, load_weights
+from ..types import Preprocess
+from .loader import ordered_batches
+from .qat import calibrate, fake_quantize
+from .settings import Settings
+
+DEFAULT_MODEL = "vlf-tiny"
+_CALIBRATION_CLIPS, _CALIBRATION_BATCH = 64, 16
+_log = logging.getLogger(__name__)
+
+
+def load_start(settings: Settings) -> LoadedWeights | None:
+    """The weights file to start from, None if there is none. Raises WeightsError if it is of another model than the
+    one asked for."""
+    if settings.start is None:
+        return None
+    loaded = load_weights(settings.start)
+    name = loaded.model.sizes.name
+    if settings.model not in (None, name):
+        raise WeightsError(
+            f"--model is {settings.model}, but {settings.start} holds a {name}; leave out --model, or --from"
+        )
+    return loaded
+
+
+def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDataset, ClipDataset]:
+    """Training and validation set in the sizes of the model. Raises VlfError for data that nothing can be learned
+    from."""
+    sizes = loaded.model.sizes if loaded else sizes_of(settings.model or DEFAULT_MODEL)
+    preprocess = Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px))
+    learn = open_dataset(
+        settings.data,
+        "train",
+        sampling=None,
+        preprocess=preprocess,
+        frames=sizes.frames,
+        span_s=settings.span_s,
+        seed=settings.seed,
+    )
+    judge = open_dataset(
+        settings.val or settings.data,
+        "val",
+        sampling=None,
+        preprocess=preprocess,
+        frames=sizes.frames,
+        span_s=learn.span_s,
+        labels=learn.labels,
+        limit=settings.val_clips,
+    )
+    for dataset, name in ((learn, settings.data), (judge, settings.val or settings.data)):
+        if not len(dataset):
+            raise VlfError(f"{name} holds no clips for {'training' if dataset is learn else 'validation'}")
+    return learn, judge
+
+
+def make_model(settings: Settings, loaded: LoadedWeights | None, labels: Sequence[str]) -> VLF:
+    """The model to train, in training mode, its logits in the order of ``labels``."""
+    if loaded is None:
+        return create_model(
+            settings.model or DEFAULT_MODEL,
+            len(labels),
+            backbone=settings.backbone,
+            pretrained=settings.pretrained,
+            seed=settings.seed,
+        )
+    if set(loaded.labels) == set(labels):
+        _reorder_head(loaded.model, [loaded.labels.index(label) for label in labels])
+        return loaded.model.train()
+    _log.info("head re-initialised: %d classes (%s has %d others)", len(labels), settings.start, len(loaded.labels))
+    return _with_new_head(loaded.model, replace(loaded.model.sizes, classes=len(labels)), settings.seed)
+
+
+def quantize_for_training(model: VLF, learn: ClipDataset, workers: int) -> None:
+    """Fake quantisation with scales measured on clips spread evenly over the data."""
+    count = min(_CALIBRATION_CLIPS, len(learn))
+    indices = [len(learn) * i // count for i in range(count)]
+    batches = ordered_batches(learn, indices, _CALIBRATION_BATCH, workers)
+    fake_quantize(model, calibrate(model, (batch.clips for batch in batches if len(batch))))
+
+
+@torch.no_grad()
+def _reorder_head(model: VLF, order: list[int]) -> None:
+    head = model.clip.mlp[-1]
+    head.weight.copy_(head.weight[order])
+    head.bias.copy_(head.bias[order])
+
+
+def _with_new_head(model: VLF, sizes: VLFSizes, seed: int) -> VLF:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        fresh = sizes.build()
+    head = f"clip.mlp.{len(fresh.clip.mlp) - 1}."
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(head)}
+    fresh.load_state_dict(kept, strict=False)
+    return fresh.train()

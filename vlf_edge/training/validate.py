@@ -1,0 +1,80 @@
+"""How good a model is on clips it did not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..datasets import ClipDataset
+from ..errors import VlfError
+from ..models.vlf import VLF
+from .broken import BrokenClips
+from .device import Device
+from .loader import Batch, ordered_batches
+
+# Validation clips are the same every time: decoded ones of up to so many bytes are kept.
+_KEPT_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class Scores:
+    """loss: mean cross-entropy. top1: share of clips, 0 to 1. recall: of every class, None for one without clips.
+    clips: how many were read."""
+
+    loss: float
+    top1: float
+    recall: tuple[float | None, ...]
+    clips: int
+
+
+class Validator:
+    """Scores models on a data set, each process of a run on its share of the clips."""
+
+    def __init__(self, dataset: ClipDataset, device: Device, batch: int, workers: int):
+        self._dataset, self._device, self._workers = dataset, device, workers
+        self._batch = batch
+        self._kept: list[Batch] | None = None
+        self.broken = BrokenClips(dataset, "validation")
+
+    @torch.no_grad()
+    def __call__(self, model: VLF) -> Scores:
+        """model: in evaluation mode. Raises VlfError if no clip can be read."""
+        classes, device = len(self._dataset.labels), self._device
+        confusion = torch.zeros(classes, classes, dtype=torch.float64, device=device.torch)  # rows: truth
+        loss = torch.zeros(1, dtype=torch.float64, device=device.torch)
+        for batch in self._batches():
+            batch = batch.to(device.torch)
+            with device.cast():
+                logits = model(batch.clips).float()
+            loss += F.cross_entropy(logits, batch.labels, reduction="sum")
+            cells = batch.labels * classes + logits.argmax(dim=1)
+            confusion += torch.bincount(cells, minlength=classes**2).view(classes, classes)
+        return _scores(device.total(confusion).cpu().numpy(), float(device.total(loss)))
+
+    def _batches(self) -> Iterable[Batch]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        mine = range(len(self._dataset))[self._device.rank :: self._device.world]
+        kept: list[Batch] | None = []
+        for batch in ordered_batches(self._dataset, mine, self._batch, self._workers):
+            self.broken.note(batch.broken)
+            if not len(batch):
+                continue
+            if kept is not None:
+                kept.append(batch)
+                kept = kept if sum(one.bytes for one in kept) <= _KEPT_BYTES else None
+            yield batch
+        self._kept = kept
+
+
+def _scores(confusion: np.ndarray, loss: float) -> Scores:
+    clips, per_class = int(confusion.sum()), confusion.sum(axis=1)
+    if not clips:
+        raise VlfError("no clip of the validation set could be read; see the messages above")
+    recall = tuple(float(right / n) if n else None for right, n in zip(confusion.diagonal(), per_class))
+    return Scores(loss / clips, float(confusion.trace() / clips), recall, clips)
