@@ -1,5 +1,10 @@
-"""Kept for tools that still look for setup.py; everything is declared in pyproject.toml."""
+"""What pyproject.toml cannot say: the recipes lie at the top of a checkout, but inside an installed package."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+RECIPES = ("calibration", "engines")
+
+setup(
+    packages=[*find_packages(include=["vlf_edge*"]), *(f"vlf_edge.{name}" for name in RECIPES)],
+    package_dir={f"vlf_edge.{name}": name for name in RECIPES},
+)

@@ -14,7 +14,7 @@ from toy_model import build_toy
 
 from vlf_edge import CalibrationError, Plan, PlanError, PlanMismatch, Runtime, WeightsError
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build
+from vlf_edge.compiler import Recipe, build, origin
 from vlf_edge.models.weights import save_weights
 
 INT8 = Recipe(precision="int8", calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
@@ -27,8 +27,12 @@ def test_plans_hold_what_they_say(plans):
         assert plan.manifest.random_weights and len(plan.manifest.labels) == 12
         assert plan.manifest.graph("frame", "portable").inputs[0].dtype == "uint8"
         assert plan.manifest.graph("clip", "typed").outputs[0].dtype == "float32"
-        tokens = plan.manifest.graph("frame", "typed").outputs[0]
-        assert tokens.dtype == ("float32" if precision == "fp32" else "float16") and tokens.shape == ("N", 9, 128)
+        tokens, window = (
+            plan.manifest.graph("frame", "typed").outputs[0],
+            plan.manifest.graph("clip", "typed").inputs[0],
+        )
+        assert tokens.dtype == window.dtype == ("float32" if precision == "fp32" else "float16")
+        assert window.shape == ("N", 8, *tokens.shape[1:])
         for member in plan.manifest.members:
             plan.read(member)
     assert set(Plan.open(plans["fp32"]).manifest.members) == {"frame.fp32.onnx", "clip.fp32.onnx", "report.json"}
@@ -42,8 +46,13 @@ def test_int8_says_how_it_was_calibrated_and_what_it_costs(plans):
     # Two attention products a layer stay float, and nothing else does.
     assert [len(kept) for kept in (q["kept_float"]["frame"], q["kept_float"]["clip"])] == [2, 4]
     fidelity = plan.report["fidelity"]
-    assert fidelity["held_out"] and fidelity["windows"] >= 4
-    assert 0 < fidelity["end_to_end"]["relative"] < 0.1 and fidelity["end_to_end"]["cosine_min"] > 0.99
+    assert fidelity["held_out"] and fidelity["windows"] >= 4 and fidelity["on"] == "clips"
+    assert [row["way"] for row in fidelity["rows"]] == ["fp32 onnx", "int8 onnx", "int8 openvino", "int8 onnxruntime"]
+    for row in fidelity["rows"][1:]:
+        assert 0 < row["end_to_end"]["relative"] < 0.1 and row["end_to_end"]["cosine_min"] > 0.99
+        assert set(row) == {"way", "frame", "clip", "end_to_end"}
+    assert plan.report["gate"] == {"none": "random weights: what they decide means nothing"}
+    assert plan.report["calibration"]["coverage"] == {}
     clipped = plan.report["calibration"]["frame"]["clipped"]
     assert clipped and all(0 <= share < 0.01 for share in clipped.values())
 
@@ -96,7 +105,7 @@ def test_progress_is_reported(plans, tmp_path):
     seen = []
     build(INT8, tmp_path / "a.plan", base=plans["fp32"], cache_dir=tmp_path, progress=lambda *step: seen.append(step))
     finished = [what for what, done, total in seen if done == total]
-    assert finished == ["read clips", "calibrate frame stage", "calibrate clip stage", "measure against fp32"]
+    assert finished == ["read clips", "calibrate frame stage", "calibrate clip stage", "measure int8"]
 
 
 def test_other_methods_and_spans(plans, tmp_path):
@@ -104,10 +113,11 @@ def test_other_methods_and_spans(plans, tmp_path):
         recipe = Recipe(**{**INT8.__dict__, "calib_method": method, "span_s": 1.0})
         plan = build(recipe, tmp_path / "m.plan", base=plans["fp32"], cache_dir=tmp_path / "cache")
         assert plan.manifest.quantization["method"] == method and plan.manifest.sampling.span_s == 1.0
-        assert plan.report["fidelity"]["end_to_end"]["relative"] < 0.1
+        assert plan.report["fidelity"]["rows"][1]["end_to_end"]["relative"] < 0.1
 
 
-def test_refusals_come_before_any_work_and_lose_nothing(plans, tmp_path, toy_plan):
+def test_refusals_come_before_any_work_and_lose_nothing(plans, tmp_path, toy_plan, monkeypatch):
+    monkeypatch.setattr(origin, "SHIPPED_PLAN", tmp_path / "none" / "vlf-tiny.plan")
     before = toy_plan.path.read_bytes()
     cases = [
         (Recipe(), None, WeightsError, "give --weights FILE .* or a BASE.plan, or say --random-weights"),
@@ -116,6 +126,9 @@ def test_refusals_come_before_any_work_and_lose_nothing(plans, tmp_path, toy_pla
         (Recipe(random_weights=True), plans["fp32"], WeightsError, "already holds weights"),
         (Recipe(precision="int8", random_weights=True), None, CalibrationError, "needs real clips .*--calib-data"),
         (Recipe(precision="int8"), plans["fp32"], CalibrationError, "needs real clips"),
+        (Recipe(precision="best"), plans["fp32"], CalibrationError, "needs real clips"),
+        (Recipe(model="vlf"), plans["fp32"], WeightsError, "model and labels come with the weights"),
+        (Recipe(labels=("a", "b")), None, WeightsError, "model and labels come with the weights"),
         (Recipe(target="cpu"), plans["fp32"], PlanMismatch, "nothing to do"),
         (Recipe(precision="int8"), tmp_path / "none.plan", PlanError, "no plan at"),
     ]

@@ -5,9 +5,10 @@ import pytest
 from onnx_toys import clip_toy, frame_toy, images
 
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.fidelity import compare, measure
+from vlf_edge.compiler.fidelity import Reference, compare
 from vlf_edge.compiler.quantize import activations, quantize, to_float16
 from vlf_edge.compiler.ranges import collect_ranges
+from vlf_edge.compiler.ways import AS_WRITTEN, open_way
 from vlf_edge.errors import ShapeError
 
 REFERENCE = {"frame": frame_toy(), "clip": clip_toy()}
@@ -76,8 +77,14 @@ def test_compare_refuses_other_shapes():
         compare(np.zeros((0, 3)), np.zeros((0, 3)))
 
 
-def test_measure_equals_the_slow_and_obvious_way(candidate):
-    found = measure(REFERENCE, candidate, FRAMES, WINDOWS, batch=3)
+def measured(reference, candidate, frames=FRAMES, windows=WINDOWS, labels=None):
+    """Errors of ``candidate``'s graphs against ``reference``'s, all as they are written."""
+    with open_way(AS_WRITTEN, reference) as fp32, open_way(AS_WRITTEN, candidate) as stages:
+        return Reference.of(fp32, frames, windows, labels).errors(stages)
+
+
+def test_errors_equal_the_slow_and_obvious_way(candidate):
+    found = measured(REFERENCE, candidate)
 
     def run(data, name, array):
         return next(iter(graph.Session(data).run({name: array}).values()))
@@ -91,7 +98,6 @@ def test_measure_equals_the_slow_and_obvious_way(candidate):
         logits.append(run(REFERENCE["clip"], "tokens", clip)[0])
         clip_only.append(run(candidate["clip"], "tokens", clip)[0])
         end_to_end.append(run(candidate["clip"], "tokens", np.stack([rough_tokens[i] for i in window])[None])[0])
-    assert (found["frames"], found["windows"]) == (20, 19)
     assert found["frame"] == pytest.approx(compare(np.stack(tokens), np.stack(rough_tokens)), rel=1e-3)
     assert found["clip"] == pytest.approx(compare(np.stack(logits), np.stack(clip_only), logits=True), rel=1e-3)
     assert found["end_to_end"] == pytest.approx(compare(np.stack(logits), np.stack(end_to_end), logits=True), rel=1e-3)
@@ -99,27 +105,57 @@ def test_measure_equals_the_slow_and_obvious_way(candidate):
     assert found == json.loads(json.dumps(found, allow_nan=False))
 
 
-def test_measure_of_a_graph_against_itself_is_zero_and_repeatable(candidate):
-    same = measure(REFERENCE, REFERENCE, FRAMES, WINDOWS)
+def test_errors_of_a_graph_against_itself_are_zero_and_repeatable(candidate):
+    same = measured(REFERENCE, REFERENCE)
     assert same["end_to_end"]["max_abs"] == same["frame"]["max_abs"] == 0 and same["clip"]["top1_agreement"] == 1
-    assert measure(REFERENCE, candidate, FRAMES, WINDOWS) == measure(REFERENCE, candidate, FRAMES, WINDOWS)
+    assert measured(REFERENCE, candidate) == measured(REFERENCE, candidate)
 
 
-def test_measure_takes_float16_graphs_and_reports_progress():
+def test_float16_graphs_are_measured_too():
     typed = {stage: to_float16(data) for stage, data in REFERENCE.items()}
-    seen = []
-    found = measure(REFERENCE, typed, FRAMES, WINDOWS, batch=8, progress=lambda done, total: seen.append((done, total)))
-    assert 0 < found["end_to_end"]["relative"] < 5e-3
-    assert seen == [(i, 15) for i in range(16)]
+    assert 0 < measured(REFERENCE, typed)["end_to_end"]["relative"] < 5e-3
 
 
-def test_measure_of_a_single_stage():
+@pytest.mark.parametrize("way", ["openvino", "onnxruntime"])
+def test_backends_are_measured_on_the_same_windows(candidate, way):
+    pytest.importorskip(way)
+    with open_way(AS_WRITTEN, REFERENCE) as fp32, open_way(way, REFERENCE) as engine:
+        assert Reference.of(fp32, FRAMES, WINDOWS).errors(engine)["end_to_end"]["relative"] < 1e-5
+    with open_way(AS_WRITTEN, REFERENCE) as fp32, open_way(way, candidate, "int8") as engine:
+        assert 1e-4 < Reference.of(fp32, FRAMES, WINDOWS).errors(engine)["end_to_end"]["relative"] < 0.1
+
+
+def test_accuracy_counts_windows_of_known_class_only(candidate):
+    with open_way(AS_WRITTEN, REFERENCE) as stages:
+        reference = Reference.of(stages, FRAMES, WINDOWS)
+    assert reference.accuracy() is None and reference.labelled == 0
+    assert "accuracy" not in measured(REFERENCE, candidate)["end_to_end"]
+    decided = reference.logits.argmax(axis=1)
+    labels = np.where(np.arange(len(WINDOWS)) % 2 == 0, decided, -1)
+    labels[0] = (decided[0] + 1) % 5
+    errors = measured(REFERENCE, REFERENCE, labels=labels)["end_to_end"]
+    assert errors["accuracy"] == pytest.approx(9 / 10) and errors["top1_agreement"] == 1
+
+
+def test_fewer_windows_keep_their_own_answers():
+    labels = np.arange(len(WINDOWS)) % 5
+    with open_way(AS_WRITTEN, REFERENCE) as stages:
+        reference = Reference.of(stages, FRAMES, WINDOWS, labels)
+        few = reference.only(4)
+        again = Reference.of(stages, few.frames, few.windows)
+    assert len(few.windows) == 4 and len(few.frames) == 8 and reference.only(100) is reference
+    np.testing.assert_allclose(few.logits, again.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(few.tokens, again.tokens, rtol=1e-4, atol=1e-5)
+    assert [int(label) for label in few.labels] == [2, 2, 1, 1]
+
+
+def test_a_single_stage():
     tokens = np.random.default_rng(0).standard_normal((4, 16, 8))
     # The toy clip graph reads float tokens; a one-stage model reads windows of images in their place.
     frames = (np.abs(tokens) * 50).astype(np.uint8)[..., None]
     one_stage = as_one_stage(clip_toy())
-    found = measure({"clip": one_stage}, {"clip": one_stage}, frames, np.array([[0, 1], [2, 3]]))
-    assert set(found) == {"frames", "windows", "end_to_end"} and found["end_to_end"]["relative"] == 0
+    found = measured({"clip": one_stage}, {"clip": one_stage}, frames, np.array([[0, 1], [2, 3]]))
+    assert set(found) == {"end_to_end"} and found["end_to_end"]["relative"] == 0
 
 
 def as_one_stage(data):
@@ -141,15 +177,16 @@ def as_one_stage(data):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"candidate": {"clip": b""}}, "stages clip, frame and clip; expected clip, or frame and clip"),
+        ({"stages": {"frame": None}}, "cannot measure stages frame; expected clip, or frame and clip"),
         ({"frames": FRAMES.astype(np.float32)}, "frames are float32"),
         ({"frames": FRAMES[0]}, r"frames are uint8 \(8, 8, 3\)"),
         ({"windows": WINDOWS.astype(float)}, "windows are float64"),
         ({"windows": WINDOWS[:0]}, r"windows are int64 \(0, 2\)"),
         ({"windows": WINDOWS + 1}, "windows name frames 1 to 20, but there are 20"),
+        ({"labels": np.zeros(3, int)}, "got 3 labels for 19 windows"),
     ],
 )
-def test_measure_names_mistakes(change, message):
-    arguments = {"reference": REFERENCE, "candidate": REFERENCE, "frames": FRAMES, "windows": WINDOWS, **change}
+def test_mistakes_are_named(change, message):
+    arguments = {"stages": {"frame": None, "clip": None}, "frames": FRAMES, "windows": WINDOWS, **change}
     with pytest.raises(ShapeError, match=message):
-        measure(**arguments)
+        Reference.of(**arguments)

@@ -1,6 +1,6 @@
 """vlf-edge: the command line. Results on stdout, progress and logs on stderr.
 
-Exit codes: 0 fine; 1 a VlfError (one line); 2 wrong usage; 4 no camera; 130 interrupted.
+Exit codes: 0 fine; 1 a VlfError (one line); 2 wrong usage; 3 accuracy gate; 4 no camera; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,17 +17,23 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ._version import __version__
-from .commands import bench, build, capture, inspect, run
-from .errors import CameraError, VlfError
+from .commands import bench, build, capture, eval, inspect, run, train
+from .errors import AccuracyError, CameraError, VlfError
 
-_VERBS = {"build": build, "run": run, "bench": bench, "inspect": inspect, "capture": capture}
+_VERBS = {
+    "build": build, "run": run, "eval": eval, "bench": bench, "inspect": inspect, "train": train, "capture": capture,
+}  # fmt: skip
+_EXIT_CODES = {AccuracyError: 3, CameraError: 4}
 _EXAMPLES = """examples:
+  vlf-edge build --precision int8
+  vlf-edge train my-clips/ --from vlf_edge/weights/vlf-tiny.safetensors --out my.safetensors
   vlf-edge build --precision int8 --weights my.safetensors --calib-data my-clips/
+  vlf-edge eval vlf.plan my-clips/ --live
   vlf-edge run vlf.plan /dev/video0
   vlf-edge run vlf.plan street.mp4 --save annotated.mp4
   vlf-edge inspect vlf.plan
 
-exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 4 no camera, 130 interrupted
+exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 INT8 lost too much accuracy, 4 no camera, 130 interrupted
 """
 
 
@@ -73,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.verbose:
                 traceback.print_exc()
             print(f"vlf-edge: {error}", file=sys.stderr)
-            return 4 if isinstance(error, CameraError) else 1
+            return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 def _make_streams_safe() -> None:

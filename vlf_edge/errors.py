@@ -5,6 +5,7 @@ VlfError                 the user can fix it; the message is one sentence or two
 ├── ExportError          a model could not be turned into ONNX
 ├── CalibrationError     no clips, too few of them, or nothing to see in them
 ├── CompileError         TensorRT refused a graph (its own messages are inside)
+├── AccuracyError        a finished plan would be worse than its gate allows, so none was written
 ├── PlanError            a plan file is damaged, foreign or unsafe
 │   └── PlanMismatch     a sound plan, but not for this model, machine or use
 ├── BackendMissing       a library or device is not here (names the exact install line)
@@ -34,6 +35,10 @@ class CalibrationError(VlfError):
 
 class CompileError(VlfError):
     """An engine could not be built; carries the builder's own messages."""
+
+
+class AccuracyError(VlfError):
+    """The plan asked for would be worse than its accuracy gate allows: none was written, its report was."""
 
 
 class PlanError(VlfError):

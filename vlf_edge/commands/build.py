@@ -1,8 +1,12 @@
-"""Build a plan: from weights, or from an earlier plan.
+"""Build a plan: from the weights that come with vlf-edge, from yours, or from an earlier plan.
 
+vlf-edge build --precision int8                                                  the weights that come with vlf-edge
 vlf-edge build --precision int8 --weights W.safetensors --calib-data my-clips/   weights -> vlf.plan
 vlf-edge build base.plan --precision int8 --calib-data my-clips/                 requantise; needs no torch
 vlf-edge build vlf.plan --target rtx                                             add an engine to a plan
+
+Every build ends with a report: how near each way of running the plan here comes to fp32. An int8 plan that loses more
+than --max-drop gets its costliest nodes back in float; if that is not enough there is no plan, and exit code 3.
 """
 
 from __future__ import annotations
@@ -22,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Every default is None here: what a recipe says holds unless the command line says otherwise."""
     add = parser.add_argument
     add("base", nargs="?", metavar="BASE.plan", help="start from this plan's fp32 graphs instead of weights")
-    add("--precision", choices=("fp32", "fp16", "int8"), help="arithmetic of the engines (default: BASE's, else fp16)")
+    add(
+        "--precision",
+        choices=("fp32", "fp16", "int8", "best"),
+        help="arithmetic of the engines; best is fp16 or int8, whichever is faster on this machine and passes the gate "
+        "(default: BASE's, else fp16)",
+    )
     add("--model", choices=("vlf", "vlf-lite", "vlf-tiny"), help="sizes for --random-weights (default: vlf-tiny)")
     add("--weights", metavar="FILE", help="trained weights, .safetensors or .pt (weights only, never unpickled)")
     add("--random-weights", action="store_true", default=None, help="untrained weights: runs, but labels mean nothing")
@@ -32,8 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calib-data",
         nargs="+",
         metavar="CLIPS",
-        help="videos that INT8 is calibrated and measured on: files, folders, globs, test://motion; "
-        "taken as the live runtime takes them",
+        help="videos that INT8 is calibrated and measured on, taken as the live runtime takes them: files, folders, "
+        "globs, annotation files, test://motion, or motion (rendered clips of known labels); a folder named after a "
+        "label tells what its clips show (default for the weights that come with vlf-edge: motion)",
     )
     add("--calib-samples", type=int, metavar="N", help="windows of K frames to calibrate on (default: 64)")
     add(
@@ -42,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how ranges are chosen (default: percentile)",
     )
     add("--percentile", type=float, metavar="PERCENT", help="for --calib-method percentile (default: 99.99)")
+    add(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="what the plan may lose against fp32 in the worst way of running it here: points of accuracy where labels "
+        "are known, else per cent of decisions that differ (default: 1.0)",
+    )
     add(
         "--target",
         metavar="TARGET",
@@ -58,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="TOML files with any of these settings, such as those in engines/ and calibration/; later files win, "
-        "and the command line wins over all",
+        help="TOML files with any of these settings, such as engines/rtx.toml and calibration/motion.toml, which come "
+        "with vlf-edge; later files win, and the command line wins over all",
     )
     add(
         "-o",
@@ -71,12 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Builds; prints a summary of the new plan."""
+    """Builds; prints a summary of the new plan, with what its stages take on this machine."""
     from ..compiler import build, load_recipe
+    from ..compiler.timing import plan_times
     from .inspect import describe, to_json
 
     names = ("precision", "model", "weights", "random_weights", "seed", "calib_samples", "calib_method", "percentile")
-    names += ("target", "max_batch", "workspace_mib", "span_s")
+    names += ("max_drop", "target", "max_batch", "workspace_mib", "span_s")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in (*(args.calib_data or ()), *args.recipe):
         if name.endswith(".plan"):
@@ -91,11 +109,12 @@ def main(args: argparse.Namespace) -> int:
     recipe = load_recipe(*args.recipe, **changes)
     output = args.output or (args.base if args.base and not recipe.converts else "vlf.plan")
     plan = build(recipe, output, base=args.base, progress=Progress())
+    times_ms = plan_times(plan)
     if args.json:
-        json.dump(to_json(plan), sys.stdout, indent=1)
+        json.dump({**to_json(plan), "ms": times_ms}, sys.stdout, indent=1)
         print()
     else:
-        print(describe(plan))
+        print(describe(plan, times_ms))
     return 0
 
 

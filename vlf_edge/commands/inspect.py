@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanError
+from .report import Times, accuracy_rows, hygiene_rows
 
 if TYPE_CHECKING:
     from ..manifest import Manifest
@@ -47,15 +48,16 @@ def to_json(plan: Plan) -> dict[str, Any]:
     return {"path": str(plan.path), "digest": plan.digest, "manifest": plan.manifest.to_json(), "report": plan.report}
 
 
-def describe(plan: Plan) -> str:
-    """The plan in a few lines of text. Raises PlanError for one that lacks what is shown here."""
+def describe(plan: Plan, times: Times | None = None) -> str:
+    """The plan in a few lines of text, with times where there are any. Raises PlanError for one that lacks what is
+    shown here."""
     try:
-        return _describe(plan)
+        return _describe(plan, times)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"{plan.path} opens, but its report or calibration record is not sound ({error!r})") from None
 
 
-def _describe(plan: Plan) -> str:
+def _describe(plan: Plan, times: Times | None) -> str:
     manifest = plan.manifest
     size_mb = sum(entry["bytes"] for entry in manifest.members.values()) / 1e6
     rows = [
@@ -67,7 +69,8 @@ def _describe(plan: Plan) -> str:
         ("sampling", _sampling(manifest)),
         ("precision", _precision(manifest)),
         *_quantization(manifest),
-        *_accuracy(plan.report),
+        *hygiene_rows(plan.report),
+        *accuracy_rows(plan.report, times),
         *_engines(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))),
     ]
@@ -108,36 +111,16 @@ def _quantization(manifest: Manifest) -> list[tuple[str, str]]:
     q = manifest.quantization
     if not q:
         return []
-    method = f"{q['method']} {q['percentile']}" if "percentile" in q else q["method"]
-    seen = f"{q['windows']} windows, {q['frames']} frames of {len(q['clips'])} clip(s)"
-    text = f"{method} on {seen}, sha256 {q['sha256'][:16]}"
+    text = f"{q['method']} {q['percentile']}" if "percentile" in q else q["method"]
+    if "windows" in q:
+        text += f" on {q['windows']} windows, {q['frames']} frames of {len(q['clips'])} clip(s)"
+        text += f", sha256 {q['sha256'][:16]}"
     rows = [("calibration", text)]
     for stage, kept in q["kept_float"].items():
         reasons: dict[str, int] = {}
         for reason in kept.values():
             reasons[reason] = reasons.get(reason, 0) + 1
         rows += [("in float", f"{count} nodes of the {stage} stage: {reason}") for reason, count in reasons.items()]
-    return rows
-
-
-def _accuracy(report: dict[str, Any]) -> list[tuple[str, str]]:
-    fidelity = report.get("fidelity")
-    if not fidelity:
-        return [("accuracy", "not measured: no clips were given to the build")]
-    seen = "held-out" if fidelity["held_out"] else "the calibration's own"
-    rows = [("accuracy", f"against fp32 on {fidelity['windows']} {seen} windows:")]
-    for part, name in (("frame", "frame stage"), ("clip", "clip stage"), ("end_to_end", "end to end")):
-        errors = fidelity.get(part)
-        if not errors:
-            continue
-        if errors["relative"] is None:
-            rows.append(("", f"  {name:12s} NaN or infinity in {errors['nonfinite']:.2%} of the outputs"))
-            continue
-        text = f"relative error {errors['relative']:.3g}, max abs {errors['max_abs']:.3g}"
-        text += f", cosine {errors['cosine_min']:.5f}"
-        if "top1_agreement" in errors:
-            text += f", same top-1 {errors['top1_agreement']:.1%}"
-        rows.append(("", f"  {name:12s} {text}"))
     return rows
 
 

@@ -2,43 +2,37 @@
 
     weights --export--> fp32 graphs --calibrate, quantise--> portable and typed graphs --engines--> vlf.plan
 
+Every plan is run before it is written: in every way this machine can, on clips held out from calibration, against its
+fp32 graphs (proof.py). An int8 plan that falls short of its gate gets its costliest nodes back in float, or is refused.
+
 From an earlier plan the fp32 graphs are taken as they are: requantising needs onnx and ONNX Runtime, never torch, and
 only adding engines needs TensorRT alone.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..errors import CalibrationError, PlanMismatch, WeightsError
+from ..atomic import replacing
+from ..errors import AccuracyError, CalibrationError, PlanMismatch, WeightsError
 from ..manifest import EngineInfo, Graph, Manifest
 from ..plan import Plan, check_output
+from ..runtime.backends import cuda
+from . import origin as origins
 from .engines import Target, build_engines, resolve_targets
-from .origin import Origin, Progress, from_plan, from_weights, require, versions_of
-from .recipe import CLIPS_FIX, Recipe
+from .origin import Origin, Progress, from_plan, from_weights, is_shipped, require
+from .recipe import BEST, CLIPS_FIX, Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from .calibrate import Clips
-    from .ranges import Ranges
-
-
-@dataclass
-class _Graphs:
-    """The graphs of a precision, by stage, and how they came about."""
-
-    portable: dict[str, bytes]
-    typed: dict[str, bytes]
-    quantization: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
+    from .convert import Graphs
+    from .draft import Draft
+    from .ways import BuiltEngine
 
 
 def build(
@@ -52,149 +46,111 @@ def build(
     """Builds a plan and writes it to ``output``; a failed build leaves what was there before.
 
     base: a plan to start from instead of weights; unless ``recipe.converts``, its graphs are kept and only engines are
-    added. progress: called with (what, done, total). cache_dir: where calibrated ranges are kept (default:
-    ~/.cache/vlf_edge/ranges).
+    added. With neither base nor weights, the build starts from the weights that come with the package. progress: called
+    with (what, done, total). cache_dir: where calibrated ranges are kept (default: ~/.cache/vlf_edge/ranges).
 
-    Raises WeightsError, ExportError, CalibrationError, CompileError, PlanError, BackendMissing.
+    Raises WeightsError, ExportError, CalibrationError, CompileError, PlanError, BackendMissing; AccuracyError if the
+    plan does not pass its gate: its report is then in OUTPUT.report.json.
     """
     report = progress or (lambda what, done, total: None)
     targets = resolve_targets(recipe.target)
     check_output(output)
-    if base is None:
-        precision = recipe.precision or "fp16"
-        _check_request(recipe, precision)
-        require("build", "a build", ("onnx", "onnxruntime"))
-        origin = from_weights(recipe, report)
-    else:
-        plan = Plan.open(base)
-        if not recipe.converts:
-            return _add_engines(plan, recipe, targets, output, report)
-        precision = recipe.precision or plan.manifest.precision
-        _check_request(recipe, precision, plan)
-        require("build", "a build", ("onnx", "onnxruntime"))
-        origin = from_plan(plan, recipe)
+    plan = _starting_plan(recipe, base)
+    if base is not None and not recipe.converts:
+        return _add_engines(plan, recipe, targets, output, report)
+    precision = recipe.precision or ("fp16" if base is None else plan.manifest.precision)
+    recipe = _with_default_clips(recipe, plan)
+    if not recipe.weights:  # which may bring their ranges: that shows when they are read
+        _check_clips(recipe, precision, {} if plan is None else plan.manifest.weights)
+    require("build", "a build", ("onnx", "onnxruntime"))
+    origin = from_weights(recipe, report) if plan is None else from_plan(plan, recipe)
+    _check_clips(recipe, precision, origin.weights)
     cache = Path(cache_dir) if cache_dir else _default_cache()
-    graphs = _convert(origin, precision, recipe, cache, report)
-    return _write(origin, precision, graphs, recipe, targets, output, report)
+    return _prove_and_write(origin, precision, recipe, targets, output, cache, report)
 
 
-def _check_request(recipe: Recipe, precision: str, base: Plan | None = None) -> None:
-    """Says what is missing or cannot be meant, before minutes are spent."""
+def _prove_and_write(
+    origin: Origin,
+    precision: str,
+    recipe: Recipe,
+    targets: Sequence[Target],
+    output: str | os.PathLike[str],
+    cache: Path,
+    progress: Progress,
+) -> Plan:
+    from .proof import prove
+
+    def compiled(graphs: Graphs) -> Sequence[BuiltEngine]:
+        return _engines(graphs.typed, recipe, targets, progress)
+
+    # Engines are part of the proof where a GPU can run them; elsewhere they are only compiled once that is passed.
+    here = bool(targets) and cuda.gpu() is not None
+    to_run = compiled if here else (lambda graphs: ())
+    draft, proof = prove(origin, precision, recipe, to_run, bool(targets), cache, progress)
+    if not draft.passed:
+        raise _refusal(draft, proof, output)
+    return _write(origin, draft.graphs, draft.engines if here else compiled(draft.graphs), proof, output)
+
+
+def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan | None:
+    """The plan to start from: the one named, or the one that comes with the package; None to start from weights.
+
+    Says what is missing or cannot be meant, before minutes are spent.
+    """
     if recipe.weights and recipe.random_weights:
         raise WeightsError("weights and random weights exclude each other: give one of --weights and --random-weights")
     if base is not None and (recipe.weights or recipe.random_weights):
-        raise WeightsError(f"{base.path} already holds weights; give either a base plan or weights, not both")
-    if base is None and not recipe.weights and not recipe.random_weights:
+        raise WeightsError(f"{base} already holds weights; give either a base plan or weights, not both")
+    ships = base is None and not recipe.weights and not recipe.random_weights
+    if not recipe.random_weights and (recipe.labels or (recipe.model and not ships)):
+        raise WeightsError("model and labels come with the weights; --model and --labels are for --random-weights only")
+    if not ships:
+        return None if base is None else Plan.open(base)
+    if not origins.SHIPPED_PLAN.is_file():
         raise WeightsError(
             "no weights ship with this version: give --weights FILE (safetensors) or a BASE.plan, or say "
             "--random-weights for a plan that runs but whose labels mean nothing"
         )
-    if not recipe.random_weights and (recipe.model or recipe.labels):
-        raise WeightsError("model and labels come with the weights; --model and --labels are for --random-weights only")
-    if precision == "int8" and not recipe.calib_data:
-        raise CalibrationError(f"INT8 needs real clips to calibrate on and got none; {CLIPS_FIX}")
-    if precision == "fp32" and recipe.calib_data:
-        raise CalibrationError(
-            "fp32 is neither calibrated nor measured: leave out --calib-data, or say --precision int8"
+    if recipe.model not in (None, origins.DEFAULT_MODEL):
+        raise WeightsError(
+            f"only {origins.DEFAULT_MODEL} comes with trained weights; for {recipe.model} give --weights FILE "
+            "(vlf-edge train makes them), or say --random-weights"
         )
+    return Plan.open(origins.SHIPPED_PLAN)
 
 
-def _convert(origin: Origin, precision: str, recipe: Recipe, cache: Path, progress: Progress) -> _Graphs:
-    """fp32 graphs -> the graphs of a precision, with a report of what that cost where there are clips to measure on."""
-    if precision == "fp32":
-        return _Graphs(origin.graphs, origin.graphs)
-    clips = _clips(origin, recipe, progress) if recipe.calib_data else None
-    if precision == "int8":
-        graphs = _quantize(origin, recipe, clips, cache, progress)
-    else:
-        from .quantize import to_float16
-
-        typed = {stage: to_float16(graph) for stage, graph in origin.graphs.items()}
-        graphs = _Graphs(origin.graphs, typed, versions=versions_of("onnx"))
-    if clips is not None:
-        graphs.report["fidelity"] = _fidelity(origin, graphs, clips, progress)
-    return graphs
+def _with_default_clips(recipe: Recipe, plan: Plan | None) -> Recipe:
+    """The weights that come with the package know what they were trained on: rendered clips, made on the spot."""
+    if recipe.calib_data or plan is None or not is_shipped(plan.manifest):
+        return recipe
+    return replace(recipe, calib_data=load_recipe(origins.SHIPPED_RECIPE).calib_data)
 
 
-def _clips(origin: Origin, recipe: Recipe, progress: Progress) -> Clips:
-    from .calibrate import collect_clips
+def _check_clips(recipe: Recipe, precision: str, weights: Mapping[str, Any]) -> None:
+    """Only weights that were trained with fake quantisation know their ranges without clips."""
+    if precision in ("int8", BEST) and not recipe.calib_data and not weights.get("record", {}).get("qat"):
+        raise CalibrationError(f"INT8 needs real clips to calibrate on and got none; {CLIPS_FIX}")
 
-    return collect_clips(
-        recipe.calib_data,
-        origin.sampling,
-        origin.preprocess,
-        samples=recipe.calib_samples,
-        progress=lambda done, total: progress("read clips", done, total),
+
+def _refusal(draft: Draft, proof: Mapping[str, Any], output: str | os.PathLike[str]) -> AccuracyError:
+    """Keeps the report of a plan that is not written, and says where."""
+    path = Path(f"{os.fspath(output)}.report.json")
+    with replacing(path) as file:
+        file.write((json.dumps(proof, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    tried = f" even with {len(draft.restored)} nodes back in float" if draft.restored else ""
+    return AccuracyError(
+        f"{draft.graphs.precision} falls short of its gate{tried}: {draft.verdict}; no plan was written, the report is "
+        f"in {path}: calibrate on more clips like the camera's (--calib-data), allow more (--max-drop), or build "
+        f"--precision {'fp16' if draft.graphs.precision == 'int8' else 'fp32'}"
     )
-
-
-def _quantize(origin: Origin, recipe: Recipe, clips: Clips, cache: Path, progress: Progress) -> _Graphs:
-    """Stage after stage: the clip stage is calibrated on what the quantised frame stage gives it."""
-    from .calibrate import stage_feeds
-    from .quantize import activations, quantize, to_float16
-    from .ranges import cached_ranges, collect_ranges, ranges_key
-
-    portable, typed, kept_float, int8, report = {}, {}, {}, {}, {}
-    clips_sha256 = clips.sha256
-    for stage, graph in origin.graphs.items():
-        count, feeds = stage_feeds(stage, clips, portable)
-        progress(f"calibrate {stage} stage", 0, count)
-
-        def compute(graph: bytes = graph, stage: str = stage, count: int = count, feeds=feeds) -> Ranges:
-            return collect_ranges(
-                graph,
-                activations(graph),
-                feeds,
-                recipe.calib_method,
-                percentile=recipe.percentile,
-                progress=lambda done: progress(f"calibrate {stage} stage", done, count),
-            )
-
-        # The clip stage's data depend on the quantised frame stage too, so its bytes are part of the key.
-        data = hashlib.sha256("".join([clips_sha256, *map(_sha256, portable.values())]).encode()).hexdigest()
-        ranges = cached_ranges(cache, ranges_key(graph, data, recipe.calib_method, recipe.percentile), compute)
-        quantized = quantize(graph, ranges)
-        portable[stage], typed[stage] = quantized.onnx, to_float16(quantized.onnx)
-        kept_float[stage], int8[stage] = quantized.kept_float, len(quantized.quantized)
-        report[stage] = {"samples": ranges.samples, "clipped": ranges.clipped}
-    quantization = {
-        "method": recipe.calib_method,
-        "windows": len(clips.windows),
-        "frames": len(np.unique(clips.windows)),
-        "clips": list(clips.sources),
-        "sha256": clips_sha256,
-        "int8_nodes": int8,
-        "kept_float": kept_float,
-    }
-    if recipe.calib_method == "percentile":
-        quantization["percentile"] = recipe.percentile
-    versions = versions_of("onnx", "onnxruntime")
-    return _Graphs(portable, typed, quantization, {"calibration": report}, versions)
-
-
-def _fidelity(origin: Origin, graphs: _Graphs, clips: Clips, progress: Progress) -> dict[str, Any]:
-    """Errors of the portable (int8) or typed (fp16) graphs against fp32, on held-out windows where there are any."""
-    from .fidelity import measure
-
-    held_out = len(clips.held_out) > 0
-    candidate = graphs.portable if graphs.quantization else graphs.typed
-    measured = measure(
-        origin.graphs,
-        candidate,
-        *clips.only(clips.held_out if held_out else clips.windows),
-        progress=lambda done, total: progress("measure against fp32", done, total),
-    )
-    return {"held_out": held_out, "against": "fp32 graphs on ONNX Runtime", **measured}
 
 
 def _write(
     origin: Origin,
-    precision: str,
-    graphs: _Graphs,
-    recipe: Recipe,
-    targets: Sequence[Target],
+    graphs: Graphs,
+    engines: Sequence[BuiltEngine],
+    proof: Mapping[str, Any],
     output: str | os.PathLike[str],
-    progress: Progress,
 ) -> Plan:
     from .graph import tensor_specs
 
@@ -209,13 +165,12 @@ def _write(
             member = next((name for name, known in members.items() if known == data), f"{stage}.{names[kind]}.onnx")
             members[member] = data
             entries.append(Graph(stage, kind, member, *tensor_specs(data)))
-    engines = _engines(graphs.typed, recipe, targets, progress)
     manifest = Manifest(
         model=origin.model,
         labels=origin.labels,
         preprocess=origin.preprocess,
         sampling=origin.sampling,
-        precision=precision,
+        precision=graphs.precision,
         stages=tuple(origin.graphs),
         graphs=tuple(entries),
         weights=origin.weights,
@@ -224,7 +179,7 @@ def _write(
         versions={**origin.versions, **graphs.versions},
     )
     members |= {info.member: data for info, data in engines}
-    return Plan.write(output, manifest, members, graphs.report)
+    return Plan.write(output, manifest, members, proof)
 
 
 def _add_engines(
@@ -264,7 +219,3 @@ def _default_cache() -> Path:
         return Path.home() / ".cache" / "vlf_edge" / "ranges"
     except RuntimeError:  # a user without a home, as in containers
         return Path(tempfile.gettempdir()) / "vlf_edge" / "ranges"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

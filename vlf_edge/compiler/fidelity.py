@@ -1,16 +1,22 @@
-"""How far a candidate graph (INT8, FP16) is from the fp32 one, on frames that calibration has not seen."""
+"""How far one way of running a model (INT8, FP16, PyTorch, an engine) is from its fp32 graphs, on held-out frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import ShapeError
-from . import graph as graphs
+from ..runtime.sampler import segment_centres
+from .clips import UNLABELLED
 
+# {"frame": images (n, H, W, 3) uint8 -> tokens (n, S, D), "clip": tokens (n, K, S, D) -> logits (n, C)}, float32, or
+# {"clip": images (n, K, H, W, 3) uint8 -> logits} for a model of one stage.
+Stages = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 _DIGITS = 6
+_BATCH = 8
 
 
 def compare(reference: np.ndarray, candidate: np.ndarray, *, logits: bool = False) -> dict[str, float | None]:
@@ -39,67 +45,101 @@ def compare(reference: np.ndarray, candidate: np.ndarray, *, logits: bool = Fals
     return {**{name: _rounded(value) for name, value in zip(names, values)}, "nonfinite": 0.0}
 
 
-def measure(
-    reference: Mapping[str, bytes],
-    candidate: Mapping[str, bytes],
-    frames: np.ndarray,
-    windows: np.ndarray,
-    *,
-    batch: int = 8,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Runs both sets of graphs with ONNX Runtime and compares them stage by stage and end to end.
+@dataclass(frozen=True)
+class Reference:
+    """What the fp32 graphs answer: what every other way of running the model is compared with.
 
-    reference, candidate: {"frame": onnx bytes, "clip": onnx bytes}, or {"clip": onnx bytes} for a model of one stage.
-    frames: (F, H, W, 3) uint8, each encoded once. windows: (n, K) integers, indices into frames.
-    batch: frames or windows run at a time. progress: called with (batches done, batches in all).
-
-    Returns plain JSON: {"frames": F, "windows": n, "frame": errors of the tokens, "clip": errors of the logits when
-    both get the reference's tokens, "end_to_end": errors of the logits when each gets its own}; without a frame stage
-    "end_to_end" alone. The errors are those of ``compare``. Raises ShapeError for arrays that do not fit.
+    frames: (F, H, W, 3) uint8, each encoded once. windows: (n, K) integers, indices into frames. labels: (n,) integers,
+    the true class of each window, -1 where it is not known. tokens: (F, S, D) float32, None for a model of one stage.
+    logits: (n, C) float32.
     """
-    _check(reference, candidate, frames, windows)
-    everything = np.arange(len(frames))
-    jobs = [len(everything)] * 2 + [len(windows)] * 3 if "frame" in reference else [len(windows)] * 2
-    total, done = sum(-(-count // batch) for count in jobs), 0
-    if progress:
-        progress(0, total)
 
-    def run(onnx_bytes: bytes, items: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        nonlocal done
-        session, parts = graphs.Session(onnx_bytes), []
-        for start in range(0, len(indices), batch):
-            feed = {session.inputs[0]: items[indices[start : start + batch]]}
-            parts.append(session.run(feed)[session.outputs[0]].astype(np.float32))
-            done += 1
-            if progress:
-                progress(done, total)
-        return np.concatenate(parts)
+    frames: np.ndarray
+    windows: np.ndarray
+    labels: np.ndarray
+    tokens: np.ndarray | None
+    logits: np.ndarray
 
-    report: dict[str, Any] = {"frames": len(frames), "windows": len(windows)}
-    seen = seen_by_candidate = frames
-    if "frame" in reference:
-        seen, seen_by_candidate = (run(stages["frame"], frames, everything) for stages in (reference, candidate))
-        report["frame"] = compare(seen, seen_by_candidate)
-    logits = run(reference["clip"], seen, windows)
-    if "frame" in reference:
-        report["clip"] = compare(logits, run(candidate["clip"], seen, windows), logits=True)
-    report["end_to_end"] = compare(logits, run(candidate["clip"], seen_by_candidate, windows), logits=True)
-    return report
+    @classmethod
+    def of(cls, stages: Stages, frames: np.ndarray, windows: np.ndarray, labels: np.ndarray | None = None) -> Reference:
+        """Runs the fp32 stages. labels: as above; None: not one is known. Raises ShapeError for what does not fit."""
+        labels = np.full(len(windows), UNLABELLED) if labels is None else labels
+        _check(stages, frames, windows, labels)
+        tokens = encode(stages, frames)
+        return cls(frames, windows, labels, tokens, decide(stages, frames if tokens is None else tokens, windows))
+
+    @property
+    def labelled(self) -> int:
+        """How many windows have a known class."""
+        return int((self.labels != UNLABELLED).sum())
+
+    def accuracy(self, logits: np.ndarray | None = None) -> float | None:
+        """Share of labelled windows whose largest logit (n, C) is the true class; by default the reference's own."""
+        known = self.labels != UNLABELLED
+        if not known.any():
+            return None
+        best = (self.logits if logits is None else logits).argmax(axis=1)
+        return _rounded((best == self.labels)[known].mean())
+
+    def only(self, count: int) -> Reference:
+        """The same for at most ``count`` of the windows, spread evenly over them, and the frames these use."""
+        if len(self.windows) <= count:
+            return self
+        chosen = segment_centres(len(self.windows), count)
+        used, windows = np.unique(self.windows[chosen], return_inverse=True)
+        return replace(
+            self,
+            frames=self.frames[used],
+            windows=windows.reshape(len(chosen), -1),
+            labels=self.labels[chosen],
+            tokens=None if self.tokens is None else self.tokens[used],
+            logits=self.logits[chosen],
+        )
+
+    def errors(self, stages: Stages) -> dict[str, Any]:
+        """Compares another way of running the model, stage by stage and end to end. Plain JSON:
+
+        {"frame": errors of the tokens, "clip": errors of the logits when both get the reference's tokens,
+        "end_to_end": errors of the logits when each gets its own}; without a frame stage "end_to_end" alone. The errors
+        are those of ``compare``, with "accuracy" at the end where labels are known.
+        """
+        tokens, report = encode(stages, self.frames), {}
+        if tokens is not None:
+            report["frame"] = compare(self.tokens, tokens)
+            report["clip"] = compare(self.logits, decide(stages, self.tokens, self.windows), logits=True)
+        logits = decide(stages, self.frames if tokens is None else tokens, self.windows)
+        report["end_to_end"] = compare(self.logits, logits, logits=True)
+        if self.labelled:
+            sound = report["end_to_end"]["relative"] is not None
+            report["end_to_end"]["accuracy"] = self.accuracy(logits) if sound else None
+        return report
 
 
-def _check(
-    reference: Mapping[str, bytes], candidate: Mapping[str, bytes], frames: np.ndarray, windows: np.ndarray
-) -> None:
-    if set(reference) != set(candidate) or not {"clip"} <= set(reference) <= {"frame", "clip"}:
-        got = f"{', '.join(sorted(reference))} and {', '.join(sorted(candidate))}"
-        raise ShapeError(f"cannot compare graphs of stages {got}; expected clip, or frame and clip, on both sides")
+def encode(stages: Stages, frames: np.ndarray) -> np.ndarray | None:
+    """Tokens (F, S, D) of all frames, None for a model of one stage."""
+    return _in_batches(stages["frame"], frames, np.arange(len(frames))) if "frame" in stages else None
+
+
+def decide(stages: Stages, items: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Logits (n, C) of all windows over ``items``: tokens, or images for a model of one stage."""
+    return _in_batches(stages["clip"], items, windows)
+
+
+def _in_batches(infer: Callable[[np.ndarray], np.ndarray], items: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    return np.concatenate([infer(items[indices[i : i + _BATCH]]) for i in range(0, len(indices), _BATCH)])
+
+
+def _check(stages: Stages, frames: np.ndarray, windows: np.ndarray, labels: np.ndarray) -> None:
+    if not {"clip"} <= set(stages) <= {"frame", "clip"}:
+        raise ShapeError(f"cannot measure stages {', '.join(sorted(stages))}; expected clip, or frame and clip")
     if frames.ndim != 4 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ShapeError(f"frames are {frames.dtype} {frames.shape}; expected uint8 (F, H, W, 3)")
     if windows.ndim != 2 or windows.size == 0 or not np.issubdtype(windows.dtype, np.integer):
         raise ShapeError(f"windows are {windows.dtype} {windows.shape}; expected integers (n, K)")
     if windows.min() < 0 or windows.max() >= len(frames):
         raise ShapeError(f"windows name frames {windows.min()} to {windows.max()}, but there are {len(frames)} frames")
+    if labels.shape != windows.shape[:1]:
+        raise ShapeError(f"got {len(labels)} labels for {len(windows)} windows; expected one each")
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import BackendMissing
+from ..manifest import Manifest
 from ..plan import Plan
 from ..runtime.backends import installed
 from ..types import Preprocess, Sampling
@@ -16,12 +20,19 @@ from .recipe import Recipe
 Progress = Callable[[str, int, int], None]
 DEFAULT_SPAN_S = 2.0
 DEFAULT_MODEL = "vlf-tiny"
+# The weights that come with the package: an fp32 plan, so that building from them needs no PyTorch.
+SHIPPED_PLAN = Path(__file__).parents[1] / "weights" / "vlf-tiny.plan"
+SHIPPED_RECIPE = "calibration/motion.toml"
 _CLASSES_OF_RANDOM_WEIGHTS = 12
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a build starts: the fp32 graphs and all that is known about them."""
+    """Where a build starts: the fp32 graphs and all that is known about them.
+
+    torch: the PyTorch stages that the graphs were exported from, each (N, ...) array -> (N, ...) float32 array; empty
+    if the graphs come from a plan.
+    """
 
     model: dict[str, Any]
     labels: tuple[str, ...]
@@ -30,6 +41,12 @@ class Origin:
     weights: dict[str, Any]
     graphs: dict[str, bytes]
     versions: dict[str, str]
+    torch: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def random(self) -> bool:
+        """True if nothing was ever trained: labels then mean nothing."""
+        return self.weights.get("origin") == "random"
 
 
 def from_weights(recipe: Recipe, progress: Progress) -> Origin:
@@ -48,7 +65,7 @@ def from_weights(recipe: Recipe, progress: Progress) -> Origin:
         labels = recipe.labels or tuple(f"class {i}" for i in range(_CLASSES_OF_RANDOM_WEIGHTS))
         model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), seed=recipe.seed), DEFAULT_SPAN_S
         weights = {"origin": "random", "seed": recipe.seed}
-    from .export import export_stage
+    from .export import export_stage, torch_outputs
 
     stages, graphs = model.stages(), {}
     for done, stage in enumerate(stages):
@@ -64,6 +81,7 @@ def from_weights(recipe: Recipe, progress: Progress) -> Origin:
         weights=weights,
         graphs=graphs,
         versions=versions_of("torch", "timm", "onnx"),
+        torch={stage.name: lambda batch, stage=stage: torch_outputs(stage, batch)[0] for stage in stages},
     )
 
 
@@ -79,6 +97,11 @@ def from_plan(plan: Plan, recipe: Recipe) -> Origin:
         graphs={stage: plan.graph(stage, "fp32") for stage in manifest.stages},
         versions=manifest.versions,
     )
+
+
+def is_shipped(manifest: Manifest) -> bool:
+    """Whether a plan holds the weights that come with the package."""
+    return SHIPPED_PLAN.is_file() and manifest.weights == Plan.open(SHIPPED_PLAN).manifest.weights
 
 
 def require(extra: str, what: str, packages: Sequence[str]) -> None:

@@ -20,6 +20,8 @@ from .ranges import Ranges
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _CODES = 127  # int8 is used from -127 to 127, so that negation is exact
+# Biases stay below 2**30 of their units: half of what int32 holds, since scales are rounded.
+_BIAS_BITS = 30
 _HALF = np.finfo(np.float16)
 
 
@@ -169,6 +171,7 @@ def _threshold(ranges: Ranges, layer: Layer) -> float:
 def _insert(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) -> None:
     """Rewires the chosen nodes to dequantised operands; each pair of nodes comes right before its first consumer."""
     graph, constants = model.graph, graphs.initializers(model)
+    floors = _scale_floors(model, chosen, ranges)
     ready: dict[object, str] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -178,10 +181,29 @@ def _insert(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) ->
             if source not in ready:
                 ready[source] = _dequantized_activation(graph, nodes, source, ranges.thresholds[source])
             if key not in ready:
-                ready[key] = _dequantized_weight(graph, nodes, layer, constants[layer.weight])
+                ready[key] = _dequantized_weight(graph, nodes, layer, constants[layer.weight], floors.get(key))
             node.input[0], node.input[1] = ready[source], ready[key]
         nodes.append(node)
     graphs.replace(graph.node, nodes)
+
+
+def _scale_floors(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) -> dict[object, np.ndarray]:
+    """(weight, axis) -> the least scale of each output channel that keeps its bias within int32.
+
+    Runtimes with integer kernels hold a bias in units of input scale times weight scale. In a channel whose weights are
+    next to nothing that unit is so small that the bias overflows, silently. A coarser grid costs such a channel nothing
+    that its bias would not drown.
+    """
+    constants, floors = graphs.initializers(model), {}
+    for node in model.graph.node:
+        layer = chosen.get(node.name)
+        bias = constants.get(node.input[2]) if layer and len(node.input) > 2 else None
+        if bias is None or bias.data_type != TensorProto.FLOAT:
+            continue
+        unit = float(float16_scales(np.array(ranges.thresholds[layer.activation]))) * 2**_BIAS_BITS
+        floor, key = np.abs(numpy_helper.to_array(bias)).ravel() / unit, (layer.weight, layer.axis)
+        floors[key] = np.maximum(floor, floors.get(key, 0.0))
+    return floors
 
 
 def _dequantized_activation(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], name: str, threshold: float) -> str:
@@ -195,22 +217,25 @@ def _dequantized_activation(graph: onnx.GraphProto, nodes: list[onnx.NodeProto],
     return _dequantize(nodes, name, f"{name}/int8", parameters)
 
 
-def _dequantized_weight(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], layer: Layer, tensor: TensorProto) -> str:
+def _dequantized_weight(
+    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], layer: Layer, tensor: TensorProto, floor: np.ndarray | None
+) -> str:
     weight = numpy_helper.to_array(tensor)
     if not np.isfinite(weight).all():
         raise WeightsError(f"weight {layer.weight!r} of {layer.node} holds NaN or infinity; use other weights")
     name = f"{layer.weight}/axis{layer.axis}"
-    codes, scales = _quantize_weight(weight, layer.axis)
+    codes, scales = _quantize_weight(weight, layer.axis, floor)
     _add(graph, f"{name}/int8", codes)
     _add(graph, f"{name}/scale", scales)
     _add(graph, f"{name}/zero_point", np.zeros(scales.shape, np.int8))
     return _dequantize(nodes, name, f"{name}/int8", [f"{name}/scale", f"{name}/zero_point"], axis=layer.axis)
 
 
-def _quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """(int8 codes, shape of weight; float32 scales, one for each index of ``axis``)."""
+def _quantize_weight(weight: np.ndarray, axis: int, floor: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(int8 codes, shape of weight; float32 scales, one for each index of ``axis``). floor: least scale of each."""
     others = tuple(a for a in range(weight.ndim) if a != axis)
-    scales = float16_scales(np.abs(weight).max(axis=others))
+    limits = np.abs(weight).max(axis=others)
+    scales = float16_scales(limits if floor is None else np.maximum(limits, floor * _CODES))
     if not np.isfinite(scales).all():
         raise WeightsError(f"a weight reaches {np.abs(weight).max():.4g}, far beyond float16; use other weights")
     codes = np.rint(weight / np.expand_dims(scales, others))

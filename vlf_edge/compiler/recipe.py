@@ -11,10 +11,14 @@ from ..errors import VlfError
 from ..manifest import PRECISIONS
 
 METHODS = ("minmax", "entropy", "percentile")
+BEST = "best"  # fp16 or int8, whichever is faster here and passes the gate
+MOTION = "motion"  # the word for clips rendered on the spot, with known labels
 MIN_SAMPLES = 16
+MAX_DROP_POINTS = 1.0
+_RECIPE_FOLDERS = ("calibration", "engines")
 CLIPS_FIX = (
     "give --calib-data a folder of videos from your own camera (record some: vlf-edge capture 0 -o calibration/clips), "
-    "or test://motion to try things out"
+    "or motion (rendered clips) to try things out"
 )
 
 
@@ -24,9 +28,12 @@ class Recipe:
 
     weights: a safetensors (or .pt) file. random_weights: build untrained weights, knowingly. model: "vlf", "vlf-lite"
     or "vlf-tiny" (default), labels: names of the classes, seed: all three of random weights only.
-    precision: "fp32", "fp16" or "int8"; None keeps a base plan's and means fp16 otherwise.
-    calib_data: clips: files, folders, globs, test://motion. calib_samples: windows taken from them.
-    calib_method: "minmax", "entropy" or "percentile"; percentile: in per cent, for the latter.
+    precision: "fp32", "fp16", "int8" or "best" (fp16 or int8, whichever is faster on this machine and passes the
+    gate); None keeps a base plan's and means fp16 otherwise.
+    calib_data: clips: files, folders, globs, annotation files, test://motion, or "motion" (rendered clips of known
+    labels). calib_samples: windows taken from them. calib_method: "minmax", "entropy" or "percentile"; percentile: in
+    per cent, for the latter. max_drop: points of accuracy that int8 may cost where labels are known, else per cent of
+    decisions that may differ from fp32's.
     target: "auto", "cpu", "rtx", "rtx-turing" or "tensorrt". max_batch: largest batch of an engine.
     workspace_mib: memory TensorRT's builder may use, None for its own default. span_s: seconds a window covers, None
     for what the weights were trained with.
@@ -42,18 +49,21 @@ class Recipe:
     calib_samples: int = 64
     calib_method: str = "percentile"
     percentile: float = 99.99
+    max_drop: float = MAX_DROP_POINTS
     target: str = "auto"
     max_batch: int = 8
     workspace_mib: int | None = None
     span_s: float | None = None
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, (*PRECISIONS, None))
+        _one_of("precision", self.precision, (*PRECISIONS, BEST, None))
         _one_of("calib_method", self.calib_method, METHODS)
         if self.calib_samples < MIN_SAMPLES:
             raise VlfError(f"calib_samples is {self.calib_samples}; INT8 needs at least {MIN_SAMPLES}, 64 is usual")
         if not 0 < self.percentile <= 100:
             raise VlfError(f"percentile is {self.percentile}; expected more than 0 and at most 100, such as 99.99")
+        if not -100 <= self.max_drop <= 100:
+            raise VlfError(f"max_drop is {self.max_drop}; expected points from -100 to 100, such as {MAX_DROP_POINTS}")
         if not 0 <= self.seed < 1 << 63:
             raise VlfError(f"seed is {self.seed}; expected a whole number from 0 to 2**63 - 1")
         if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
@@ -82,16 +92,28 @@ class Recipe:
 def load_recipe(*paths: str | os.PathLike[str], **changes: Any) -> Recipe:
     """The recipe in one or more TOML files, later files before earlier ones, with ``changes`` on top of all.
 
-    Paths inside a file are relative to that file. Raises VlfError for an unreadable file, an unknown key or a value of
-    the wrong type.
+    Names such as "calibration/motion.toml" mean the recipes that come with the package where there is no such file.
+    Paths inside a file are relative to that file as it was named. Raises VlfError for an unreadable file, an unknown
+    key or a value of the wrong type.
     """
     values: dict[str, Any] = {}
     for path in map(Path, paths):
-        values |= _from_toml(path)
+        values |= _from_toml(path if path.exists() else packaged_recipe(path) or path, beside=path)
     return Recipe(**{**values, **changes})
 
 
-def _from_toml(path: Path) -> dict[str, Any]:
+def packaged_recipe(name: str | os.PathLike[str]) -> Path | None:
+    """The recipe "calibration/NAME.toml" or "engines/NAME.toml" that comes with vlf_edge, None if there is none.
+
+    An installed package has those folders inside itself, a checkout has them beside it.
+    """
+    package, name = Path(__file__).parents[1], Path(name)
+    if len(name.parts) != 2 or name.parts[0] not in _RECIPE_FOLDERS:
+        return None
+    return next((path for path in (package / name, package.parent / name) if path.is_file()), None)
+
+
+def _from_toml(path: Path, beside: Path) -> dict[str, Any]:
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
@@ -114,12 +136,15 @@ def _from_toml(path: Path) -> dict[str, Any]:
     for name in ("calib_data", "weights"):
         if name in values:
             found = values[name]
-            values[name] = tuple(_beside(path, v) for v in found) if isinstance(found, tuple) else _beside(path, found)
+            values[name] = (
+                tuple(_beside(beside, v) for v in found) if isinstance(found, tuple) else _beside(beside, found)
+            )
     return values
 
 
 def _beside(recipe: Path, name: str) -> str:
-    return name if "://" in name or Path(name).is_absolute() else str(recipe.parent / name)
+    # A folder that happens to be called motion is ./motion.
+    return name if name == MOTION or "://" in name or Path(name).is_absolute() else str(recipe.parent / name)
 
 
 def _one_of(what: str, value: Any, allowed: tuple[Any, ...]) -> None:

@@ -1,0 +1,175 @@
+"""What a build measures, what its gate lets through, and what it says about it: on toy weights and rendered clips."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from toy_model import TOY, build_toy
+
+from vlf_edge import Plan, WeightsError
+from vlf_edge.cli import main
+from vlf_edge.compiler import Recipe, build, calibrate, load_recipe, origin, proof, recipe
+from vlf_edge.errors import AccuracyError
+from vlf_edge.models.weights import save_weights
+from vlf_edge.motion import CLASSES
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """An fp32 plan of toy weights from a file: the gate takes them for trained ones. Labels are those of motion."""
+    folder = tmp_path_factory.mktemp("toy")
+    model = build_toy(replace(TOY, classes=len(CLASSES)))
+    save_weights(folder / "toy.safetensors", model, CLASSES, {"span_s": 0.6})
+    recipe = Recipe(weights=str(folder / "toy.safetensors"), precision="fp32", target="cpu")
+    return build(recipe, folder / "toy.plan")
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Fewer held-out windows: two of every class."""
+    monkeypatch.setattr(calibrate, "MAX_HELD_OUT", 26)
+
+
+def int8_of(toy, tmp_path, **changes):
+    settings = {"precision": "int8", "calib_data": ("motion",), "calib_samples": 26, "target": "cpu", "max_drop": 100.0}
+    return build(Recipe(**{**settings, **changes}), tmp_path / "my.plan", base=toy.path, cache_dir=tmp_path)
+
+
+def test_without_clips_a_build_is_measured_on_a_rendered_scene_and_against_torch(toy):
+    fidelity = toy.report["fidelity"]
+    ways = ["fp32 torch", "fp32 onnx", "fp32 openvino", "fp32 onnxruntime"]
+    assert [row["way"] for row in fidelity["rows"]] == ways
+    assert (fidelity["on"], fidelity["windows"], fidelity["labelled"]) == ("a rendered scene", 32, 0)
+    assert all(row["end_to_end"]["relative"] < 1e-4 for row in fidelity["rows"] if row["way"] != "fp32 onnx")
+    assert "none" in toy.report["gate"]
+
+
+def test_labels_that_are_known_give_accuracy_and_coverage(toy, tmp_path, few):
+    plan = int8_of(toy, tmp_path)
+    fidelity, gate = plan.report["fidelity"], plan.report["gate"]
+    assert fidelity["labelled"] == fidelity["windows"] == 26
+    accuracies = {row["way"]: row["end_to_end"]["accuracy"] for row in fidelity["rows"]}
+    assert list(accuracies) == ["fp32 onnx", "int8 onnx", "int8 openvino", "int8 onnxruntime"]
+    # 13 classes, each with two windows to measure on: every accuracy is a number of 26ths.
+    assert all(abs(26 * share - round(26 * share)) < 1e-3 for share in accuracies.values())
+    assert gate["measure"] == "accuracy" and gate["passed"] and not gate["restored"]
+    worst = min(accuracies[way] for way in accuracies if way != "fp32 onnx")
+    assert gate["drop_points"] == pytest.approx(100 * (accuracies["fp32 onnx"] - worst), abs=0.01)
+    assert plan.report["calibration"]["coverage"] == {label: [2, 2] for label in CLASSES}
+
+
+def test_a_plan_that_falls_short_is_refused_and_its_report_kept(toy, tmp_path, few, capsys):
+    with pytest.raises(
+        AccuracyError, match="int8 falls short of its gate even with .* nodes back in float: .* no plan"
+    ):
+        int8_of(toy, tmp_path, max_drop=-100.0)
+    assert not (tmp_path / "my.plan").exists()
+    report = json.loads((tmp_path / "my.plan.report.json").read_text())
+    assert not report["gate"]["passed"] and report["gate"]["max_drop_points"] == -100 and report["gate"]["restored"]
+    assert report["fidelity"]["rows"] and report["calibration"]["frame"]["clipped"]
+
+
+def test_the_weights_that_ship_are_the_default_and_bring_their_clips(toy, tmp_path, few, monkeypatch):
+    monkeypatch.setattr(origin, "SHIPPED_PLAN", toy.path)
+    request = Recipe(precision="int8", target="cpu", calib_samples=26, max_drop=100.0)
+    first = build(request, tmp_path / "a.plan", cache_dir=tmp_path)
+    assert first.manifest.weights == toy.manifest.weights and first.manifest.labels == CLASSES
+    assert all(clip.startswith("test://motion?label=") for clip in first.manifest.quantization["clips"])
+    # Any plan of these weights knows their clips too; model names what ships and changes nothing.
+    again = build(request, tmp_path / "b.plan", base=first.path, cache_dir=tmp_path)
+    named = build(replace(request, model="vlf-tiny"), tmp_path / "c.plan", cache_dir=tmp_path)
+    assert first.digest == again.digest == named.digest
+    with pytest.raises(WeightsError, match="only vlf-tiny comes with trained weights; for vlf give --weights"):
+        build(replace(request, model="vlf"), tmp_path / "d.plan")
+
+
+@pytest.mark.parametrize("ratio, kept", [(0.5, "int8"), (0.99, "fp16"), (1.5, "fp16")])
+def test_best_keeps_the_faster_and_reports_both(toy, tmp_path, few, monkeypatch, ratio, kept):
+    monkeypatch.setattr(proof, "_time_ratio", lambda *drafts: ("openvino", ratio))
+    plan = int8_of(toy, tmp_path, precision="best")
+    best = plan.report["best"]
+    assert plan.manifest.precision == kept == best["kept"] and best["int8_to_fp16_time"] == ratio
+    assert set(best["gates"]) == {"fp16", "int8"} and all(gate["passed"] for gate in best["gates"].values())
+    assert best["why"] == f"a decision in int8 takes {ratio:g} of its time in fp16, timed on openvino"
+    assert {row["way"].split()[0] for row in plan.report["fidelity"]["rows"]} == {"fp32", "fp16", "int8"}
+    assert bool(plan.manifest.quantization) == (kept == "int8") == ("calibration" in plan.report)
+
+
+def test_best_times_both_here_and_keeps_what_passes(toy, tmp_path, few, monkeypatch):
+    best = int8_of(toy, tmp_path, precision="best").report["best"]
+    assert best["int8_to_fp16_time"] > 0 and "timed on openvino" in best["why"]
+    real = proof.Drafter.int8
+    monkeypatch.setattr(proof.Drafter, "int8", lambda self, int8: real(replace(self, max_drop=-100.0), int8))
+    plan = int8_of(toy, tmp_path, precision="best")
+    assert plan.manifest.precision == "fp16" and "int8 falls short of the gate" in plan.report["best"]["why"]
+
+
+def test_the_report_is_a_table_with_times_that_the_plan_does_not_hold(toy, tmp_path, few, capsys):
+    int8_of(toy, tmp_path)
+    words = ["build", str(toy.path), "--precision", "int8", "--calib-data", "motion", "--calib-samples", "26"]
+    words += ["--max-drop", "100", "--target", "cpu", "-o", str(tmp_path / "cli.plan")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    for part in (
+        "coverage    13 of 13 classes calibrate on 2 windows each and are measured on 2",
+        "clipped     at most 0.0",
+        "on 26 held-out windows, 26 of known class",
+        "gate        passed: accuracy drops by ",
+    ):
+        assert part in told
+    table = told[told.index("accuracy    on") : told.index("gate ")].splitlines()[1:]
+    assert all(heading in table[0] for heading in ("accuracy", "same top-1", "end to end", "cosine", "frame ms"))
+    assert [line.split()[:2] for line in table[1:]] == [
+        ["fp32", "onnx"], ["int8", "onnx"], ["int8", "openvino"], ["int8", "onnxruntime"],
+    ]  # fmt: skip
+    assert len({len(line) for line in table if line.split()[:2] != ["int8", "onnx"]}) == 1, "aligned"
+    assert main([*words, "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert set(out["ms"]) == {"fp32 onnx", "int8 openvino", "int8 onnxruntime"}
+    assert all(taken > 0 for stages in out["ms"].values() for taken in stages.values())
+    assert "ms" not in json.dumps(out["report"]).replace("items", "")
+    assert Plan.open(tmp_path / "cli.plan").digest == Plan.open(tmp_path / "my.plan").digest
+
+
+def test_what_the_gate_restored_is_told():
+    from vlf_edge.commands.report import accuracy_rows, hygiene_rows
+
+    verdict = {"measure": "agreement", "windows": 200, "drop_points": 7.5, "way": "int8 openvino"}
+    verdict |= {"max_drop_points": 1.0, "passed": False}
+    restored = [{"stage": "frame", "node": "f.stem/Conv", "gain": 0.0312}]
+    nan = {"relative": None, "max_abs": None, "cosine_min": None, "top1_agreement": None, "nonfinite": 0.5}
+    report = {
+        "fidelity": {
+            "held_out": True, "on": "clips", "windows": 200, "labelled": 0,
+            "rows": [{"way": "fp32"}, {"way": "fp16 onnx", "end_to_end": nan}, {"way": "x", "failed": "no memory"}],
+        },
+        "gate": {**verdict, "passed": True, "drop_points": 0.5, "restored": restored, "before": verdict},
+        "best": {"kept": "int8", "why": "it is faster"},
+        "calibration": {"coverage": {"left": [3, 1], "right": [0, 2]}, "frame": {"clipped": {"a": 0.001, "b": 0.02}}},
+    }  # fmt: skip
+    text = "\n".join(" ".join(row) for row in (*hygiene_rows(report), *accuracy_rows(report)))
+    for part in (
+        "1 of 2 classes calibrate on 0 to 3 windows each and are measured on 1 to 2; without: right",
+        "at most 2.000% of the values of 2 tensors: frame b 2.000%, frame a 0.100%",
+        "NaN",
+        "x          no memory",
+        "all nodes in int8: 7.5 % of the decisions differ on int8 openvino",
+        "frame f.stem/Conv, which alone lowers the logits' relative error by 0.031",
+        "best int8: it is faster",
+    ):
+        assert part in text, text
+
+
+def test_every_recipe_is_found_from_an_installed_package_too(tmp_path, monkeypatch):
+    """An installed package holds the folders that a checkout has beside it."""
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("calibration/motion.toml", "engines/cpu.toml").calib_data == ("motion",)
+    assert load_recipe("calibration/own-camera.toml").calib_data == ("calibration/clips",), "beside the name given"
+    package = tmp_path / "site" / "vlf_edge"
+    (package / "compiler").mkdir(parents=True)
+    (package / "calibration").mkdir()
+    (package / "calibration" / "motion.toml").write_text("calib_data = ['mine']")
+    monkeypatch.setattr(recipe, "__file__", str(package / "compiler" / "recipe.py"))
+    assert recipe.packaged_recipe("calibration/motion.toml") == package / "calibration" / "motion.toml"
+    for name in ("calibration/none.toml", "motion.toml", "../calibration/motion.toml", "secrets/motion.toml"):
+        assert recipe.packaged_recipe(name) is None
