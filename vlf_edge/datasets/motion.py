@@ -83,9 +83,15 @@ class MotionDataset(ClipDataset):
             width = int(height * rng.uniform(1.0, 1.5))
             ease = self._ease
         clip = MotionClip(CLASSES[label], seed, width, height, FPS, self.span_s, ease)
-        indices = segment_indices(clip.count, self._frames, rng)
+        indices = self._indices(clip.count, rng)
         frames = np.stack([self._prepare(clip.render(i)) for i in indices])
         return Sample(frames, label, np.stack([clip.shift(i, later) for i, later in zip(indices, indices[1:])]))
+
+    def _indices(self, count: int, rng: np.random.Generator | None) -> np.ndarray:
+        """In training, half of the clips are cut as a live stream is: in even steps, from wherever it begins."""
+        if rng is not None and rng.random() < 0.5:
+            return ((np.arange(self._frames) + rng.random()) * count / self._frames).astype(np.int64)
+        return segment_indices(count, self._frames, rng)
 
     def _vary(self, sample: Sample, rng: np.random.Generator) -> Sample:
         variant = Variant.draw(rng)

@@ -12,7 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scene import Canvas, Lens, affine, any_texture, chain, jointed_thing, occluder, plain_thing
+from .scene import (
+    LONG_SHAPES,
+    SHAPES,
+    Canvas,
+    Lens,
+    Part,
+    affine,
+    any_texture,
+    chain,
+    contrast,
+    jointed_thing,
+    occluder,
+    plain_thing,
+)
 from .textures import HELD_OUT, RANKS, TRAINING
 
 REVERSES = {
@@ -119,7 +132,7 @@ class MotionClip:
         low = 1 - hard
         self._travel = np.zeros(5)
         self._middle = np.zeros(5)
-        self.moves_view = self._forward != "open" and rng.random() < 0.6 and not self._plain
+        self.moves_view = self._forward != "open" and rng.random() < 0.65 and not self._plain
         axis = _AXIS.get(self._forward)
         ranges = {0: (0.32, 0.8), 1: (0.32, 0.8), 2: (0.5, 1.2), 3: (0.9, 2.6), 4: (0.75, 1.0)}
         self._phase, self._sway = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.6) * hard
@@ -141,7 +154,9 @@ class MotionClip:
 
     def _compose_scene(self, rng: np.random.Generator, hard: float, ease: float, width: int, height: int) -> None:
         """What is seen, and through what lens."""
-        self._surface = any_texture(rng, self._surfaces)
+        # Behind a single thing there is no more than half of what fills a view that moves.
+        behind = self._surfaces if self.moves_view else [n for n in self._surfaces if n % RANKS <= RANKS // 2]
+        self._surface = any_texture(rng, behind)
         if self._plain:
             self._surface = np.full_like(self._surface, self._surface[0, 0])
         scale = rng.uniform(1.4, 3.2) if ease < 0.5 else rng.uniform(1.2, 2.0)
@@ -153,8 +168,8 @@ class MotionClip:
         if not self.moves_view:
             still = self._forward == "still"
             self._things = () if still and rng.random() < 0.5 else self._thing(rng)
-            least = 0.26 if self._forward in ("open", "clockwise", "approach") else 0.2
-            radius = rng.uniform(least + 0.05 * (1 - hard), 0.44)
+            least = 0.3 if self._forward in ("open", "clockwise", "approach") else 0.22
+            radius = rng.uniform(least + 0.05 * (1 - hard), 0.46)
             # Room to move: where it is in the middle of the clip, so that it stays in the centre cut.
             room = np.maximum(0.05, 0.5 - 0.5 * np.abs(self._travel[:2]) - 0.5 * radius)
             self._pivot = tuple(rng.uniform(-room, room) * np.minimum(1, [aspect_x, aspect_y]))
@@ -173,7 +188,12 @@ class MotionClip:
             occluder=occluder(rng, self._surfaces, width, height) if rng.random() < 0.1 * hard else None,
         )
 
-    def _thing(self, rng: np.random.Generator) -> tuple:
+    def _thing(self, rng: np.random.Generator) -> tuple[Part, ...]:
+        """The clearest of three."""
+        return max((self._any_thing(rng) for _ in range(3)), key=lambda thing: contrast(thing, self._surface))
+
+    def _any_thing(self, rng: np.random.Generator) -> tuple[Part, ...]:
         # Some jointed things only move as a whole: being able to open must not give the class away.
-        jointed = self._forward == "open" or rng.random() < 0.2
-        return jointed_thing(rng, self._surfaces) if jointed else plain_thing(rng, self._surfaces)
+        if self._forward == "open" or rng.random() < 0.2:
+            return jointed_thing(rng, self._surfaces)
+        return plain_thing(rng, self._surfaces, LONG_SHAPES if self._forward == "clockwise" else SHAPES)

@@ -16,7 +16,8 @@ from ..runtime.opencv import load_cv2
 from .textures import SIDE_PX, texture
 
 SPRITE_PX = 96
-SHAPES = ("blob", "ellipse", "bar", "star", "ell", "hand")
+SHAPES = ("blob", "star", "ellipse", "bar", "ell", "hand")
+LONG_SHAPES = SHAPES[2:]  # those that show at a glance how they are turned
 JOINTED = ("mouth", "doors", "fingers", "scissors")  # what can open and close
 _GRAIN_ROOM_PX = 64
 
@@ -126,9 +127,9 @@ def any_texture(rng: np.random.Generator, surfaces: Sequence[int]) -> np.ndarray
     return texture(surfaces[int(rng.integers(len(surfaces)))])
 
 
-def plain_thing(rng: np.random.Generator, surfaces: Sequence[int]) -> tuple[Part, ...]:
-    """A thing of one part, of any shape that shows how it is turned. surfaces: the textures to choose from."""
-    mask = _mask(SHAPES[rng.integers(len(SHAPES))], rng)
+def plain_thing(rng: np.random.Generator, surfaces: Sequence[int], shapes: Sequence[str] = SHAPES) -> tuple[Part, ...]:
+    """A thing of one part. surfaces: the textures to choose from; shapes: the outlines."""
+    mask = _mask(shapes[rng.integers(len(shapes))], rng)
     return (Part(_sprite(mask, rng, surfaces)),)
 
 
@@ -152,16 +153,23 @@ def jointed_thing(rng: np.random.Generator, surfaces: Sequence[int]) -> tuple[Pa
         upper, lower = whole.copy(), whole.copy()
         upper[centre:], lower[:centre] = 0, 0
         if kind == "mouth":
-            turn = float(rng.uniform(0.5, 0.9))
+            turn = float(rng.uniform(0.6, 1.0))
             return Part(sprite(upper), turn=-turn), Part(sprite(lower), turn=turn)
-        slide = float(rng.uniform(0.5, 0.8))
+        slide = float(rng.uniform(0.55, 0.85))
         return Part(sprite(upper), slide=(0.0, -slide)), Part(sprite(lower), slide=(0.0, slide))
     bar = np.zeros((SPRITE_PX, SPRITE_PX), np.uint8)
-    thick = int(half * rng.uniform(0.1, 0.28))
+    thick = int(half * rng.uniform(0.2, 0.36))
     cv2.rectangle(bar, (centre - thick, centre - thick // 2), (centre + half, centre + thick // 2), 255, -1)
     count = 2 if kind == "scissors" else int(rng.integers(3, 6))
-    spread = float(rng.uniform(1.0, 2.0)) / (count - 1)
+    spread = float(rng.uniform(1.4, 2.2)) / (count - 1)
     return tuple(Part(sprite(bar), turn=spread * (i - (count - 1) / 2)) for i in range(count))
+
+
+def contrast(things: Sequence[Part], surface: np.ndarray) -> float:
+    """How far the mean colour of a thing is from that of what is behind it, in grey levels."""
+    pixels = things[0].pixels.reshape(-1, 4).astype(np.float32)
+    colour = pixels[:, :3].sum(axis=0) / max(1.0, pixels[:, 3].sum() / 255)
+    return float(np.abs(colour - surface.reshape(-1, 3).mean(axis=0)).mean())
 
 
 def occluder(rng: np.random.Generator, surfaces: Sequence[int], width: int, height: int) -> np.ndarray:
@@ -182,7 +190,7 @@ def _mask(shape: str, rng: np.random.Generator) -> np.ndarray:
     mask = np.zeros((SPRITE_PX, SPRITE_PX), np.uint8)
     centre, half = SPRITE_PX // 2, SPRITE_PX // 2 - 3
     if shape == "ellipse":
-        axes = (half, int(half * rng.uniform(0.35, 0.9)))
+        axes = (half, int(half * rng.uniform(0.35, 0.75)))
         cv2.ellipse(mask, (centre, centre), axes, 0, 0, 360, 255, -1, cv2.LINE_AA)
     elif shape in ("bar", "ell"):
         thick = int(half * rng.uniform(0.25, 0.7))
