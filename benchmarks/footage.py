@@ -1,0 +1,350 @@
+"""Does a plan trained on rendered motion work on real pictures? A virtual camera moves over footage and asks it.
+
+  python benchmarks/footage.py PLAN FILE_OR_FOLDER... [--windows N] [--seed S] [--json]
+
+The camera pans, zooms, rolls and shakes over pictures it never leaves: its view is a part of the real picture, with no
+border and nothing repeated. The truth is what its path makes the content of the view do: "left" is content that moves
+to the left, as when a camera turns to the right. Speeds are those of rendered clips, from the 25th to the 90th
+percentile, with a hand's tremor and a little of every other motion; the code is not the renderer's.
+
+  still pictures   images, and the first frame of every stretch of a clip, all filmed at 30 frames a second
+  playing clips    stretches that play on meanwhile, at their own frame rate: same place, same path of the camera. All
+                   that moves in them disturbs. Where they were filmed by a moving camera, or have cuts, the label is
+                   not the whole truth, so that this figure is a floor
+
+Every stretch is filmed once for each class. The frames go one by one into Runtime.push with their time stamps, and the
+first decision counts. Opening and closing are not motions of a camera: no window has those labels, and to decide for
+them is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from hardware import describe, header
+
+from vlf_edge import Runtime
+from vlf_edge.commands.progress import Progress
+from vlf_edge.errors import PlanMismatch, SourceError, VlfError
+from vlf_edge.runtime.sampler import TOLERANCE_S
+from vlf_edge.runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_source
+
+# A pose is (x, y, log scale, angle) of the content in the view: x to the right and y down in short sides of the view,
+# the angle in radians, clockwise as seen. Each class: the axis it moves along and the way it goes there; 0: to and fro.
+MOTIONS = {
+    "still": None,
+    "left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1),
+    "recede": (2, -1), "approach": (2, 1), "counter-clockwise": (3, -1), "clockwise": (3, 1),
+    "shake": (0, 0), "nod": (1, 0),
+}  # fmt: skip
+CLASSES = tuple(MOTIONS)
+TRAVEL = ((0.34, 0.70), (0.34, 0.70), (0.50, 1.02), (0.98, 2.21))  # least and most in a window of 2 s
+SWING, SWING_HZ = (0.10, 0.20), (0.84, 1.32)
+STRAY = (0.04, 0.04, 0.06, 0.06)  # at most, in a window, along the axes that a class is not about
+TREMOR, TREMOR_HZ = (0.004, 0.004, 0.004, 0.005), (0.5, 2.5)
+
+ASPECT = 4 / 3
+FILM_FPS = 30.0
+MIN_VIEW_PX = 64  # what the camera must see of a picture at least, along its short side
+MAX_PICTURE_PX = 720  # short side; larger pictures are shrunk to it, as a video camera would
+STILL, PLAYING = "still pictures", "playing clips"
+
+
+@dataclass(frozen=True)
+class CameraPath:
+    """How the content of the view moves in a window. Arrays: (4,) float64 in units of a pose.
+
+    travel: from beginning to end. swing: how far to and fro. tremor: the same, of a hand. ease: 0 for a steady pace,
+    below 1 for one that is slow at both ends.
+    """
+
+    span_s: float
+    travel: np.ndarray
+    ease: float
+    swing: np.ndarray
+    swing_hz: float
+    swing_phase: float
+    tremor: np.ndarray
+    tremor_hz: np.ndarray
+    tremor_phase: np.ndarray
+
+    @classmethod
+    def draw(cls, label: str, span_s: float, rng: np.random.Generator) -> CameraPath:
+        """One path of that class, over ``span_s`` seconds."""
+        travel, swing = np.zeros(4), np.zeros(4)
+        if MOTIONS[label] is not None:
+            axis, way = MOTIONS[label]
+            travel = rng.uniform(-1, 1, 4) * STRAY
+            # As in rendered clips: longer ones travel further, but more slowly.
+            travel[axis] = way * rng.uniform(*TRAVEL[axis]) * np.sqrt(span_s / 2)
+            swing[axis] = rng.uniform(*SWING) if way == 0 else 0.0
+        return cls(
+            span_s,
+            travel,
+            ease=rng.uniform(0, 0.4),
+            swing=swing,
+            swing_hz=rng.uniform(*SWING_HZ),
+            swing_phase=rng.uniform(0, 2 * np.pi),
+            tremor=rng.uniform(0, 1, 4) * TREMOR,
+            tremor_hz=rng.uniform(*TREMOR_HZ, 4),
+            tremor_phase=rng.uniform(0, 2 * np.pi, 4),
+        )
+
+    def poses(self, times_s: np.ndarray) -> np.ndarray:
+        """(n,) seconds since the window began -> (n, 4) float64."""
+        t_s = np.asarray(times_s, np.float64)[:, np.newaxis]
+        part = t_s / self.span_s
+        way = part - 0.5 - self.ease * np.sin(2 * np.pi * part) / (2 * np.pi)
+        swing = self.swing * np.sin(2 * np.pi * self.swing_hz * t_s + self.swing_phase)
+        tremor = self.tremor * np.sin(2 * np.pi * self.tremor_hz * t_s + self.tremor_phase)
+        return self.travel * way + swing + tremor
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A path at a place in a picture. centre_px: (x, y) where the pose of zeros looks. short_px: what the view's short
+    side then covers, in px of the picture. size_px: (width, height) of the views it takes."""
+
+    path: CameraPath
+    centre_px: np.ndarray
+    short_px: float
+    size_px: tuple[int, int]
+
+    @classmethod
+    def place(cls, path: CameraPath, width_px: int, height_px: int, rng: np.random.Generator) -> Camera | None:
+        """Somewhere in a picture of that size, so that no view leaves it; None if all of the path fits only when the
+        view gets smaller than MIN_VIEW_PX. Where a view is widest, one of its pixels is one of the picture."""
+        poses = path.poses(np.linspace(0, path.span_s, 121))
+        seen = footprint(poses)
+        least, most = seen.min(axis=(0, 1)), seen.max(axis=(0, 1))
+        room_px = np.array([width_px, height_px]) - 3.0  # a pixel short on each side, for instants between those 121
+        largest_px = float((room_px / (most - least)).min())
+        closest, widest = np.exp(-poses[:, 2].max()), np.exp(-poses[:, 2].min())
+        if largest_px * closest < MIN_VIEW_PX:
+            return None
+        short_px = rng.uniform(max(0.8 * largest_px, MIN_VIEW_PX / closest), largest_px)
+        free_px = room_px - short_px * (most - least)
+        height = round(short_px * widest)
+        return cls(path, 1 - short_px * least + free_px * rng.random(2), short_px, (round(ASPECT * height), height))
+
+    def matrix(self, t_s: float) -> np.ndarray:
+        """(2, 3) float64 that maps pixels of the picture to pixels of the view at that instant."""
+        x, y, log_scale, angle = self.path.poses(np.array([t_s]))[0]
+        width, height = self.size_px
+        zoom = np.exp(log_scale) * height / self.short_px
+        turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        middle = np.array([width - 1, height - 1]) / 2 + height * np.array([x, y])
+        return np.column_stack([turn, middle - turn @ self.centre_px])
+
+    def view(self, picture: np.ndarray, t_s: float) -> np.ndarray:
+        """What it sees: (H, W, 3) uint8 BGR of the picture's size -> the same of ``size_px``."""
+        return cv2.warpAffine(picture, self.matrix(t_s), self.size_px, flags=cv2.INTER_LINEAR)
+
+
+def footprint(poses: np.ndarray) -> np.ndarray:
+    """(n, 4) -> (n, 4, 2) float64: the corners of each view in a picture, in short sides of the view of no scale."""
+    corners = 0.5 * np.array([[-ASPECT, -1], [ASPECT, -1], [ASPECT, 1], [-ASPECT, 1]])
+    cos, sin = np.cos(poses[:, 3]), np.sin(poses[:, 3])
+    back = np.exp(-poses[:, 2])[:, None, None] * np.stack([cos, sin, -sin, cos], axis=1).reshape(-1, 2, 2)
+    return np.einsum("nij,ncj->nci", back, corners - poses[:, np.newaxis, :2])
+
+
+def find_footage(names: Sequence[str]) -> list[str]:
+    """The images and clips among files and in folders (and their sub-folders). Raises SourceError if one has none."""
+    found: list[str] = []
+    for name in names:
+        path = Path(name)
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES)
+        if not path.is_file() and not inside:
+            what = "holds no video and no image" if path.is_dir() else "is no file and no folder"
+            raise SourceError(f"{name} {what}; known endings: {', '.join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)}")
+        found += [name] if path.is_file() else map(str, inside)
+    return found
+
+
+def stretches(names: Sequence[str], count: int, span_s: float, seed: int) -> Iterator[list[tuple[np.ndarray, float]]]:
+    """``count`` stretches of ``span_s`` seconds, evenly from all files and at random places in them, as (picture, t_s)
+    with times that begin at 0. Of an image and of a clip that is too short: one frame. Raises SourceError."""
+    rng = np.random.default_rng(seed)
+    for place, chosen in enumerate(rng.permutation(len(names))):
+        share = count // len(names) + (place < count % len(names))
+        if share == 0:
+            return
+        with open_source(names[chosen]) as source:
+            times_s = np.array([frame.t_s for frame in source])
+        end_s = times_s[-1] + np.ptp(times_s) / max(1, len(times_s) - 1)  # until when the last frame is seen
+        long_enough = times_s <= end_s - span_s + TOLERANCE_S
+        starts_s = np.sort(rng.choice(times_s[long_enough] if long_enough.any() else times_s, share))
+        for frames in cut(names[chosen], starts_s.tolist(), span_s if long_enough.any() else 0.0):
+            yield [(picture, t_s - frames[0][1]) for picture, t_s in frames]
+
+
+def cut(name: str, starts_s: list[float], length_s: float) -> Iterator[list[tuple[np.ndarray, float]]]:
+    """The stretches of a source that begin at these instants, which ascend and at each of which there is a frame, read
+    in one go: only what is within one stretch is held. Each has at least that frame."""
+    waiting, kept = list(starts_s), []
+    with open_source(name) as source:
+        for frame in source:
+            while kept and frame.t_s >= kept[0][1] + length_s:
+                yield kept
+                waiting.pop(0)
+                if not waiting:
+                    return
+                kept = [(picture, t_s) for picture, t_s in kept if t_s >= waiting[0]]
+            if frame.t_s >= waiting[0]:
+                kept.append((shrunk(frame.image), frame.t_s))
+    for start_s in waiting:
+        yield [(picture, t_s) for picture, t_s in kept if t_s >= start_s]
+
+
+def shrunk(image: np.ndarray) -> np.ndarray:
+    """The image with a short side of at most MAX_PICTURE_PX."""
+    scale = min(1.0, MAX_PICTURE_PX / min(image.shape[:2]))
+    return image if scale == 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def decide(runtime: Runtime, camera: Camera, frames: Iterable[tuple[np.ndarray, float]]) -> str:
+    """The first decision about what the camera sees of (picture, t_s); "nothing" if the frames make no window."""
+    runtime.reset()
+    for picture, t_s in frames:
+        prediction = runtime.push(camera.view(picture, t_s), t_s)
+        if prediction is not None and prediction.state == "ok":
+            return prediction.label
+    return "nothing"
+
+
+def measure(
+    runtime: Runtime, names: Sequence[str], windows: int, seed: int, progress: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    """Films ``windows`` stretches with a camera of each class. Returns plain JSON values.
+
+    The same seed gives the same windows, on any plan of the same span. Raises PlanMismatch for a plan of other classes.
+    """
+    check_labels(runtime)
+    span_s = runtime.recognizer.sampling.span_s
+    tallies: dict[str, Counter] = {STILL: Counter(), PLAYING: Counter()}
+    skipped: Counter = Counter()
+    for number, playing in enumerate(stretches(names, windows, span_s, seed)):
+        progress("stretches filmed", number, windows)
+        picture = playing[0][0]
+        still = [(picture, i / FILM_FPS) for i in range(round(span_s * FILM_FPS))]
+        for place, label in enumerate(CLASSES):
+            rng = np.random.default_rng((seed, number, place))
+            path = CameraPath.draw(label, span_s, rng)
+            camera = Camera.place(path, picture.shape[1], picture.shape[0], rng)
+            if camera is None:
+                skipped[label] += 1
+                continue
+            tallies[STILL][label, decide(runtime, camera, still)] += 1
+            if len(playing) > 1:
+                tallies[PLAYING][label, decide(runtime, camera, playing)] += 1
+    progress("stretches filmed", windows, windows)
+    return {
+        "span_s": span_s,
+        "files": len(names),
+        "stretches": windows,
+        "seed": seed,
+        "skipped": dict(skipped),
+        "kinds": {kind: rates(tally) for kind, tally in tallies.items() if tally},
+    }
+
+
+def check_labels(runtime: Runtime) -> None:
+    missing = [label for label in CLASSES if label not in runtime.labels]
+    if missing:
+        raise PlanMismatch(
+            f"{runtime.plan.path} does not tell {', '.join(missing)}: this benchmark is for plans of the classes of "
+            "rendered motion; train weights for one with: vlf-edge train motion"
+        )
+
+
+def rates(tally: Counter) -> dict[str, Any]:
+    """{(truth, decision): count} -> windows, how many were right, top-1; of all, and under "classes" of each."""
+    classes = {}
+    for label in CLASSES:
+        decisions = {decided: count for (truth, decided), count in tally.most_common() if truth == label}
+        if decisions:
+            classes[label] = {**_rate(decisions.get(label, 0), sum(decisions.values())), "decisions": decisions}
+    return {**_rate(sum(row["right"] for row in classes.values()), tally.total()), "classes": classes}
+
+
+def _rate(right: int, windows: int) -> dict[str, Any]:
+    return {"windows": windows, "right": right, "top1": round(right / windows, 4)}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """For people."""
+    kinds = figures["kinds"]
+    weights = "RANDOM WEIGHTS, labels mean nothing" if figures["random_weights"] else "trained weights"
+    lines = [
+        header(figures["machine"]),
+        f"{figures['model']} {figures['precision']} on {figures['backend']}, {weights}; windows of "
+        f"{figures['span_s']:g} s; {figures['stretches']} stretches, {figures['files']} files, seed {figures['seed']}",
+        "",
+        f"{'class':18s}" + "".join(f"{kind:>24s}" for kind in kinds) + "   mistaken for",
+    ]
+    for label in CLASSES:
+        mistakes: Counter = Counter()
+        for kind in kinds.values():
+            mistakes.update(kind["classes"].get(label, {}).get("decisions", {}))
+        del mistakes[label]
+        cells = "".join(_cell(kind["classes"].get(label)) for kind in kinds.values())
+        lines.append(f"{label:18s}{cells}   {_counts(dict(mistakes.most_common(3)))}".rstrip())
+    lines.append(f"{'all':18s}" + "".join(map(_cell, kinds.values())))
+    if figures["skipped"]:
+        lines += ["", "left out, since the camera's path does not fit into the picture: " + _counts(figures["skipped"])]
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    counts = f"{row['right']}/{row['windows']}" if row else ""
+    return f"{counts:>15s} {row['top1']:8.1%}" if row else f"{'none':>24s}"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{label} {count}" for label, count in counts.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("plan", metavar="PLAN", help="a vlf.plan of the classes of rendered motion")
+    add("footage", nargs="+", metavar="FILE_OR_FOLDER", help="images and videos")
+    add("--windows", type=int, default=60, metavar="N", help="windows of each class and kind (default: 60)")
+    add("--seed", type=int, default=0, metavar="S", help="of the places and the paths (default: 0)")
+    add("--backend", default="auto", metavar="NAME", help="what runs the plan (default: the fastest that is here)")
+    add("--json", action="store_true", help="print the figures as JSON")
+    args = parser.parse_args()
+    if args.windows < 1 or args.seed < 0:
+        parser.error(f"--windows {args.windows} --seed {args.seed}: expected 1 or more windows and a seed from 0 on")
+    machine = describe("numpy", "opencv-python", "openvino", "onnxruntime")
+    try:
+        names = find_footage(args.footage)
+        # A plan with interleaved grids decides no differently: it just decides more often.
+        with Runtime(args.plan, backend=args.backend, phases=1) as runtime:
+            manifest = runtime.plan.manifest
+            figures = {
+                "machine": machine,
+                "plan": str(runtime.plan.path),
+                "model": manifest.model.get("name"),
+                "precision": manifest.precision,
+                "backend": runtime.backend,
+                "random_weights": manifest.random_weights,
+                **measure(runtime, names, args.windows, args.seed, Progress()),
+            }
+    except VlfError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
+    print(json.dumps(figures, indent=1) if args.json else table(figures))
+
+
+if __name__ == "__main__":
+    main()
