@@ -22,6 +22,7 @@ from .scene import (
     any_texture,
     chain,
     contrast,
+    detail,
     jointed_thing,
     occluder,
     plain_thing,
@@ -45,6 +46,8 @@ HELD_OUT_SEED = 1 << 40
 # What ``shift`` measures, and its usual size in a quarter of a second; x and y in short sides, angle in radians.
 SHIFTS = ("x", "y", "log scale", "angle", "aperture")
 USUAL = np.array([0.06, 0.06, 0.09, 0.18, 0.1])
+# Grey levels of ``scene.detail`` below which a moving view is drawn again, and how often at most.
+_LEAST_DETAIL, _DRAWS = 5.0, 6
 _AXIS = {"right": 0, "down": 1, "approach": 2, "clockwise": 3, "open": 4, "shake": 0, "nod": 1}
 
 
@@ -134,10 +137,10 @@ class MotionClip:
         self._middle = np.zeros(5)
         self.moves_view = self._forward != "open" and rng.random() < 0.65 and not self._plain
         axis = _AXIS.get(self._forward)
-        ranges = {0: (0.32, 0.8), 1: (0.32, 0.8), 2: (0.5, 1.2), 3: (0.9, 2.6), 4: (0.75, 1.0)}
+        ranges = {0: (0.32, 0.8), 1: (0.32, 0.8), 2: (0.5, 1.2), 3: (0.9, 2.6), 4: (0.85, 1.0)}
         self._phase, self._sway = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.6) * hard
         self._rate_hz = rng.uniform(0.65, 1.25)
-        self._share = rng.uniform(0.75, 1.0) if rng.random() < 0.15 * hard else 1.0
+        self._share = rng.uniform(0.85, 1.0) if rng.random() < 0.15 * hard else 1.0
         if axis is not None:
             least, most = ranges[axis]
             least += low * 0.4 * (most - least)
@@ -154,28 +157,24 @@ class MotionClip:
 
     def _compose_scene(self, rng: np.random.Generator, hard: float, ease: float, width: int, height: int) -> None:
         """What is seen, and through what lens."""
-        # Behind a single thing there is no more than half of what fills a view that moves.
-        behind = self._surfaces if self.moves_view else [n for n in self._surfaces if n % RANKS <= RANKS // 2]
-        self._surface = any_texture(rng, behind)
-        if self._plain:
-            self._surface = np.full_like(self._surface, self._surface[0, 0])
-        scale = rng.uniform(1.4, 3.2) if ease < 0.5 else rng.uniform(1.2, 2.0)
-        look = np.array([*rng.uniform(-0.5, 0.5, 2), np.log(scale), rng.uniform(0, 2 * np.pi) * (rng.random() < 0.5)])
-        self._base = affine(look)
+        # What happens to a thing in its place is subtle: it needs size, and little behind it.
+        subtle = self._forward in ("open", "clockwise", "approach")
+        fullest = RANKS if self.moves_view else RANKS // 3 if subtle else RANKS // 2
+        self._compose_surface(rng, ease, [number for number in self._surfaces if number % RANKS <= fullest])
         self._behind = np.zeros(4)
         self._things, self._pivot = None, tuple(rng.uniform(-0.15, 0.15, 2) * hard)
         aspect_x, aspect_y = width / min(width, height), height / min(width, height)
         if not self.moves_view:
             still = self._forward == "still"
             self._things = () if still and rng.random() < 0.5 else self._thing(rng)
-            least = 0.3 if self._forward in ("open", "clockwise", "approach") else 0.22
-            radius = rng.uniform(least + 0.05 * (1 - hard), 0.46)
-            # Room to move: where it is in the middle of the clip, so that it stays in the centre cut.
-            room = np.maximum(0.05, 0.5 - 0.5 * np.abs(self._travel[:2]) - 0.5 * radius)
+            radius = rng.uniform(0.32, 0.46) if subtle else rng.uniform(0.24, 0.46)
+            # Where it is in the middle of the clip, so that it stays in the centre cut: wholly, or for the most part.
+            outside = 0.0 if subtle else 0.5 * radius
+            room = np.maximum(0.03, 0.5 - 0.5 * np.abs(self._travel[:2]) - radius + outside)
             self._pivot = tuple(rng.uniform(-room, room) * np.minimum(1, [aspect_x, aspect_y]))
             turn = rng.uniform(0, 2 * np.pi)
             self._place = affine(np.array([*self._pivot, np.log(radius), turn]))
-            if not still and rng.random() < 0.25 * hard:
+            if not still and not subtle and rng.random() < 0.25 * hard:
                 self._behind = rng.normal(0, 1, 4) * np.array([0.04, 0.04, 0.03, 0.03])
         self._lens = Lens(
             noise=rng.uniform(0, 7) * hard,
@@ -185,8 +184,20 @@ class MotionClip:
             flicker=rng.uniform(0, 0.02) * hard,
             drift=rng.uniform(-0.25, 0.25) * hard,
             jpeg_quality=int(rng.integers(30, 90)) if rng.random() < 0.12 * hard else 0,
-            occluder=occluder(rng, self._surfaces, width, height) if rng.random() < 0.1 * hard else None,
+            occluder=occluder(rng, self._surfaces, width, height) if rng.random() < 0.06 * hard else None,
         )
+
+    def _compose_surface(self, rng: np.random.Generator, ease: float, numbers: list[int]) -> None:
+        """What fills the view. Where the view moves, it must show that it does: a blank wall is drawn again."""
+        for _ in range(_DRAWS):
+            self._surface = any_texture(rng, numbers)
+            scale = rng.uniform(1.4, 3.2) if ease < 0.5 else rng.uniform(1.2, 2.0)
+            turn = rng.uniform(0, 2 * np.pi) * (rng.random() < 0.5)
+            self._base = affine(np.array([*rng.uniform(-0.5, 0.5, 2), np.log(scale), turn]))
+            if not self.moves_view or detail(self._canvas.surface(self._surface, self._base)) > _LEAST_DETAIL:
+                break
+        if self._plain:
+            self._surface = np.full_like(self._surface, self._surface[0, 0])
 
     def _thing(self, rng: np.random.Generator) -> tuple[Part, ...]:
         """The clearest of three."""

@@ -153,9 +153,9 @@ def jointed_thing(rng: np.random.Generator, surfaces: Sequence[int]) -> tuple[Pa
         upper, lower = whole.copy(), whole.copy()
         upper[centre:], lower[:centre] = 0, 0
         if kind == "mouth":
-            turn = float(rng.uniform(0.6, 1.0))
+            turn = float(rng.uniform(0.8, 1.2))
             return Part(sprite(upper), turn=-turn), Part(sprite(lower), turn=turn)
-        slide = float(rng.uniform(0.55, 0.85))
+        slide = float(rng.uniform(0.4, 0.65))
         return Part(sprite(upper), slide=(0.0, -slide)), Part(sprite(lower), slide=(0.0, slide))
     bar = np.zeros((SPRITE_PX, SPRITE_PX), np.uint8)
     thick = int(half * rng.uniform(0.2, 0.36))
@@ -172,13 +172,23 @@ def contrast(things: Sequence[Part], surface: np.ndarray) -> float:
     return float(np.abs(colour - surface.reshape(-1, 3).mean(axis=0)).mean())
 
 
+def detail(image: np.ndarray) -> float:
+    """Standard deviation of the brightness, in grey levels, of the emptiest quarter of an image's centre square."""
+    cv2 = load_cv2()
+    short = min(image.shape[:2])
+    top, left = ((side - short) // 2 for side in image.shape[:2])
+    grey = cv2.cvtColor(image[top : top + short, left : left + short], cv2.COLOR_BGR2GRAY)
+    half = short // 2
+    return min(float(grey[y : y + half, x : x + half].std()) for y in (0, half) for x in (0, half))
+
+
 def occluder(rng: np.random.Generator, surfaces: Sequence[int], width: int, height: int) -> np.ndarray:
     """(height, width, 4) uint8, premultiplied: a bar or a corner that stands before everything and never moves."""
     cv2 = load_cv2()
     mask = np.zeros((height, width), np.uint8)
     short = min(width, height)
     x, y = rng.uniform(0, width), rng.uniform(0, height)
-    size = (float(rng.uniform(0.05, 0.2) * short), float(rng.uniform(0.4, 1.6) * short))
+    size = (float(rng.uniform(0.05, 0.15) * short), float(rng.uniform(0.3, 0.9) * short))
     box = cv2.boxPoints(((float(x), float(y)), size, float(rng.uniform(0, 180))))
     cv2.fillPoly(mask, [box.astype(np.int32)], 255, cv2.LINE_AA)
     return _premultiplied(cv2.resize(any_texture(rng, surfaces), (width, height)), mask)
