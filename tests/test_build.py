@@ -151,6 +151,11 @@ def test_refusals_come_before_any_work_and_lose_nothing(plans, tmp_path, toy_pla
             "build {plan} --precision fp16",
             "a build needs onnx, not installed here: pip install 'vlf_edge\\[build\\]'",
         ),
+        (
+            ("tomllib", "tomli"),  # Python 3.10 without the extra
+            "build {plan} --precision int8 --recipe calibration/motion.toml",
+            "recipes need tomli on Python 3.10, not installed here: pip install 'vlf_edge\\[build\\]'",
+        ),
         (("openvino", "onnxruntime"), "run {plan} test://motion", "install one with: pip install 'vlf_edge\\[cpu\\]'"),
         (("openvino",), "run {plan} test://motion --backend openvino", "openvino is not installed.*vlf_edge\\[cpu\\]"),
         (("tensorrt_rtx",), "build {plan} --target rtx", "tensorrt_rtx is not installed.*vlf_edge\\[rtx\\]"),

@@ -133,3 +133,19 @@ def test_what_cannot_be_written_is_known_before_training(settings, tmp_path):
                       ("folder.safetensors", "is a folder")):  # fmt: skip
         with pytest.raises(WeightsError, match=said):
             train(replace(settings, out=str(tmp_path / out)))
+
+
+def test_a_run_overwrites_nothing_that_it_reads(settings, tmp_path):
+    annotation = tmp_path / "clips.csv"
+    annotation.write_text("a.mp4,wave\n")
+    last = str(Outputs(tmp_path / "toy.safetensors").last)
+    for changes, lost in (
+        ({"out": settings.start}, "toy.safetensors"),
+        ({"out": str(tmp_path / "toy.safetensors"), "start": None, "teachers": (last,)}, "toy.last.safetensors"),
+        ({"out": str(tmp_path / "clips.safetensors")}, "clips.csv"),
+    ):
+        with pytest.raises(WeightsError, match=f"would overwrite .*{lost}; name another file"):
+            train(replace(settings, **changes))
+    assert annotation.read_text() == "a.mp4,wave\n"
+    train(replace(settings, epochs=1))
+    train(replace(settings, epochs=1))  # an earlier run is no loss

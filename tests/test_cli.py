@@ -9,6 +9,7 @@ import pytest
 
 from vlf_edge import Plan
 from vlf_edge.cli import main
+from vlf_edge.compiler import origin
 
 SOURCE = "test://motion?seconds=4&width=160&height=120"
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,9 +106,10 @@ def test_capture_never_overwrites(tmp_path):
         (["run", "none.plan", SOURCE], 1, "no plan at none.plan"),
         (["run", "{plan}", "none.mp4"], 1, "no file, folder or camera at none.mp4"),
         (["run", "{plan}", "97"], 4, "no camera at /dev/video97"),
+        (["run", "{plan}", "test://["], 1, "no test pattern 'test://['; available: test://motion"),
         (["run", "{plan}", SOURCE, "--backend", "quantum"], 1, "no backend 'quantum'"),
         (["build", "--precision", "int8", "--random-weights"], 1, "INT8 needs real clips"),
-        (["build", "--precision", "fp16"], 1, "no weights ship with this version"),
+        (["build", "--precision", "int8", "--model", "vlf"], 1, "no weights ship with this version"),
         (["build", "--random-weights", "--labels", "{empty}"], 1, "empty.txt holds no labels"),
         (["build", "--random-weights", "--labels", "none.txt"], 1, "cannot read the labels none.txt"),
         (
@@ -132,6 +134,7 @@ def test_capture_never_overwrites(tmp_path):
 )
 def test_errors_are_one_line_and_an_exit_code(plans, tmp_path, capsys, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(origin, "SHIPPED_PLAN", tmp_path / "none" / "vlf-tiny.plan")
     (tmp_path / "empty.txt").write_text("\n")
     words = [
         word.format(empty=tmp_path / "empty.txt", plan=plans["int8"], tmp=tmp_path / "c", tmp_dir=tmp_path)
@@ -140,6 +143,18 @@ def test_errors_are_one_line_and_an_exit_code(plans, tmp_path, capsys, monkeypat
     assert main(words) == code
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_damaged_report_is_one_line(plans, tmp_path, capsys):
+    plan = Plan.open(plans["int8"])
+    members = {name: plan.read(name) for name in plan.manifest.members if name != "report.json"}
+    gate = {"passed": True, "drop_points": 0.0, "measure": "agreement", "way": "int8 onnx", "max_drop_points": 1.0}
+    for changed in ({"windows": 0}, {"windows": "many"}, {}):
+        damaged = {**plan.report, "gate": {**gate, **changed}}
+        path = Plan.write(tmp_path / "odd.plan", plan.manifest, members, damaged).path
+        assert main(["inspect", str(path)]) == 1
+        err = capsys.readouterr().err
+        assert "its report or calibration record is not sound" in err and len(err.splitlines()) == 1
 
 
 def test_wrong_usage_is_2_and_verbose_shows_the_traceback(capsys):

@@ -89,6 +89,8 @@ def test_eval_errors_are_one_sentence(trained, folder, toy_plan, tmp_path):
     for words, message in (
         ([plan, folder, "--limit", "0"], "--limit is 0; expected 1 or more"),
         ([plan, folder, "--batch", "0"], "--batch is 0"),
+        ([plan, "motion", "--seed", "-1"], "the seed is -1; expected a whole number from 0"),
+        ([plan, "motion", "--seed", str(1 << 19)], "the seed is 524288"),
         ([plan, folder, "--confusion", "c.pdf"], "pictures are written as .png"),
         (["none.plan", folder], "no plan at none.plan"),
         ([toy_plan.path, folder, "--backend", "fake"], "still"),  # a class that the folder lacks

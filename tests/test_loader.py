@@ -46,6 +46,13 @@ def test_batches_do_not_depend_on_the_workers():
     assert not torch.equal(alone[0].clips, next(shuffled_batches(dataset, PLAN, 6, 0, pin=False)).clips)
 
 
+def test_a_copied_batch_lets_go_of_the_workers_memory():
+    (batch,) = ordered_batches(Squares(4), range(4), 4, workers=1)
+    kept = batch.copy()
+    assert batch.clips.is_shared() and not any(t.is_shared() for t in (kept.clips, kept.labels, kept.targets))
+    assert torch.equal(kept.clips, batch.clips) and torch.equal(kept.targets, batch.targets)
+
+
 def test_samples_are_stacked_as_they_are():
     dataset = Squares(10)
     (batch,) = ordered_batches(dataset, [7, 2], 4, workers=0)
@@ -78,3 +85,17 @@ def test_the_data_set_learns_how_far_the_run_is():
     assert told == pytest.approx([0, 1 / 3, 2 / 3, 1])
     list(ordered_batches(dataset, [0], 1, 0))
     assert len(told) == 4  # tests are as hard from the beginning
+
+
+def test_workers_start_although_opencv_has_threads():
+    """A process that has used OpenCV's thread pool forks workers in which that pool is dead."""
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)
+        assert sum(len(batch) for batch in ordered_batches(Squares(4), range(4), 2, 2)) == 4
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(threads)

@@ -57,7 +57,7 @@ def test_motion_is_told_from_two_frames_and_from_what_h_makes_of_one():
         torch.testing.assert_close(learner.motion(mixed[:, i].mean(dim=1)), by_h[:, i])
 
 
-@pytest.mark.parametrize(("progress", "weight"), [(0.0, 1.0), (0.5, 0.55), (1.0, 0.1)])
+@pytest.mark.parametrize(("progress", "weight"), [(0.0, 4.0), (0.5, 2.15), (1.0, 0.3)])
 def test_the_loss_is_cross_entropy_and_weighted_regression(progress, weight):
     batch, logits, motion = values()
     truth = np.eye(4)[batch.labels.numpy()]

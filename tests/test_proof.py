@@ -1,6 +1,7 @@
 """What a build measures, what its gate lets through, and what it says about it: on toy weights and rendered clips."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from toy_model import TOY, build_toy
 
 from vlf_edge import Plan, WeightsError
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build, calibrate, load_recipe, origin, proof, recipe
+from vlf_edge.compiler import Recipe, build, calibrate, draft, load_recipe, origin, proof, recipe
 from vlf_edge.errors import AccuracyError
 from vlf_edge.models.weights import save_weights
 from vlf_edge.motion import CLASSES
@@ -59,10 +60,12 @@ def test_labels_that_are_known_give_accuracy_and_coverage(toy, tmp_path, few):
 
 
 def test_a_plan_that_falls_short_is_refused_and_its_report_kept(toy, tmp_path, few, capsys):
-    with pytest.raises(
-        AccuracyError, match="int8 falls short of its gate even with .* nodes back in float: .* no plan"
-    ):
-        int8_of(toy, tmp_path, max_drop=-100.0)
+    words = ["build", str(toy.path), "--precision", "int8", "--calib-data", "motion", "--calib-samples", "26"]
+    words += ["--max-drop", "-100", "--target", "cpu", "-o", str(tmp_path / "my.plan")]
+    assert main(words) == 3
+    out, err = capsys.readouterr()
+    said = f"nodes back in float: .* no plan was written, the report is in {tmp_path}/my.plan.report.json: .* fp16\n$"
+    assert out == "" and re.search(f"vlf-edge: int8 falls short of its gate even with .* {said}", err), err
     assert not (tmp_path / "my.plan").exists()
     report = json.loads((tmp_path / "my.plan.report.json").read_text())
     assert not report["gate"]["passed"] and report["gate"]["max_drop_points"] == -100 and report["gate"]["restored"]
@@ -93,6 +96,13 @@ def test_best_keeps_the_faster_and_reports_both(toy, tmp_path, few, monkeypatch,
     assert best["why"] == f"a decision in int8 takes {ratio:g} of its time in fp16, timed on openvino"
     assert {row["way"].split()[0] for row in plan.report["fidelity"]["rows"]} == {"fp32", "fp16", "int8"}
     assert bool(plan.manifest.quantization) == (kept == "int8") == ("calibration" in plan.report)
+
+
+def test_where_neither_passes_fp32_is_proposed(toy, tmp_path, few, monkeypatch):
+    monkeypatch.setattr(draft, "MOST_RESTORED", 0.0)
+    with pytest.raises(AccuracyError, match="int8 falls short of its gate: .* or build --precision fp32$"):
+        int8_of(toy, tmp_path, precision="best", max_drop=-100.0)
+    assert json.loads((tmp_path / "my.plan.report.json").read_text())["best"]["why"] == "neither passes the gate"
 
 
 def test_best_times_both_here_and_keeps_what_passes(toy, tmp_path, few, monkeypatch):

@@ -1,5 +1,6 @@
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_toys import FLOAT, TOYS, clip_toy, frame_toy, images, model_bytes, quantized, ranges_of, relative, run
@@ -13,10 +14,6 @@ from vlf_edge.types import TensorSpec
 
 def fixed_ranges(**thresholds):
     return Ranges("minmax", thresholds, thresholds, dict.fromkeys(thresholds, 0.0), 1)
-
-
-def producers(model):
-    return {output: node for node in model.graph.node for output in node.output}
 
 
 def layer(op_type, weight, x_shape, **attributes):
@@ -59,7 +56,7 @@ def test_nodes_stand_exactly_where_they_should(name, expected, kept):
     result = quantized(name)
     assert result.quantized == tuple(expected) and result.kept_float == kept
     model, before = onnx.load_from_string(result.onnx), onnx.load_from_string(TOYS[name][0])
-    made = producers(model)
+    made = {output: node for node in model.graph.node for output in node.output}
     constants = graph.initializers(model)
     for node in model.graph.node:
         if node.name in expected:
@@ -157,6 +154,38 @@ def test_dead_and_tiny_channels_stay_what_they_are():
         y = run(graph_bytes, {"x": x})[0]
         assert y[0] == 0 and abs(y[1]) < 1e-6
         assert y[2] == pytest.approx(7.5e-7, rel=0.2) and y[3] == pytest.approx(2, rel=0.01)
+
+
+@pytest.mark.parametrize("level", ["DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL"])
+@pytest.mark.parametrize("kind", ["Conv", "Gemm", "MatMul"])
+def test_a_channel_of_next_to_no_weight_keeps_its_bias(kind, level):
+    """Integer kernels hold biases in int32, in units of both scales: such a channel's unit must not be too small."""
+    weight, bias = np.repeat([[1e-9, 0.1]], 36, axis=0).astype(np.float32), np.array([3.14, -2.0], np.float32)
+    # The second layer makes the first one's output int8: integer kernels are used only then.
+    make, second = helper.make_node, np.eye(2, dtype=np.float32)
+    nodes = [make(kind, ["x", "w", "b"], ["y"]), make(kind, ["y", "v"], ["z"])]
+    if kind == "Conv":
+        weight, second = weight.T[:, :, None, None], second[:, :, None, None]
+    elif kind == "MatMul":
+        nodes[0] = make(kind, ["x", "w"], ["product"])
+        nodes.insert(1, make("Add", ["b", "product"], ["y"]))
+    x = np.ones((1, 36, 1, 1) if kind == "Conv" else (1, 36), np.float32)
+    values = (FLOAT, ["N", *[None] * (x.ndim - 1)])
+    data = model_bytes(nodes, {"x": values}, {"z": values}, {"w": weight, "b": bias, "v": second})
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
+    session = ort.InferenceSession(quantize(data, fixed_ranges(x=1.0, y=4.0)).onnx, options)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0].ravel(), [3.14, 1.6], atol=0.03)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 3), (2, 3)])
+def test_every_shape_of_a_bias_is_kept_within_int32(shape):
+    weight = np.array([[1e-9, 0.5, 1.0], [1e-9, -0.5, 1.0]], np.float32)
+    nodes, bias = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])], np.full(shape, 5.0, np.float32)
+    data = model_bytes(nodes, {"x": (FLOAT, [2, 2])}, {"y": (FLOAT, [2, 3])}, {"w": weight, "b": bias})
+    found = graph.initializers(onnx.load_from_string(quantize(data, fixed_ranges(x=1.0)).onnx))
+    unit = numpy_helper.to_array(found["w/axis1/scale"]) * numpy_helper.to_array(found["x/scale"])
+    assert (5.0 / unit < 2**31).all() and unit[1] == unit[2] / 2, "only the channel that needs it gets a coarser grid"
 
 
 @pytest.mark.parametrize("name", TOYS)

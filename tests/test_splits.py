@@ -59,6 +59,16 @@ def test_a_limit_takes_evenly_from_all_classes(tmp_path):
     assert len(choose_rows(read_annotations(tmp_path), "all", limit=999)) == 42
 
 
+def test_what_is_named_apart_is_not_divided(tmp_path):
+    touch(tmp_path, *(f"folder/{label}/{i}.mp4" for label in "ab" for i in range(5)))
+    read = read_annotations(tmp_path / "folder")
+    assert choose_rows(read, "train", apart=True) == choose_rows(read, "val", apart=True) == list(read.rows)
+    touch(tmp_path, *(f"split/{split}/{label}/1.mp4" for split in ("train", "val") for label in "ab"))
+    read = read_annotations(tmp_path / "split")
+    for split in ("train", "val"):
+        assert choose_rows(read, split, apart=True) == choose_rows(read, split), "what is said is taken at its word"
+
+
 def test_the_labels_of_a_model_give_the_order_and_must_fit(tmp_path):
     read = read_annotations(touch(tmp_path, "a/1.mp4", "b/1.mp4", "c/1.mp4"))
     assert check_labels(read, None) == ("a", "b", "c")

@@ -111,6 +111,7 @@ def test_settings_that_make_no_run_are_refused(settings):
         ({"lr": 0.0}, "--lr is 0.0; expected above 0"),
         ({"span_s": float("nan")}, "--span is nan"),
         ({"label_smoothing": 1.0}, "--label-smoothing is 1.0; expected from 0 to below 1"),
+        ({"seed": 1 << 64}, "--seed is 18446744073709551616; expected from 0 to 4294967295"),
         ({"backbone": "resnet18"}, "brings its own backbone"),
         ({"start": None, "qat": True}, "--qat fine-tunes"),
     ):
@@ -178,6 +179,19 @@ def test_the_command_trains_on_a_folder(tmp_path, capsys):
     assert "validation: top-1" in capsys.readouterr().out
 
 
+def test_the_command_asks_for_what_settings_default_to():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command._settings(parser.parse_args(["x"])) == Settings(data="x", out="weights.safetensors")
+
+
+def test_validation_data_named_apart_is_used_whole_and_nothing_is_held_out(tmp_path):
+    settings = Settings(data=str(write_clips(tmp_path / "a", 5)), out="w.safetensors", span_s=1.0)
+    for val, sizes in ((None, (16, 4)), (settings.data + "/", (16, 4)), (str(write_clips(tmp_path / "b", 2)), (20, 8))):
+        learn, judge = start.open_data(replace(settings, val=val), None)
+        assert (len(learn), len(judge)) == sizes
+
+
 def test_the_first_interrupt_asks_and_the_second_is_obeyed():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), command._stop_on_signal() as should_stop:
@@ -199,11 +213,14 @@ sys.exit(train.main(parser.parse_args()))
 
 def test_two_processes_share_a_run(tmp_path):
     toy, data = write_weights(tmp_path / "toy.safetensors"), write_clips(tmp_path / "clips")
+    for label in LABELS:
+        (data / label / "broken.avi").write_bytes(b"no video")
     (tmp_path / "one.py").write_text(_ONE_OF_TWO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = ["one.py", str(data), "--from", toy, "--epochs", "1", "--batch", "4", "--workers", "0", "--json"]
     done = subprocess.run([*launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)  # of one process only
-    assert said["record"]["device"] == "2 x CPU" and said["record"]["clips"] == 16
+    assert said["record"]["device"] == "2 x CPU" and said["record"]["clips"] == 20
+    assert said["record"]["broken"] == {"training": 4, "validation": 0}  # of both
     assert load_weights(tmp_path / "weights.safetensors").labels == tuple(sorted(LABELS))

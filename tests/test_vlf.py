@@ -150,7 +150,7 @@ def test_every_size_builds(name):
     clip = torch.zeros(1, sizes.frames, sizes.height_px, sizes.width_px, 3, dtype=torch.uint8)
     with torch.no_grad():
         assert model(clip).shape == (1, 5)
-    assert model.frame.tokens == {"vlf": 16, "vlf-lite": 16, "vlf-tiny": 9}[name]
+    assert model.frame.tokens == {"vlf": 16, "vlf-lite": 16, "vlf-tiny": 4}[name]
 
 
 def test_vlf_tiny_is_tiny():
@@ -204,7 +204,7 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_callers_state_alone():
 def test_another_backbone_by_name():
     model = create_model("vlf-tiny", 3, backbone="mobilenetv3_small_050")
     assert model.sizes.backbone == "mobilenetv3_small_050" and model.sizes.backbone_options == {}
-    assert model.encode_frames(torch.zeros(2, 96, 96, 3, dtype=torch.uint8)).shape == (2, 9, 128)
+    assert model.encode_frames(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, 4, 96)
 
 
 def test_mean_and_std_are_the_backbones_own():
@@ -248,7 +248,7 @@ def test_options_the_backbone_does_not_know():
 
 def test_images_the_backbone_does_not_take():
     sizes = replace(SIZES["vlf-tiny"], backbone="vit_tiny_patch16_224", backbone_options={})
-    assert "'vit_tiny_patch16_224' does not take 96x96 px images" in message(VlfError, sizes.build)
+    assert "'vit_tiny_patch16_224' does not take 64x64 px images" in message(VlfError, sizes.build)
 
 
 def test_pretrained_reaches_timm_and_a_failed_download_says_what_to_do(monkeypatch):
@@ -262,4 +262,6 @@ def test_pretrained_reaches_timm_and_a_failed_download_says_what_to_do(monkeypat
     monkeypatch.setattr(timm, "create_model", offline)
     said = message(WeightsError, create_model, "vlf-lite", 3, pretrained=True)
     assert "pretrained weights of backbone 'resnet18' could not be loaded (OSError: no route to host)" in said
-    assert "--weights FILE" in said
+    assert "--from FILE" in said
+    said = message(WeightsError, create_model, "vlf-tiny", 3, pretrained=True)
+    assert "no pretrained weights for backbone 'resnet10t' with the sizes" in said and "--backbone" in said

@@ -69,6 +69,16 @@ def test_half_the_bytes_hold_the_rounded_model(toy, tmp_path):
     assert 0 < (loaded(clip()) - logits).abs().max() < 0.02 * logits.abs().max()
 
 
+def test_what_float16_cannot_hold_stays_as_it_is(tmp_path):
+    model = build_toy()
+    norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    norm.running_var[0] = 1e6
+    save_weights(tmp_path / "w.safetensors", model, LABELS, RECORD, half=True)
+    loaded = load_weights(tmp_path / "w.safetensors").model.state_dict()
+    (name,) = (name for name, tensor in model.state_dict().items() if tensor.data_ptr() == norm.running_var.data_ptr())
+    assert torch.equal(loaded[name], norm.running_var)
+
+
 def test_the_same_model_gives_the_same_bytes(toy, tmp_path):
     for name in ("a", "b"):
         save_weights(tmp_path / f"{name}.safetensors", toy, LABELS, RECORD)

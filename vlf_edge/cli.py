@@ -26,14 +26,14 @@ _VERBS = {
 _EXIT_CODES = {AccuracyError: 3, CameraError: 4}
 _EXAMPLES = """examples:
   vlf-edge build --precision int8
-  vlf-edge train my-clips/ --from vlf_edge/weights/vlf-tiny.safetensors --out my.safetensors
+  vlf-edge train my-clips/ --from vlf-tiny --out my.safetensors
   vlf-edge build --precision int8 --weights my.safetensors --calib-data my-clips/
   vlf-edge eval vlf.plan my-clips/ --live
   vlf-edge run vlf.plan /dev/video0
   vlf-edge run vlf.plan street.mp4 --save annotated.mp4
   vlf-edge inspect vlf.plan
 
-exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 INT8 lost too much accuracy, 4 no camera, 130 interrupted
+exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 too much accuracy lost, 4 no camera, 130 interrupted
 """
 
 

@@ -53,7 +53,7 @@ def describe(plan: Plan, times: Times | None = None) -> str:
     shown here."""
     try:
         return _describe(plan, times)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise PlanError(f"{plan.path} opens, but its report or calibration record is not sound ({error!r})") from None
 
 

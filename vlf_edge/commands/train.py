@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="motion (rendered clips), a folder class/clip.mp4, or an annotation file: CSV path,label, "
         "Something-Something's JSON, EPIC-KITCHENS' CSV",
     )
-    add("--val", metavar="DATA", help="other data to validate on (default: DATA's own validation split)")
+    add("--val", metavar="DATA", help="other data to validate on (default: DATA's own, or a part of it)")
     add("--out", "-o", default="weights.safetensors", metavar="FILE", help="default: weights.safetensors")
     add("--half", action="store_true", help="store weights as float16: half the bytes, and next to no difference")
     add("--resume", action="store_true", help="go on with the run of the same command that was stopped or killed")
@@ -52,7 +52,7 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--model", choices=("vlf", "vlf-lite", "vlf-tiny"), help="sizes (default: those of --from, else vlf-tiny)")
     add("--backbone", metavar="NAME", help="another timm model as CNN")
-    add("--pretrained", action="store_true", help="start from timm's weights of the CNN (downloads them once)")
+    add("--pretrained", action="store_true", help="start from timm's weights of the CNN (fetched once); not vlf-tiny")
     add(
         "--from",
         dest="start",
@@ -76,8 +76,14 @@ def _add_learning_arguments(group: argparse._ArgumentGroup) -> None:
     add("--clip-norm", type=float, default=1.0, metavar="X", help="largest norm of the gradient (default: 1)")
     add("--label-smoothing", type=float, default=0.1, metavar="SHARE", help="default: 0.1")
     add("--ema-decay", type=float, default=0.999, metavar="X", help="of the averaged weights (default: 0.999)")
-    add("--motion-weight", type=float, default=1.0, metavar="X", help="of the motion regression, at first (default: 1)")
-    add("--motion-weight-end", type=float, default=0.1, metavar="X", help="the same, in the end (default: 0.1)")
+    add(
+        "--motion-weight",
+        type=float,
+        default=4.0,
+        metavar="X",
+        help="of telling how things move, beside the class, at first (default: 4); only for DATA that knows it: motion",
+    )
+    add("--motion-weight-end", type=float, default=0.3, metavar="X", help="the same, in the end (default: 0.3)")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same weights (default: 0)")
 
 

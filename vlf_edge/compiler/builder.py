@@ -137,11 +137,13 @@ def _refusal(draft: Draft, proof: Mapping[str, Any], output: str | os.PathLike[s
     path = Path(f"{os.fspath(output)}.report.json")
     with replacing(path) as file:
         file.write((json.dumps(proof, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    # Where the best of both was asked for, fp16 has been tried.
+    instead = "fp16" if draft.graphs.precision == "int8" and "best" not in proof else "fp32"
     tried = f" even with {len(draft.restored)} nodes back in float" if draft.restored else ""
     return AccuracyError(
         f"{draft.graphs.precision} falls short of its gate{tried}: {draft.verdict}; no plan was written, the report is "
         f"in {path}: calibrate on more clips like the camera's (--calib-data), allow more (--max-drop), or build "
-        f"--precision {'fp16' if draft.graphs.precision == 'int8' else 'fp32'}"
+        f"--precision {instead}"
     )
 
 

@@ -7,7 +7,7 @@ products inside attention, where int8 costs accuracy and gains next to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,16 +194,27 @@ def _scale_floors(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Rang
     next to nothing that unit is so small that the bias overflows, silently. A coarser grid costs such a channel nothing
     that its bias would not drown.
     """
-    constants, floors = graphs.initializers(model), {}
-    for node in model.graph.node:
-        layer = chosen.get(node.name)
-        bias = constants.get(node.input[2]) if layer and len(node.input) > 2 else None
-        if bias is None or bias.data_type != TensorProto.FLOAT:
-            continue
+    floors: dict[object, np.ndarray] = {}
+    for layer, bias in _biases(model, chosen):
         unit = float(float16_scales(np.array(ranges.thresholds[layer.activation]))) * 2**_BIAS_BITS
-        floor, key = np.abs(numpy_helper.to_array(bias)).ravel() / unit, (layer.weight, layer.axis)
+        size, key = np.abs(np.atleast_1d(bias)), (layer.weight, layer.axis)
+        # A number, a row, or a row for each item of the batch: the channels come last in all of them.
+        floor = size.reshape(-1, size.shape[-1]).max(axis=0) / unit
         floors[key] = np.maximum(floor, floors.get(key, 0.0))
     return floors
+
+
+def _biases(model: onnx.ModelProto, chosen: dict[str, Layer]) -> Iterator[tuple[Layer, np.ndarray]]:
+    """The biases of the layers: their third inputs, and constants added to a product, which runtimes make a bias of."""
+    constants = graphs.initializers(model)
+    products = {node.output[0]: node.name for node in model.graph.node if node.op_type == "MatMul"}
+    for node in model.graph.node:
+        name, candidates = node.name, node.input[2:]
+        if node.op_type == "Add":
+            name, candidates = next((products[value] for value in node.input if value in products), ""), node.input
+        for tensor in filter(None, map(constants.get, candidates)):
+            if name in chosen and tensor.data_type == TensorProto.FLOAT:
+                yield chosen[name], numpy_helper.to_array(tensor)
 
 
 def _dequantized_activation(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], name: str, threshold: float) -> str:

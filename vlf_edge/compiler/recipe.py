@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from ..errors import VlfError
+from ..errors import BackendMissing, VlfError
 from ..manifest import PRECISIONS
 
 METHODS = ("minmax", "entropy", "percentile")
@@ -114,12 +116,9 @@ def packaged_recipe(name: str | os.PathLike[str]) -> Path | None:
 
 
 def _from_toml(path: Path, beside: Path) -> dict[str, Any]:
+    toml = _toml_reader()
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = toml.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise VlfError(f"cannot read the recipe {path}: {error}") from None
     known = {f.name: f for f in fields(Recipe)}
@@ -140,6 +139,15 @@ def _from_toml(path: Path, beside: Path) -> dict[str, Any]:
                 tuple(_beside(beside, v) for v in found) if isinstance(found, tuple) else _beside(beside, found)
             )
     return values
+
+
+def _toml_reader() -> ModuleType:
+    for name in ("tomllib", "tomli"):  # Python 3.10 has no tomllib
+        try:
+            return import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise BackendMissing("recipes need tomli on Python 3.10, not installed here: pip install 'vlf_edge[build]'")
 
 
 def _beside(recipe: Path, name: str) -> str:

@@ -150,6 +150,7 @@ def open_dataset(
     labels: Sequence[str] | None = None,
     seed: int = 0,
     limit: int | None = None,
+    apart: bool = False,
 ) -> ClipDataset:
     """The labelled clips that the user named.
 
@@ -158,7 +159,8 @@ def open_dataset(
     without a "val" gets one: see ``splits``. sampling: of a plan; it replaces frames and span_s. frames: K.
     span_s: seconds of a window (default: the median length of the training clips, 10 s at most). labels: those of a
     model, which the data must have too; they then give the order. seed: of what is rendered. limit: at most so many
-    clips, evenly from all classes.
+    clips, evenly from all classes. apart: other data is for validation, or this is that other data: files that nothing
+    is said about are not divided, but all for the split asked for.
 
     Raises SourceError if there is nothing to read, VlfError if the annotation, its classes or an argument is wrong.
     """
@@ -171,7 +173,9 @@ def open_dataset(
         return _open_motion(split, labels, preprocess=preprocess, frames=frames, span_s=span_s, seed=seed, limit=limit)
     if split not in SPLITS:
         raise VlfError(f"no split {split!r}; available: {', '.join(SPLITS)}")
-    return _open_videos(data, split, labels, preprocess=preprocess, frames=frames, span_s=span_s, limit=limit)
+    return _open_videos(
+        data, split, labels, preprocess=preprocess, frames=frames, span_s=span_s, limit=limit, apart=apart
+    )
 
 
 def _open_videos(
@@ -183,14 +187,15 @@ def _open_videos(
     frames: int,
     span_s: float | None,
     limit: int | None,
+    apart: bool,
 ) -> ClipDataset:
     annotations = read_annotations(data)
     names = check_labels(annotations, labels)
     number = {label: index for index, label in enumerate(names)}
-    rows = choose_rows(annotations, split, limit)
+    rows = choose_rows(annotations, split, limit, apart=apart)
     clips = [Clip(str(row.path), number[row.label], row.start_s, row.end_s) for row in rows]
     if span_s is None:
-        span_s = _typical_length_s(divide(annotations)["train"] or rows)
+        span_s = _typical_length_s(divide(annotations, apart=apart)["train"] or rows)
     return VideoDataset(
         str(data), names, clips, preprocess=preprocess, frames=frames, span_s=span_s, missing=annotations.missing
     )

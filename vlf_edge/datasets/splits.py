@@ -3,7 +3,7 @@
 Data that says which clips are for validation is taken at its word. Where nothing says so, the training clips are
 divided: of each class a fifth of its files, at least one if it has two or more, chosen by a hash of their paths under
 the data's folder. The choice is the same on every machine and in every run, and all stretches of one file stay on one
-side.
+side. Nothing is divided where training and validation data were named apart.
 """
 
 from __future__ import annotations
@@ -43,15 +43,16 @@ def check_labels(annotations: Annotations, expected: Sequence[str] | None) -> tu
     return tuple(expected)
 
 
-def choose_rows(annotations: Annotations, split: str, limit: int | None = None) -> list[Row]:
+def choose_rows(annotations: Annotations, split: str, limit: int | None = None, *, apart: bool = False) -> list[Row]:
     """The rows of "train", "val", "test" or "all", in the annotation's order.
 
-    limit: at most so many, evenly from all classes. Raises SourceError if there are none, VlfError naming the classes
-    that are left without a clip.
+    limit: at most so many, evenly from all classes. apart: see ``divide``. Raises SourceError if there are none,
+    VlfError naming the classes that are left without a clip.
     """
-    rows = divide(annotations)[split]
+    parts = divide(annotations, apart=apart)
+    rows = parts[split]
     if not rows:
-        have = ", ".join(f"{len(part)} for {name}" for name, part in divide(annotations).items() if part)
+        have = ", ".join(f"{len(part)} for {name}" for name, part in parts.items() if part)
         raise SourceError(
             f"{annotations.root} has no clips for {split}; it has {have}. Add some, or say which are for {split}: in "
             "folders, by a list of that name or in a CSV column split"
@@ -66,12 +67,18 @@ def choose_rows(annotations: Annotations, split: str, limit: int | None = None) 
     return rows if limit is None else _evenly(rows, annotations.root, limit)
 
 
-def divide(annotations: Annotations) -> dict[str, list[Row]]:
-    """{"train", "val", "test", "all": rows}; any of the first three may be empty."""
+def divide(annotations: Annotations, *, apart: bool = False) -> dict[str, list[Row]]:
+    """{"train", "val", "test", "all": rows}; any of the first three may be empty.
+
+    apart: training and validation data were named apart. Nothing is held out of either then: where nothing is said to
+    be for validation, all is.
+    """
     parts: dict[str, list[Row]] = {"train": [], "val": [], "test": [], "all": list(annotations.rows)}
     for row in annotations.rows:
         parts[row.split or "train"].append(row)
-    if not parts["val"]:
+    if not parts["val"] and apart:
+        parts["val"] = parts["all"]
+    elif not parts["val"]:
         held_out = _hold_out(parts["train"], annotations.root)
         parts["val"] = [row for row in parts["train"] if row.path in held_out]
         parts["train"] = [row for row in parts["train"] if row.path not in held_out]

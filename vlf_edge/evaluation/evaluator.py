@@ -19,6 +19,7 @@ from .scores import Progress, Scores, contrast, rounded, score, summarize
 if TYPE_CHECKING:
     from ..datasets import ClipDataset
 
+_SEEDS = 1 << 19  # of rendered data sets: beyond, their clips' own seeds would not fit into 63 bits
 _STAGES = ("frame_stage", "clip_stage", "decision")
 
 
@@ -49,6 +50,8 @@ def evaluate(
     """
     if batch < 1:
         raise VlfError(f"the batch is {batch}; expected 1 or more clips")
+    if not 0 <= seed < _SEEDS:
+        raise VlfError(f"the seed is {seed}; expected a whole number from 0 to {_SEEDS - 1}")
     plan = plan if isinstance(plan, Plan) else Plan.open(plan)
     stats = Stats()
     with ExitStack() as stack:

@@ -40,6 +40,11 @@ class Backbone(nn.Module):
     ):
         super().__init__()
         _check_request(name, options)
+        if pretrained and options:
+            raise WeightsError(
+                f"timm has no pretrained weights for backbone {name!r} with the sizes {options}; take a model with a "
+                "standard one, such as vlf-lite, or name one with --backbone"
+            )
         levels = _create(name, 0, options).feature_info.info
         reductions = [level["reduction"] for level in levels]
         if reduction not in reductions:
@@ -95,7 +100,7 @@ def _create(name: str, index: int, options: dict[str, Any], pretrained: bool = F
         if pretrained:
             raise WeightsError(
                 f"the pretrained weights of backbone {name!r} could not be loaded ({_line(error)}); "
-                "go online once, or pass trained weights with --weights FILE"
+                "go online once, or start from trained weights with --from FILE"
             ) from error
         raise VlfError(f"timm cannot make a feature extractor of {name!r} with {options}: {_line(error)}") from error
 

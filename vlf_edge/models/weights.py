@@ -50,7 +50,8 @@ def save_weights(
     """Writes a .safetensors file in one step: complete or not there at all.
 
     labels: one per class, in logit order. record: any JSON object, such as data set, epochs and accuracy. half: store
-    float16, half the bytes; loaded again, the model is a float32 one with the rounded weights.
+    float16, half the bytes; loaded again, the model is a float32 one with the rounded weights. What float16 cannot
+    hold, such as a large variance, stays float32.
     Raises WeightsError if the labels do not fit the model, the record is not JSON or the file cannot be written.
     """
     path = Path(path)
@@ -102,8 +103,9 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
-    tensor = tensor.detach().cpu()
-    return (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+    tensor = tensor.detach().cpu().contiguous()
+    rounded = tensor.half() if half and tensor.is_floating_point() else tensor
+    return rounded if torch.isfinite(rounded).all() else tensor
 
 
 def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:

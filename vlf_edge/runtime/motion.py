@@ -37,8 +37,11 @@ class MotionOptions:
 
 def parse_motion_url(url: str) -> MotionOptions:
     """Reads the options of a test://motion URL. Raises SourceError naming the options there are."""
-    parts = urlsplit(url)
     known = {f.name: type(f.default) for f in fields(MotionOptions)}
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an unclosed bracket
+        parts = urlsplit("")
     if parts.netloc != "motion":
         raise SourceError(f"no test pattern {url!r}; available: test://motion?{'&'.join(f'{name}=' for name in known)}")
     options = MotionOptions()

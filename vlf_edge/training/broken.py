@@ -6,8 +6,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
+import torch
+
 from ..datasets import ClipDataset
 from ..errors import VlfError
+from .device import Device
 
 _NAMED = 10
 _log = logging.getLogger(__name__)
@@ -20,8 +23,11 @@ class BrokenClips:
         self._dataset, self._use = dataset, use
         self.messages: dict[int, str] = {}
 
-    def __len__(self) -> int:
-        return len(self.messages)
+    def count(self, device: Device) -> int:
+        """How many clips, over all processes of a run: each sees only its share. All must call it."""
+        found = torch.zeros(len(self._dataset), device=device.torch)
+        found[list(self.messages)] = 1
+        return int(torch.count_nonzero(device.total(found)))
 
     def note(self, broken: Iterable[tuple[int, str]]) -> None:
         """Takes in (index, message). Raises VlfError once every clip of a class is broken."""

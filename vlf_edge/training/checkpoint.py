@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..atomic import replacing
 from ..errors import WeightsError
+from . import curves
 
 _KEY = "vlf_edge_run"
 
@@ -42,8 +43,9 @@ class Outputs:
     def picture(self) -> Path:
         return self.best.with_suffix(".png")
 
-    def check(self) -> None:
-        """Raises WeightsError if no weights can be written there: better now than after the first epoch."""
+    def check(self, inputs: Sequence[str]) -> None:
+        """Raises WeightsError if no weights can be written there, or only over ``inputs`` or over a table of something
+        else: better now than after the first epoch."""
         if self.best.suffix != ".safetensors":
             raise WeightsError(f"--out is {self.best}; weights are written as .safetensors")
         try:
@@ -54,6 +56,20 @@ class Outputs:
             raise WeightsError(f"weights cannot be written to {self.best}: {error.strerror}") from None
         if self.best.is_dir():
             raise WeightsError(f"weights cannot be written to {self.best}: it is a folder")
+        written = {path.resolve() for path in (self.best, self.last, self.resume, self.table, self.picture)}
+        lost = [Path(path) for path in inputs if Path(path).resolve() in written]
+        if not lost and _is_foreign_table(self.table):
+            lost = [self.table]
+        if lost:
+            raise WeightsError(f"--out {self.best} would overwrite {lost[0]}; name another file")
+
+
+def _is_foreign_table(path: Path) -> bool:
+    """True for a CSV file that no run wrote, such as an annotation."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return not file.readline().startswith(curves.HEADER)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

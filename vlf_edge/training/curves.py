@@ -13,6 +13,7 @@ import numpy as np
 from ..runtime.opencv import load_cv2
 
 COLUMNS = ("epoch", "lr", "loss", "train_top1", "val_loss", "top1", "clips", "seconds")
+HEADER = ",".join(COLUMNS).encode()
 _WIDTH_PX, _HEIGHT_PX = 1120, 420
 _LEFT_PX, _TOP_PX, _PLOT_WIDTH_PX, _PLOT_HEIGHT_PX = 64, 48, 460, 316
 _BLUE, _ORANGE, _GREY, _BLACK = (180, 110, 30), (20, 120, 230), (225, 225, 225), (40, 40, 40)  # BGR

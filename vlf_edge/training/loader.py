@@ -7,7 +7,7 @@ many there are; so a run that starts again at any step sees what it would have s
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -53,13 +53,18 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Asked for by DataLoader: page-locked memory reaches a GPU without waiting."""
-        return Batch(
-            *(t if t is None else t.pin_memory() for t in (self.clips, self.labels, self.targets)), self.broken
-        )
+        return self._each(Tensor.pin_memory)
+
+    def copy(self) -> Batch:
+        """In memory of its own, to keep: what worker processes send holds shared memory and open files."""
+        return self._each(Tensor.clone)
 
     def to(self, device: torch.device) -> Batch:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = (self.clips, self.labels, self.targets)
-        return Batch(*(t if t is None else t.to(device, non_blocking=True) for t in tensors), self.broken)
+        return Batch(*(tensor if tensor is None else change(tensor) for tensor in tensors), self.broken)
 
 
 @dataclass(frozen=True)
@@ -148,12 +153,14 @@ def _options(dataset: ClipDataset, seed: int, workers: int, pin: bool) -> dict:
         "worker_init_fn": _set_up_worker,
         "pin_memory": pin,
         "prefetch_factor": 4 if workers else None,
+        # Python 3.14 would start them anew: with all imports, and without what data sets share.
+        "multiprocessing_context": "fork" if workers else None,
     }
 
 
 def _batches(loader: DataLoader) -> Iterator[Batch]:
     try:
-        yield from loader
+        yield from _started(loader)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
             raise
@@ -161,6 +168,20 @@ def _batches(loader: DataLoader) -> Iterator[Batch]:
             "a process that reads clips died, most likely for want of memory (or of /dev/shm in a container); "
             "try a smaller --batch or --workers 0"
         ) from error
+
+
+def _started(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's iterator, its workers forked while OpenCV has no threads here.
+
+    A fork copies OpenCV's pool without its threads, and the copy waits for them for ever.
+    """
+    cv2 = load_cv2()
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _collate(read: list[tuple[Sample | None, list[tuple[int, str]]]]) -> Batch:
@@ -178,8 +199,8 @@ def _collate(read: list[tuple[Sample | None, list[tuple[int, str]]]]) -> Batch:
 
 
 def _set_up_worker(worker: int) -> None:
-    """One thread each: there are as many workers as cores. Ctrl-C is the main process's affair."""
-    load_cv2().setNumThreads(1)
+    """One thread each (OpenCV: see ``_started``): there are as many workers as cores. Ctrl-C is the main process's
+    affair."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,7 +14,7 @@ from ..models.vlf import VLF
 from ..models.weights import LoadedWeights, load_weights
 from .loader import Batch
 
-# Video Transformer Network's values (Neimark et al., arXiv 2102.00719).
+# Of the Video Transformer Network's code (Kozlov, Andronov and Gritsenko, arXiv 1905.08711).
 DISTILLATION_WEIGHT = 0.4
 TEMPERATURE = 8.0
 _HIDDEN = 256  # channels of the head that sees two frames
@@ -71,8 +71,8 @@ class Objective:
     motion_weight_end: of the regression at the start and the end of training. teachers: None for no distillation."""
 
     label_smoothing: float = 0.0
-    motion_weight: float = 1.0
-    motion_weight_end: float = 0.1
+    motion_weight: float = 4.0
+    motion_weight_end: float = 0.3
     teachers: Teachers | None = None
 
     def __call__(self, batch: Batch, logits: Tensor, motion: Tensor | None, progress: float) -> Tensor:

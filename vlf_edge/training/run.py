@@ -245,6 +245,7 @@ class Run:
 
     def _record(self, scores: Scores) -> dict[str, Any]:
         """What the weights written now say about their training."""
+        device = self.device
         qat = {"qat": {"scales": trained_scales(self.average.module)}} if self.settings.qat else {}
         return {
             **qat,
@@ -257,10 +258,10 @@ class Run:
             "seed": self.settings.seed,
             "settings": self.settings.to_json(),
             "val": scores_of(scores, self.learn.labels),
-            "broken": {"training": len(self.broken), "validation": len(self.validator.broken)},
+            "broken": {"training": self.broken.count(device), "validation": self.validator.broken.count(device)},
             "files": self.files,
-            "arithmetic": str(self.device.autocast or torch.float32).removeprefix("torch."),
-            "device": self.device.name,
+            "arithmetic": str(device.autocast or torch.float32).removeprefix("torch."),
+            "device": device.name,
             "minutes": round(self.seconds / 60, 2),
             "versions": software(),
             "command": self.command,

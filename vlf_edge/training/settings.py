@@ -9,6 +9,7 @@ from ..errors import VlfError
 
 DEFAULT_LR = 1e-3
 DEFAULT_FINE_TUNING_LR = 2e-4
+_LARGEST_SEED = 2**32 - 1
 # These may differ between a run and its continuation: they do not change what is computed.
 _FREE = frozenset({"out", "half", "workers", "max_minutes"})
 
@@ -17,7 +18,8 @@ _FREE = frozenset({"out", "half", "workers", "max_minutes"})
 class Settings:
     """One training run.
 
-    data: what ``datasets.open_dataset`` takes; val: other data to validate on (default: the data's own "val" split).
+    data: what ``datasets.open_dataset`` takes; val: other data to validate on (default: the data's own "val" split);
+    nothing is held out of ``data`` then.
     model, backbone, pretrained: a model made anew, as ``models.create_model`` takes them (default model: vlf-tiny).
     start: a weights file to start from instead; its sizes are kept, its head too if the classes are the same.
     out: the best weights' .safetensors file; what else a run writes is named after it. half: store weights as float16.
@@ -26,7 +28,8 @@ class Settings:
     lr: highest learning rate (default: 1e-3, from a weights file 2e-4), reached after the share ``warmup`` of all steps
     and falling to zero by a cosine. weight_decay: not on norms, biases and positions. clip_norm: of the gradient.
     label_smoothing: share of probability spread over all classes. ema_decay: of the averaged weights.
-    motion_weight, motion_weight_end: of the auxiliary regression, at the start and at the end.
+    motion_weight, motion_weight_end: of the regression of motion, at the start and at the end; of no effect on data
+    that does not know its motion.
     teachers: weights files to distil from. qat: train with fake quantisation, from ``start``. seed.
     workers: processes that read clips, for each process that trains (0: none; default: one a core, at most 16).
     max_minutes: stop after the step under way by then.
@@ -52,8 +55,8 @@ class Settings:
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
     ema_decay: float = 0.999
-    motion_weight: float = 1.0
-    motion_weight_end: float = 0.1
+    motion_weight: float = 4.0
+    motion_weight_end: float = 0.3
     teachers: tuple[str, ...] = ()
     qat: bool = False
     seed: int = 0
@@ -63,8 +66,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "clips_per_epoch", "val_clips"):
             _check(name, getattr(self, name), 1, None)
-        for name in ("weight_decay", "motion_weight", "motion_weight_end", "seed", "workers"):
+        for name in ("weight_decay", "motion_weight", "motion_weight_end", "workers"):
             _check(name, getattr(self, name), 0, None)
+        _check("seed", self.seed, 0, _LARGEST_SEED)
         for name in ("span_s", "clip_norm", "lr", "max_minutes"):
             _check(name, getattr(self, name), 1e-9, None)
         for name in ("warmup", "label_smoothing", "ema_decay"):
@@ -73,9 +77,13 @@ class Settings:
             raise VlfError(
                 f"--from {self.start} brings its own backbone; leave out --backbone and --pretrained, or --from"
             )
-
         if self.qat and not self.start:
             raise VlfError("--qat fine-tunes a trained model; name its weights with --from WEIGHTS")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The files and folders that the run reads, as they were named."""
+        return tuple(filter(None, (self.data, self.val, self.start, *self.teachers)))
 
     @property
     def peak_lr(self) -> float:
@@ -92,5 +100,9 @@ def _check(name: str, value: float | None, least: float, most: float | None) -> 
     if value is None or (least <= value and (most is None or value <= most)):  # refuses NaN too
         return
     flag = "--" + name.removesuffix("_s").replace("_", "-")
-    wanted = f"{least:g} or more" if most is None else f"from {least:g} to below {round(most):g}"
+    wanted = f"{least:g} or more" if most is None else f"from {least:g} to {_readable(most)}"
     raise VlfError(f"{flag} is {value}; expected {'above 0' if least == 1e-9 else wanted}")
+
+
+def _readable(most: float) -> str:
+    return str(most) if isinstance(most, int) else f"below {round(most)}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from ..datasets import ClipDataset, open_dataset
-from ..errors import VlfError, WeightsError
+from ..errors import WeightsError
 from ..models import create_model, sizes_of
 from ..models.vlf import VLF, VLFSizes
 from ..models.weights import LoadedWeights, load_weights
@@ -42,6 +43,8 @@ def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDat
     from."""
     sizes = loaded.model.sizes if loaded else sizes_of(settings.model or DEFAULT_MODEL)
     preprocess = Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px))
+    val = settings.val or settings.data
+    apart = Path(val).resolve() != Path(settings.data).resolve()
     learn = open_dataset(
         settings.data,
         "train",
@@ -50,9 +53,10 @@ def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDat
         frames=sizes.frames,
         span_s=settings.span_s,
         seed=settings.seed,
+        apart=apart,
     )
     judge = open_dataset(
-        settings.val or settings.data,
+        val,
         "val",
         sampling=None,
         preprocess=preprocess,
@@ -60,10 +64,8 @@ def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDat
         span_s=learn.span_s,
         labels=learn.labels,
         limit=settings.val_clips,
+        apart=apart,
     )
-    for dataset, name in ((learn, settings.data), (judge, settings.val or settings.data)):
-        if not len(dataset):
-            raise VlfError(f"{name} holds no clips for {'training' if dataset is learn else 'validation'}")
     return learn, judge
 
 

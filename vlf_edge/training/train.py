@@ -33,7 +33,7 @@ def train(
     outputs = Outputs(Path(settings.out))
     with acquire_device() as device:
         if device.leads:
-            outputs.check()
+            outputs.check(settings.inputs)
         if settings.batch % device.world:
             raise VlfError(f"--batch is {settings.batch}; expected a multiple of the {device.world} processes")
         if settings.workers is None:

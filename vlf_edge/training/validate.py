@@ -66,7 +66,7 @@ class Validator:
             if not len(batch):
                 continue
             if kept is not None:
-                kept.append(batch)
+                kept.append(batch.copy())
                 kept = kept if sum(one.bytes for one in kept) <= _KEPT_BYTES else None
             yield batch
         self._kept = kept

@@ -1,0 +1,79 @@
+"""The weights that come with the package: what they can do, and that they need the order of frames for it."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from vlf_edge import Plan
+from vlf_edge.compiler.origin import SHIPPED_PLAN
+from vlf_edge.datasets import open_dataset
+from vlf_edge.evaluation import evaluate
+from vlf_edge.evaluation.classifier import open_classifier
+from vlf_edge.models.weights import SHIPPED, load_weights
+from vlf_edge.motion import CLASSES, REVERSES
+
+CLIPS = 130
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    """(clips (n, 8, 64, 64, 3), labels (n,)), of surfaces that training has not shown."""
+    manifest = Plan.open(SHIPPED_PLAN).manifest
+    data = open_dataset(
+        "motion", "test", sampling=manifest.sampling, preprocess=manifest.preprocess, frames=8, limit=CLIPS
+    )
+    samples = [data.sample(index, None) for index in range(CLIPS)]
+    return np.stack([sample.frames for sample in samples]), np.array([sample.label for sample in samples])
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    with open_classifier(Plan.open(SHIPPED_PLAN)) as opened:
+        yield opened
+
+
+def decisions(classifier, clips):
+    return classifier.classify(clips).argmax(axis=1)
+
+
+def test_plan_and_safetensors_are_one_model_of_few_bytes():
+    weights, plan = SHIPPED["vlf-tiny"], Plan.open(SHIPPED_PLAN)
+    assert weights.stat().st_size + SHIPPED_PLAN.stat().st_size <= 4 << 20
+    assert plan.manifest.weights["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert plan.manifest.precision == "fp32" and plan.manifest.labels == CLASSES
+    loaded = load_weights("vlf-tiny")
+    assert loaded.record == plan.manifest.weights["record"] and loaded.record["data"] == "motion"
+    assert loaded.record["span_s"] == plan.manifest.sampling.span_s == 2.0
+
+
+def test_the_shipped_model_knows_motion(classifier, held_out):
+    clips, truth = held_out
+    assert (decisions(classifier, clips) == truth).mean() >= 0.85
+
+
+def test_played_backwards_it_sees_the_opposite(classifier, held_out):
+    clips, truth = held_out
+    seen = decisions(classifier, clips)
+    backwards = decisions(classifier, clips[:, ::-1])
+    opposite = {**REVERSES, **{forward: backward for backward, forward in REVERSES.items()}}
+    directional = [i for i in range(len(truth)) if seen[i] == truth[i] and CLASSES[truth[i]] in opposite]
+    assert len(directional) >= 70
+    turned = np.mean([CLASSES[backwards[i]] == opposite[CLASSES[truth[i]]] for i in directional])
+    assert turned >= 0.85
+
+
+def test_without_the_order_of_frames_it_is_near_chance_on_directions(classifier, held_out):
+    clips, truth = held_out
+    rng = np.random.default_rng(0)
+    shuffled = np.stack([clip[rng.permutation(8)] for clip in clips])
+    directional = np.isin(truth, [CLASSES.index(label) for pair in REVERSES.items() for label in pair])
+    right = (decisions(classifier, shuffled) == truth)[directional].mean()
+    in_order = (decisions(classifier, clips) == truth)[directional].mean()
+    assert right <= 0.35 and in_order >= 0.85
+
+
+def test_live_and_clip_by_clip_agree():
+    report = evaluate(SHIPPED_PLAN, "motion", live=True, limit=26)
+    assert report["live"]["clips"] == 26 and not report["live"]["too_short"]
+    assert report["live"]["agreement"] >= 0.9
