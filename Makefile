@@ -44,7 +44,7 @@ weights: env
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m vlf_edge train motion --model vlf-tiny \
 	  --epochs 30 --clips-per-epoch 16000 --val-clips 390 --batch 16 --workers 1 --warmup 0.02 --label-smoothing 0.05 \
 	  --motion-weight 4 --motion-weight-end 0.3 --half --out build/weights/vlf-tiny.safetensors
-	cp build/weights/vlf-tiny.safetensors vlf_edge/weights/
+	cp build/weights/vlf-tiny.last.safetensors vlf_edge/weights/vlf-tiny.safetensors
 	$(BIN)/vlf-edge build --precision fp32 --target cpu --weights vlf_edge/weights/vlf-tiny.safetensors \
 	  --output vlf_edge/weights/vlf-tiny.plan
 
