@@ -220,12 +220,14 @@ class ClipStage(nn.Module):
         self.mlp.apply(_init_linear)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.mlp(self.mix(tokens).mean(dim=(1, 2)))  # (N, K, S, D) -> (N, D) -> (N, C)
+        return self.mlp(self._mix(tokens).mean(dim=1))  # (N, K*S, D) -> (N, D) -> (N, C)
 
     def mix(self, tokens: Tensor) -> Tensor:
         """h(z): tokens (N, K, S, D), each knowing its own frame -> (N, K, S, D), each knowing all frames."""
-        x = (tokens + self.time_position).flatten(1, 2)  # (N, K*S, D)
-        return self.h(x).unflatten(1, tokens.shape[1:3])  # (N, K, S, D)
+        return self._mix(tokens).unflatten(1, tokens.shape[1:3])
+
+    def _mix(self, tokens: Tensor) -> Tensor:
+        return self.h((tokens + self.time_position).flatten(1, 2))  # (N, K*S, D)
 
 
 class Transformer(nn.Module):
