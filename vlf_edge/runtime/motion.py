@@ -73,8 +73,8 @@ class MotionPattern:
     def __init__(self, options: MotionOptions):
         self._options = options
         self._order = np.random.default_rng(options.seed).permutation(len(CLASSES))
-        self.count = max(1, round(options.seconds * options.fps))
-        self._segment = self.count if options.label else max(2, round(SEGMENT_S * options.fps))
+        self.count = round(options.seconds * options.fps)
+        self._segment = max(1, self.count) if options.label else max(2, round(SEGMENT_S * options.fps))
         self._clip: tuple[int, MotionClip] | None = None
 
     def label(self, t_s: float) -> str:
