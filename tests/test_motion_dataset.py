@@ -1,6 +1,7 @@
 """Rendered clips as a data set: the live sampler's frames, and variants whose labels follow what is done to them."""
 
 from itertools import product
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from vlf_edge.datasets import open_dataset
 from vlf_edge.datasets.motion import VARIANTS, MotionDataset
 from vlf_edge.datasets.variants import Variant
 from vlf_edge.errors import VlfError
-from vlf_edge.motion import CLASSES, REVERSES, SHIFTS
+from vlf_edge.motion import CLASSES, HELD_OUT_SEED, REVERSES, SHIFTS
 from vlf_edge.runtime.preprocess import Preprocessor
 from vlf_edge.runtime.sources import open_source
 from vlf_edge.types import Preprocess
@@ -31,6 +32,17 @@ def test_test_clips_are_frames_of_the_source_they_name():
         assert len(frames) == 60 and frames[1].t_s == pytest.approx(1 / 30)
         expected = [prepare(frames[i].image) for i in (7, 22, 37, 52)]  # the middles of four segments
         np.testing.assert_array_equal(data.sample(index, None).frames, expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1, (1 << 18) - 1])
+def test_splits_of_any_seed_share_no_clip_and_only_val_and_test_show_held_out_surfaces(seed):
+    spans = {}
+    for split in ("train", "calibration", "val", "test"):
+        names = [clip.name for clip in motion(split, seed=seed).clips]
+        seeds = [int(dict(parse_qsl(urlsplit(name).query))["seed"]) for name in names]
+        assert all((clip >= HELD_OUT_SEED) == (split in ("val", "test")) for clip in seeds)
+        spans[split] = set(seeds)
+    assert len(set.union(*spans.values())) == sum(map(len, spans.values()))
 
 
 def test_a_training_clip_depends_on_its_index_and_generator_alone():

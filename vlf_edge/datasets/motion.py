@@ -18,7 +18,10 @@ from .variants import Variant
 FPS = 30.0
 # Clips of one scene in a row of a training set: see variants.py.
 VARIANTS = 2
-_FIRST_SEED = {"train": 0, "calibration": 1 << 39, "val": HELD_OUT_SEED, "test": HELD_OUT_SEED + (1 << 39)}
+# Every split has 2^38 clips of its own, 2^20 for each of 2^18 seeds.
+_FIRST_SEED = {"train": 0, "calibration": 1 << 39, "val": HELD_OUT_SEED, "test": HELD_OUT_SEED + (1 << 38)}
+_CLIPS_PER_SEED = 1 << 20
+_SEEDS = 1 << 18
 _COUNT = {"train": 20_000, "calibration": 156, "val": 1300, "test": 2600}
 
 
@@ -50,7 +53,7 @@ class MotionDataset(ClipDataset):
         self.endless = split == "train"
         self._frames, self._prepare = frames, Preprocessor(preprocess)
         self._sides = (preprocess.short_side_px, 2 * preprocess.short_side_px)
-        self._first_seed = _FIRST_SEED[split] + (seed << 44)
+        self._first_seed = _FIRST_SEED[split] + seed % _SEEDS * _CLIPS_PER_SEED
         self._count = limit or _COUNT[split]
         self._ease = 0.0
         self._kept: tuple[int, Sample] | None = None
