@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from vlf_edge import Manifest, Plan, Preprocess, Sampling
 from vlf_edge.compiler import graph
 from vlf_edge.compiler.quantize import activations, quantize
 from vlf_edge.compiler.ranges import collect_ranges
+from vlf_edge.manifest import Graph
 
 OPSET = 20
 FLOAT = TensorProto.FLOAT
@@ -130,3 +136,25 @@ def run(data, feed):
 
 def relative(a, b):
     return np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(a)
+
+
+def write_fp32_plan(path: Path, model: dict[str, Any], labels: Sequence[str]) -> Path:
+    """An fp32 plan of frame_toy and clip_toy, of weights that were never trained."""
+    members = {"frame.fp32.onnx": frame_toy(), "clip.fp32.onnx": clip_toy(classes=len(labels))}
+    graphs = tuple(
+        Graph(stage, kind, f"{stage}.fp32.onnx", *graph.tensor_specs(members[f"{stage}.fp32.onnx"]))
+        for stage in ("frame", "clip")
+        for kind in ("fp32", "portable", "typed")
+    )
+    manifest = Manifest(
+        model=model,
+        labels=tuple(labels),
+        preprocess=Preprocess(8, 8, 8),
+        sampling=Sampling(2, 0.5),
+        precision="fp32",
+        stages=("frame", "clip"),
+        graphs=graphs,
+        weights={"origin": "random", "seed": 0},
+    )
+    Plan.write(path, manifest, members, {})
+    return path

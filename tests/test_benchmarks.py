@@ -9,11 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from onnx_toys import clip_toy, frame_toy
+from onnx_toys import write_fp32_plan
 
-from vlf_edge import Manifest, Plan, Preprocess, Sampling
-from vlf_edge.compiler.graph import tensor_specs
-from vlf_edge.manifest import Graph
 from vlf_edge.models.vlf import SIZES
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -26,25 +23,7 @@ MODEL = replace(
 @pytest.fixture(scope="module")
 def toy_plan(tmp_path_factory) -> Path:
     """An fp32 plan of hand-made graphs, beside the sizes of a model for PyTorch with the same input."""
-    members = {"frame.fp32.onnx": frame_toy(), "clip.fp32.onnx": clip_toy()}
-    graphs = tuple(
-        Graph(stage, kind, f"{stage}.fp32.onnx", *tensor_specs(members[f"{stage}.fp32.onnx"]))
-        for stage in ("frame", "clip")
-        for kind in ("fp32", "portable", "typed")
-    )
-    manifest = Manifest(
-        model=MODEL.to_json(),
-        labels=tuple("abcde"),
-        preprocess=Preprocess(8, 8, 8),
-        sampling=Sampling(MODEL.frames, 0.5),
-        precision="fp32",
-        stages=("frame", "clip"),
-        graphs=graphs,
-        weights={"origin": "random", "seed": 0},
-    )
-    path = tmp_path_factory.mktemp("plan") / "toy.plan"
-    Plan.write(path, manifest, members, {})
-    return path
+    return write_fp32_plan(tmp_path_factory.mktemp("plan") / "toy.plan", MODEL.to_json(), "abcde")
 
 
 def figures(script: str, *arguments: str) -> dict:

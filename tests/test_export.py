@@ -13,7 +13,7 @@ import openvino
 import pytest
 import torch
 from torch import nn
-from toy_model import TOY, build_toy
+from toy_model import TOY, build_toy, lively
 
 from vlf_edge.compiler.export import OPSET, export_stage, torch_outputs
 from vlf_edge.errors import ExportError
@@ -21,21 +21,6 @@ from vlf_edge.models import create_model
 from vlf_edge.models.stage import Stage
 from vlf_edge.models.vlf import SIZES
 from vlf_edge.types import TensorSpec
-
-
-@torch.no_grad()
-def lively(model):
-    """Fresh weights are degenerate: identity BatchNorms, zero biases. As after training, none are here."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-        if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
-            module.weight.uniform_(0.5, 1.5, generator=generator)
-        if getattr(module, "bias", None) is not None:
-            module.bias.normal_(0, 0.2, generator=generator)
-    return model
 
 
 def make(sizes):

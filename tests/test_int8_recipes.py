@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_toys import clip_toy, frame_toy, images, relative, run, tokens
+from onnx_toys import clip_toy, frame_toy, images, relative, run, tokens, write_fp32_plan
 
-from vlf_edge import Manifest, Plan, Preprocess, Sampling
-from vlf_edge.compiler.graph import parse, tensor_specs
-from vlf_edge.manifest import Graph
+from vlf_edge.compiler.graph import parse
 from vlf_edge.motion import CLASSES
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -39,25 +37,7 @@ def recipes():
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> Path:
     """An fp32 plan that names the 13 classes of motion, of weights that were never trained."""
-    members = {f"{stage}.fp32.onnx": data for stage, data in GRAPHS.items()}
-    graphs = tuple(
-        Graph(stage, kind, f"{stage}.fp32.onnx", *tensor_specs(data))
-        for stage, data in GRAPHS.items()
-        for kind in ("fp32", "portable", "typed")
-    )
-    manifest = Manifest(
-        model={"name": "toy"},
-        labels=CLASSES,
-        preprocess=Preprocess(8, 8, 8),
-        sampling=Sampling(2, 0.5),
-        precision="fp32",
-        stages=("frame", "clip"),
-        graphs=graphs,
-        weights={"origin": "random", "seed": 0},
-    )
-    path = tmp_path_factory.mktemp("plan") / "toy.plan"
-    Plan.write(path, manifest, members, {})
-    return path
+    return write_fp32_plan(tmp_path_factory.mktemp("plan") / "toy.plan", {"name": "toy"}, CLASSES)
 
 
 def script(*arguments: str) -> subprocess.CompletedProcess:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import nn
-from toy_model import TOY, build_toy
+from toy_model import TOY, build_toy, lively
 
 from vlf_edge.compiler import graph, quantize
 from vlf_edge.compiler.export import export_stage
@@ -24,21 +24,6 @@ from vlf_edge.training import qat
 from vlf_edge.training.quantizable import quantizable
 
 LABELS = ("a", "b", "c", "d")
-
-
-@torch.no_grad()
-def lively(model):
-    """As after training: no BatchNorm is the identity, no bias zero, some gains are negative or zero."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-            module.weight.uniform_(-1.5, 1.5, generator=generator)
-            module.weight[0] = 0
-        if getattr(module, "bias", None) is not None:
-            module.bias.normal_(0, 0.2, generator=generator)
-    return model.eval()
 
 
 def clips(count, seed=0):
@@ -52,7 +37,7 @@ def clips(count, seed=0):
 
 
 def fake_quantized():
-    model = lively(build_toy())
+    model = lively(build_toy()).eval()
     qat.fake_quantize(model, qat.calibrate(model, [clips(8)]))
     return model
 
@@ -89,7 +74,7 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    model, train, held_out = lively(build_toy()), clips(8), clips(32, seed=1)
+    model, train, held_out = lively(build_toy()).eval(), clips(8), clips(32, seed=1)
     with torch.no_grad():
         wanted, wanted_held_out = model(train), model(held_out)
     layers, scales = quantizable(model), qat.calibrate(model, [train])
@@ -252,7 +237,7 @@ def test_copies_and_states_carry_their_own_scales():
 
 
 def test_plain_copy_is_the_model_as_it_was():
-    original = lively(build_toy())
+    original = lively(build_toy()).eval()
     model = copy.deepcopy(original)
     modes = {name: module.training for name, module in model.named_modules()}
     state = torch.get_rng_state()
@@ -265,7 +250,7 @@ def test_plain_copy_is_the_model_as_it_was():
 
 
 def test_calibration_finds_the_percentile():
-    model = lively(build_toy())
+    model = lively(build_toy()).eval()
     seen = []
     hook = model.clip.mlp[3].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].numpy()))
     batches = [clips(8), clips(8, seed=1)]
@@ -280,7 +265,7 @@ def test_calibration_finds_the_percentile():
 
 
 def test_a_layer_that_reads_only_zeros_stays_float(trained):
-    model = lively(build_toy())
+    model = lively(build_toy()).eval()
     with torch.no_grad():
         model.clip.mlp[0].weight.zero_()
         model.clip.mlp[0].bias.fill_(-1)
@@ -295,7 +280,7 @@ def test_a_layer_that_reads_only_zeros_stays_float(trained):
 
 
 def test_mistakes_are_named():
-    model = lively(build_toy())
+    model = lively(build_toy()).eval()
     with pytest.raises(CalibrationError, match="needs clips to start from and got none"):
         qat.calibrate(model, [])
     scales = qat.calibrate(model, [clips(2)])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from vlf_edge.models.vlf import SIZES, VLF
 
@@ -17,3 +18,20 @@ def build_toy(sizes=TOY) -> VLF:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return sizes.build()
+
+
+@torch.no_grad()
+def lively(model: VLF) -> VLF:
+    """As after training: no BatchNorm is the identity, no bias zero, some gains are negative or zero."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.uniform_(-1.5, 1.5, generator=generator)
+            module.weight[0] = 0
+        if isinstance(module, nn.LayerNorm):
+            module.weight.uniform_(0.5, 1.5, generator=generator)
+        if getattr(module, "bias", None) is not None:
+            module.bias.normal_(0, 0.2, generator=generator)
+    return model

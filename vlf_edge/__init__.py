@@ -8,9 +8,8 @@
 Names are resolved when first used, so importing vlf_edge costs almost nothing and never loads torch, onnx or cv2.
 """
 
-from importlib import import_module
-
 from ._version import __version__ as __version__
+from .lazy import lazy
 
 _HOME = {
     "Frame": "types",
@@ -41,14 +40,7 @@ _HOME = {
 }
 
 __all__ = sorted([*_HOME, "__version__"])
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'vlf_edge' has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _HOME)
 
 
 def __dir__():

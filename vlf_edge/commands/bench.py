@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import VlfError
+from .backend import add_backend_arguments
 
 HELP = "time a plan on this machine"
 _DISTINCT_FRAMES = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from .run import BACKEND_HELP
-
     add = parser.add_argument
     add("plan", metavar="PLAN", help="a vlf.plan")
-    add("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
-    add("--device", type=int, default=0, metavar="N", help="number of the GPU (default: 0)")
+    add_backend_arguments(parser)
     add("--decisions", type=int, default=200, metavar="N", help="decisions to time (default: 200)")
     add("--size", default="640x480", metavar="WxH", help="size of the camera's frames in px (default: 640x480)")
     add("--json", action="store_true", help="print the figures as JSON")

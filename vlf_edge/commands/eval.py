@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from ..errors import VlfError
+from .backend import add_backend_arguments
 from .progress import Progress
 
 HELP = "measure a plan on labelled clips"
@@ -21,8 +22,6 @@ _NAME_CHARACTERS = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from .run import BACKEND_HELP
-
     add = parser.add_argument
     add("plan", metavar="PLAN", help="a vlf.plan")
     add("data", metavar="DATA", help="motion (rendered), a folder of class/clip.mp4, or an annotation file")
@@ -34,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--live", action="store_true", help="also play the same clips through the streaming pipeline")
     add("--confusion", metavar="FILE.png", help="draw the confusion matrix")
-    add("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
-    add("--device", type=int, default=0, metavar="N", help="number of the GPU (default: 0)")
+    add_backend_arguments(parser)
     add("--batch", type=int, default=8, metavar="N", help="clips taken at a time (default: 8)")
     add("--limit", type=int, metavar="N", help="at most this many clips (default: all)")
     add("--seed", type=int, default=0, metavar="N", help="of rendered clips (default: 0)")

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ..errors import VlfError
+from .backend import add_backend_arguments
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -32,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
     add("--save", metavar="FILE", help="also write the video with the decisions on it (.mp4 or .avi)")
-    add("--backend", default="auto", metavar="NAME", help=BACKEND_HELP)
-    add("--device", type=int, default=0, metavar="N", help="number of the GPU (default: 0)")
+    add_backend_arguments(parser)
     add(
         "--phases",
         type=int,
@@ -43,9 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fps", type=float, metavar="HZ", help="of image files (default: 30)")
     add("--topk", type=int, default=5, metavar="N", help="classes listed with --json (default: 5)")
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
-
-
-BACKEND_HELP = "auto, tensorrt, tensorrt_rtx, openvino or onnxruntime (default: auto)"
 
 
 def main(args: argparse.Namespace) -> int:

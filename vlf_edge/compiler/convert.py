@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..software import versions_of
 from .calibrate import Clips, stage_feeds
-from .origin import Origin, Progress, versions_of
+from .origin import Origin, Progress
 from .quantize import Quantized, activations, quantize, to_float16
 from .ranges import Ranges, cached_ranges, collect_ranges, ranges_key
 from .recipe import Recipe

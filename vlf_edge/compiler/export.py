@@ -14,7 +14,6 @@ import ast
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -24,7 +23,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from ..models.stage import Stage
+from ..models.stage import Stage, evaluating
 from ..types import TensorSpec
 
 OPSET = 20
@@ -40,7 +39,7 @@ def export_stage(stage: Stage) -> bytes:
     Inputs and outputs have the names, dtypes and shapes of ``stage``; "N" is dynamic. The module is traced in
     evaluation mode and gets its own modes back. Raises ExportError if the exporter fails or the graph is not as above.
     """
-    with _evaluating(stage.module), warnings.catch_warnings():
+    with evaluating(stage.module), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             traced = _trace(stage)
@@ -60,7 +59,7 @@ def torch_outputs(stage: Stage, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
     inputs: arrays in the order, dtypes and shapes of ``stage.inputs``. Returns arrays as in ``stage.outputs``.
     """
     device = _device(stage.module)
-    with _evaluating(stage.module):
+    with evaluating(stage.module):
         outputs = stage.module(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in inputs))
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     return tuple(output.cpu().numpy() for output in outputs)
@@ -227,18 +226,6 @@ def _example(spec: TensorSpec, device: torch.device) -> Tensor:
 
 def _device(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every submodule's own mode again after."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def _root_cause(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..errors import BackendMissing
 from ..manifest import Manifest
 from ..plan import Plan
 from ..runtime.backends import installed
+from ..software import versions_of
 from ..types import Preprocess, Sampling
 from .recipe import Recipe
 
@@ -112,13 +112,3 @@ def require(extra: str, what: str, packages: Sequence[str]) -> None:
         raise BackendMissing(
             f"{what} needs {', '.join(missing)}, not installed here: pip install 'vlf_edge[{extra}]'{instead}"
         )
-
-
-def versions_of(*packages: str) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a system package without metadata, as on a Jetson
-            found[package] = "unknown"
-    return found

@@ -3,7 +3,7 @@
 Metrics are NumPy alone. Only ``reference.py`` may load torch, and only when weights are what a plan is compared with.
 """
 
-from importlib import import_module
+from ..lazy import lazy
 
 _HOME = {
     "Scores": "scores",
@@ -14,9 +14,4 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'vlf_edge.evaluation' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+__getattr__ = lazy(__name__, _HOME)

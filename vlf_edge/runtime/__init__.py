@@ -1,6 +1,6 @@
 """plan -> predictions, with NumPy, OpenCV and one backend; never torch, never onnx."""
 
-from importlib import import_module
+from ..lazy import lazy
 
 _HOME = {
     "JsonLinesSink": "sinks",
@@ -16,9 +16,4 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'vlf_edge.runtime' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+__getattr__ = lazy(__name__, _HOME)

@@ -30,8 +30,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from ..errors import CalibrationError, WeightsError
+from ..models.stage import evaluating
 from ..models.vlf import VLF
-from .quantizable import Layer, evaluating, quantizable
+from .quantizable import Layer, quantizable
 
 PERCENTILE = 99.99  # of an input's magnitudes other than zero: where its scale starts
 _CODES = 127

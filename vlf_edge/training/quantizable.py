@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ..models.stage import Stage
+from ..models.stage import Stage, evaluating
 from ..models.vlf import VLF
 from ..types import TensorSpec
 
@@ -43,18 +43,6 @@ def quantizable(model: VLF) -> tuple[Layer, ...]:
                 source = sources.setdefault(read, first + len(sources))
                 layers.append(Layer(stage.name, f"{names[module]}.weight", module, source, norms.get(module)))
     return tuple(layers)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every submodule's own mode again after."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 class _Run:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
 from ..models.weights import SHIPPED
+from ..software import versions_of
 from .validate import Scores
 
 _PACKAGES = ("torch", "timm", "numpy", "opencv-python")
@@ -29,13 +29,7 @@ def rank(record: dict[str, Any]) -> tuple[float, float]:
 
 def software() -> dict[str, str]:
     """Versions of what computed a run."""
-    found = {"vlf_edge": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a system package without metadata, as on a Jetson
-            found[package] = "unknown"
-    return found
+    return {"vlf_edge": __version__, "python": platform.python_version(), **versions_of(*_PACKAGES)}
 
 
 def files(paths: Sequence[str]) -> list[dict[str, str]]:
