@@ -84,10 +84,3 @@ def plans(tmp_path_factory) -> dict[str, Path]:
         recipe = Recipe(precision=precision, calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
         build(recipe, paths[precision], base=paths["fp32"], cache_dir=folder / "ranges")
     return paths
-
-
-def pytest_collection_modifyitems(items):
-    """Training forks workers. In a process that has run inference libraries before, that fork can crash (seen with
-    OpenVINO loaded), so what forks comes first, as in `vlf-edge train`, which loads none of them."""
-    forks = ("test_checkpoint", "test_loader", "test_train")
-    items.sort(key=lambda item: item.path.stem not in forks)

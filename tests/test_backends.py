@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import toy_manifest
@@ -107,6 +111,25 @@ def test_openvino_computes_in_float32_unless_the_plan_is_fp16():
     default = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
     with OpenVINOEngine(toy_frame(), precision="fp16") as engine:
         assert engine.precision_hint == default
+
+
+def test_signals_are_safe_after_engines_closed_in_any_order():
+    """Every OpenVINO core changes its thread's stack for signal handlers, and gives it back when destroyed."""
+    program = """
+import gc, signal, sys
+sys.path.insert(0, sys.argv[1])
+from toy_graphs import toy_frame
+from vlf_edge.runtime.backends.openvino import OpenVINOEngine
+first, second = OpenVINOEngine(toy_frame()), OpenVINOEngine(toy_frame())
+for engine in (first, second):
+    engine.close()
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_a_plan_opens_on_either(tmp_path):

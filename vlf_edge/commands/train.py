@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model_arguments(parser.add_argument_group("model"))
     _add_learning_arguments(parser.add_argument_group("learning"))
     add("--workers", type=int, metavar="N", help="processes that read clips (default: one a core, at most 16)")
+    add("--compile", action="store_true", help="compile the model with PyTorch's compiler (on a CPU: needs g++)")
     add("--max-minutes", type=float, metavar="M", help="stop by then with everything saved; --resume goes on")
     add("--json", action="store_true", help="print the outcome as JSON")
 
@@ -120,7 +121,7 @@ def _settings(args: argparse.Namespace) -> Any:
     same = (
         "data", "out", "half", "val", "model", "backbone", "pretrained", "start", "qat", "epochs", "batch",
         "clips_per_epoch", "val_clips", "span_s", "lr", "warmup", "weight_decay", "clip_norm", "label_smoothing",
-        "ema_decay", "motion_weight", "motion_weight_end", "seed", "workers", "max_minutes",
+        "ema_decay", "motion_weight", "motion_weight_end", "seed", "workers", "max_minutes", "compile",
     )  # fmt: skip
     return Settings(**{name: getattr(args, name) for name in same}, teachers=tuple(args.teacher))
 

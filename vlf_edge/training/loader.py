@@ -7,7 +7,6 @@ many there are; so a run that starts again at any step sees what it would have s
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -177,16 +176,12 @@ def _started(loader: DataLoader) -> Iterator[Batch]:
     A fork copies OpenCV's pool without its threads, and the copy waits for them for ever.
     """
     cv2 = load_cv2()
-    threads, on_child = cv2.getNumThreads(), signal.getsignal(signal.SIGCHLD)
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         return iter(loader)
     finally:
         cv2.setNumThreads(threads)
-        if threading.current_thread() is threading.main_thread():
-            # PyTorch leaves a handler for the end of any child behind, in which a process that also runs inference
-            # libraries crashed later on. Dead workers are found without it, by asking.
-            signal.signal(signal.SIGCHLD, on_child)
 
 
 def _collate(read: list[tuple[Sample | None, list[tuple[int, str]]]]) -> Batch:

@@ -86,6 +86,8 @@ class Run:
         self.settings, self.device, self.outputs, self.learn, self.command = settings, device, outputs, learn, command
         torch.manual_seed(settings.seed)
         self.learner = Learner(model, len(learn.targets)).to(device.torch, memory_format=torch.channels_last).train()
+        if settings.compile:
+            self.learner.compile()
         self.parallel = device.distributed(self.learner)
         self.average = WeightAverage(model, settings.ema_decay)
         self.optimizer = make_optimizer(self.learner, settings.peak_lr, settings.weight_decay)

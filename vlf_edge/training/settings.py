@@ -10,8 +10,8 @@ from ..errors import VlfError
 DEFAULT_LR = 1e-3
 DEFAULT_FINE_TUNING_LR = 2e-4
 _LARGEST_SEED = 2**32 - 1
-# These may differ between a run and its continuation: they do not change what is computed.
-_FREE = frozenset({"out", "half", "workers", "max_minutes"})
+# These may differ between a run and its continuation: they do not change what is computed (compile: but for rounding).
+_FREE = frozenset({"out", "half", "workers", "max_minutes", "compile"})
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Settings:
     that does not know its motion.
     teachers: weights files to distil from. qat: train with fake quantisation, from ``start``. seed.
     workers: processes that read clips, for each process that trains (0: none; default: one a core, at most 16).
+    compile: have torch.compile translate the model: a minute or more at the start, then faster steps.
     max_minutes: stop after the step under way by then.
     Raises VlfError for values that make no run.
     """
@@ -62,6 +63,7 @@ class Settings:
     seed: int = 0
     workers: int | None = None
     max_minutes: float | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "clips_per_epoch", "val_clips"):

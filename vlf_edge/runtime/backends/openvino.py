@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,7 @@ class OpenVINOEngine(Engine):
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = openvino.Core()
-            self._model = core.compile_model(core.read_model(onnx_bytes), "CPU", config)
+            self._model = _core().compile_model(_core().read_model(onnx_bytes), "CPU", config)
         except RuntimeError as error:
             raise PlanMismatch(f"OpenVINO {openvino.__version__} cannot run this graph: {_last_line(error)}") from error
         self._request = self._model.create_infer_request()
@@ -51,6 +51,14 @@ class OpenVINOEngine(Engine):
 
     def _close(self) -> None:
         self._request = self._model = None
+
+
+@cache
+def _core() -> Any:
+    """One for the whole process, for ever: every OpenVINO core gives its thread a stack for signal handlers and takes
+    it back when it is destroyed. With several, destroyed in another order than last come, first gone, the process is
+    left with a stack that is no more, and the next Ctrl-C or end of a child process crashes it."""
+    return load("openvino").Core()
 
 
 def _specs(ports: list[Any]) -> tuple[TensorSpec, ...]:
