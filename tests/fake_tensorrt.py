@@ -1,23 +1,47 @@
-"""Strict stand-ins for the tensorrt and CUDA runtime modules: they hold only what every supported version has.
+"""Strict stand-ins for the modules tensorrt and tensorrt_rtx, of any version in tensorrt_api.json.
 
-Anything else is an AttributeError. Work put on a stream happens at ``cudaStreamSynchronize`` and no sooner, in order,
-and fresh memory is poisoned: reading a result too early, or changing an input too early, gives wrong numbers. An
-engine is JSON; what it computes is ``expected``.
+Every object has the members that the table gives its class in that version and no others: anything else is an
+AttributeError, as on the machine that has that version. An engine is JSON; what it computes is ``expected``.
 """
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import json
-import threading
-import weakref
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
+from fake_cuda import FakeCuda
 
-POISON = 0xCD
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32"}
+API = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())["classes"]
+VERSIONS = ("10.3", "10.13", "10.16", "11.4", "rtx-1.7")
+
+
+def members(kind: str, version: str) -> set[str]:
+    """What a class has in a version."""
+    return {name for versions, names in API[kind].items() if version in versions.split() for name in names}
+
+
+class Strict:
+    """An object seen through the table: only the members of its class in its version can be read or written."""
+
+    def __init__(self, kind: str, version: str, target: Any):
+        vars(self).update(_kind=kind, _members=members(kind, version), _version=version, _target=target)
+
+    def _check(self, name: str) -> None:
+        if name not in self._members:
+            raise AttributeError(f"{self._kind} of {self._version} has no {name}")
+
+    def __getattr__(self, name: str) -> Any:
+        self._check(name)
+        return getattr(self._target, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._check(name)
+        setattr(self._target, name, value)
 
 
 def spec(inputs: dict, outputs: dict, *, sm=("8.6",), profile=(1, 1, 4), **more) -> bytes:
@@ -26,151 +50,31 @@ def spec(inputs: dict, outputs: dict, *, sm=("8.6",), profile=(1, 1, 4), **more)
 
 
 def expected(array: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """(N, ...) -> (N, *shape[1:]): mean of each sample plus 0, 1, 2, ..."""
+    """(N, ...) -> (N, *shape[1:]): a mean of each sample that depends on the order in it, plus 0, 1, 2, ..."""
     ramp = np.arange(np.prod(shape[1:])).reshape(shape[1:])
-    return np.stack([sample.astype(np.float64).mean() + ramp for sample in array]).astype(dtype)
-
-
-class CudaError(enum.IntEnum):
-    cudaSuccess = 0
-    cudaErrorInvalidValue = 1
-    cudaErrorMemoryAllocation = 2
-    cudaErrorInsufficientDriver = 35
-
-
-MemcpyKind = enum.IntEnum("MemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
-
-
-class FakeCuda:
-    """Module cuda.bindings.runtime. ``calls`` are the names of all calls, ``live()`` counts what was never freed."""
-
-    cudaError_t = CudaError
-    cudaMemcpyKind = MemcpyKind
-    cudaStreamNonBlocking = 1
-    cudaHostAllocDefault = 0
-
-    def __init__(self, sm: str = "8.6", devices: int = 1, driver: bool = True, memory_bytes: int = 1 << 24):
-        self.sm, self._devices, self._driver, self._memory_bytes = sm, devices, driver, memory_bytes
-        self._device: dict[int, bytearray] = {}
-        self._host: dict[int, ctypes.Array] = {}
-        self._streams: dict[int, list] = {}
-        self._next = 0x10000
-        self._thread = threading.local()
-        self.contexts: weakref.WeakSet = weakref.WeakSet()
-        self.calls: list[str] = []
-
-    def live(self) -> tuple[int, int, int]:
-        return len(self._device), len(self._host), len(self._streams)
-
-    def _called(self, name: str, needs_device: bool = True) -> None:
-        self.calls.append(name)
-        if needs_device and not hasattr(self._thread, "device"):
-            raise AssertionError(f"{name} in a thread that did not select its GPU")
-
-    def _pointer(self) -> int:
-        self._next += 1 << 24
-        return self._next
-
-    def memory(self, pointer: int, size_bytes: int) -> memoryview:
-        """Device memory, or host memory that was page-locked; the pointer may lie inside an allocation."""
-        for base, block in {**self._device, **self._host}.items():
-            if base <= pointer and pointer + size_bytes <= base + len(block):
-                return memoryview(block).cast("B")[pointer - base : pointer - base + size_bytes]
-        raise AssertionError(f"{size_bytes} bytes at {pointer:#x} are neither device memory nor page-locked memory")
-
-    def enqueue(self, stream: int, work) -> None:
-        self._streams[int(stream)].append(work)
-
-    def cudaGetErrorString(self, code):
-        return CudaError.cudaSuccess, CudaError(code).name.encode()
-
-    def cudaGetDeviceCount(self):
-        self._called("cudaGetDeviceCount", needs_device=False)
-        return (CudaError.cudaSuccess, self._devices) if self._driver else (CudaError.cudaErrorInsufficientDriver, None)
-
-    def cudaGetDeviceProperties(self, device):
-        self._called("cudaGetDeviceProperties", needs_device=False)
-        major, minor = map(int, self.sm.split("."))
-        facts = SimpleNamespace(name=b"Toy GPU\0\0", major=major, minor=minor, totalGlobalMem=1 << 30, integrated=0)
-        return CudaError.cudaSuccess, facts
-
-    def cudaSetDevice(self, device):
-        self._called("cudaSetDevice", needs_device=False)
-        self._thread.device = device
-        return (CudaError.cudaSuccess,)
-
-    def cudaStreamCreateWithFlags(self, flags):
-        self._called("cudaStreamCreateWithFlags")
-        pointer = self._pointer()
-        self._streams[pointer] = []
-        return CudaError.cudaSuccess, pointer
-
-    def cudaStreamSynchronize(self, stream):
-        self._called("cudaStreamSynchronize")
-        work, self._streams[stream] = self._streams[stream], []
-        for step in work:
-            step()
-        return (CudaError.cudaSuccess,)
-
-    def cudaStreamDestroy(self, stream):
-        self._called("cudaStreamDestroy")
-        return (CudaError.cudaErrorInvalidValue if self._streams.pop(stream) else CudaError.cudaSuccess,)
-
-    def cudaMalloc(self, size_bytes):
-        self._called("cudaMalloc")
-        if sum(map(len, self._device.values())) + size_bytes > self._memory_bytes:
-            return CudaError.cudaErrorMemoryAllocation, 0
-        pointer = self._pointer()
-        self._device[pointer] = bytearray([POISON]) * size_bytes
-        return CudaError.cudaSuccess, pointer
-
-    def cudaFree(self, pointer):
-        self._called("cudaFree")
-        if any(pointer in context.addresses.values() for context in self.contexts):
-            raise AssertionError("memory was freed while a context uses it")
-        del self._device[pointer]
-        return (CudaError.cudaSuccess,)
-
-    def cudaHostAlloc(self, size_bytes, flags):
-        self._called("cudaHostAlloc")
-        block = (ctypes.c_uint8 * size_bytes)(*([POISON] * size_bytes))
-        self._host[ctypes.addressof(block)] = block
-        return CudaError.cudaSuccess, ctypes.addressof(block)
-
-    def cudaFreeHost(self, pointer):
-        self._called("cudaFreeHost")
-        del self._host[pointer]
-        return (CudaError.cudaSuccess,)
-
-    def cudaMemcpyAsync(self, target, source, size_bytes, kind, stream):
-        self._called(MemcpyKind(kind).name)
-        to, of = self.memory(target, size_bytes), self.memory(source, size_bytes)
-        for pointer, on_device in ((target, kind == 1), (source, kind == 2)):
-            if on_device != any(base <= pointer < base + len(block) for base, block in self._device.items()):
-                return (CudaError.cudaErrorInvalidValue,)
-
-        def copy():
-            to[:] = of
-
-        self.enqueue(stream, copy)
-        return (CudaError.cudaSuccess,)
+    weights = 1 + np.arange(array[0].size)
+    return np.stack([np.average(sample.ravel(), weights=weights) + ramp for sample in array]).astype(dtype)
 
 
 def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0", rtx: bool = False):
     """Module tensorrt of that version, or tensorrt_rtx."""
+    column = "rtx-1.7" if rtx else version.rpartition(".")[0]
+    assert column in VERSIONS, f"tensorrt_api.json knows {VERSIONS}"
     module = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     module.__version__ = version
+    module._strict = lambda kind, target: Strict(kind, column, target)
     strong = 1 if version.startswith("10.") else 0
     module.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": strong})
     module.TensorIOMode = enum.IntEnum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2})
     module.MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})
     module.DataType = enum.IntEnum("DataType", {name: number for number, name in enumerate(DTYPES)})
     module.ILogger = ILogger
-    module.Runtime = lambda logger: Runtime(module, cuda, logger)
-    module.Builder = lambda logger: Builder(module, logger)
-    module.OnnxParser = OnnxParser
-    module.built = []
+    module.Runtime = lambda logger: module._strict("Runtime", Runtime(module, cuda, logger))
+    module.Builder = lambda logger: module._strict("Builder", Builder(module, logger))
+    module.OnnxParser = lambda network, logger: module._strict("OnnxParser", OnnxParser(network))
+    module._built = []
     if rtx:
+        module.CudaGraphStrategy = enum.IntEnum("CudaGraphStrategy", {"DISABLED": 0, "WHOLE_GRAPH_CAPTURE": 1})
         capabilities = {f"SM{sm}": sm for sm in (75, 80, 86, 89, 120, 121)}
         module.ComputeCapability = enum.IntEnum("ComputeCapability", {"NONE": 0, "CURRENT": 1, **capabilities})
     return module
@@ -196,7 +100,7 @@ class Runtime:
         if self._cuda.sm not in facts["sm"]:
             words = f"expecting compute {facts['sm'][0]} got {self._cuda.sm}, please rebuild"
             return self._logger.log(ILogger.ERROR, words)
-        return CudaEngine(self._module, self._cuda, self._logger, facts)
+        return self._module._strict("ICudaEngine", CudaEngine(self._module, self._cuda, self._logger, facts))
 
 
 class CudaEngine:
@@ -222,17 +126,56 @@ class CudaEngine:
         rest = self._tensors[name][1][1:]
         return [(batch, *rest) for batch in self._facts["profile"]]
 
-    def create_execution_context(self):
+    def create_runtime_config(self):
+        return self._module._strict("IRuntimeConfig", RuntimeConfig(self._module))
+
+    def create_execution_context(self, config=None):
         if self._facts.get("no_context"):
             return self._logger.log(ILogger.ERROR, "no kernel image for this GPU")
-        context = ExecutionContext(self._cuda, self._logger, self._facts)
+        context = ExecutionContext(self._cuda, self._logger, self._facts, config and config._target)
         self._cuda.contexts.add(context)
-        return context
+        return self._module._strict("IExecutionContext", context)
+
+
+class RuntimeConfig:
+    cuda_graph_strategy, cache = 0, None
+
+    def __init__(self, module):
+        self._module = module
+
+    def create_runtime_cache(self):
+        return self._module._strict("IRuntimeCache", RuntimeCache(self._module))
+
+    def set_runtime_cache(self, cache):
+        self.cache = cache._target
+        return True
+
+
+class RuntimeCache:
+    """Kernels are names; of another version, they are refused. ``compiled`` counts those that were not found."""
+
+    def __init__(self, module):
+        self._head, self.kernels, self.compiled = f"kernels of {module.__version__}:", set(), 0
+
+    def deserialize(self, blob):
+        text = bytes(blob).decode(errors="replace")
+        if not text.startswith(self._head):
+            return False
+        self.kernels = set(filter(None, text.removeprefix(self._head).split(",")))
+        return True
+
+    def serialize(self):
+        return memoryview((self._head + ",".join(sorted(self.kernels))).encode())
+
+    def compile(self, kernel):
+        self.compiled += kernel not in self.kernels
+        self.kernels.add(kernel)
 
 
 class ExecutionContext:
-    def __init__(self, cuda, logger, facts):
-        self._cuda, self._logger, self._facts = cuda, logger, facts
+    def __init__(self, cuda, logger, facts, config):
+        self._cuda, self._logger, self._facts, self._config = cuda, logger, facts, config
+        self._warm, self._layout = False, 0
         self._batch = {name: shape[0] for name, (_, shape) in facts["inputs"].items() if shape[0] > 0}
         self.addresses: dict[str, int] = {}
 
@@ -242,7 +185,9 @@ class ExecutionContext:
         if list(shape[1:]) != list(want[1:]) or not low <= shape[0] <= high:
             self._logger.log(ILogger.ERROR, f"shape {shape} is outside the profile")
             return False
-        self._batch[name] = shape[0]
+        if self._batch.get(name) != shape[0]:
+            self._batch[name] = shape[0]
+            self._layout += 1  # its inner memory moves: what a graph noted is no longer true
         return True
 
     def get_tensor_shape(self, name):
@@ -254,6 +199,7 @@ class ExecutionContext:
         dtype, _ = {**self._facts["inputs"], **self._facts["outputs"]}[name]
         self._cuda.memory(pointer, np.dtype(DTYPES[dtype]).itemsize * int(np.prod(self.get_tensor_shape(name))))
         self.addresses[name] = pointer
+        self._layout += 1
         return True
 
     def execute_async_v3(self, stream_handle):
@@ -261,11 +207,20 @@ class ExecutionContext:
         if self._facts.get("fails"):
             self._logger.log(ILogger.ERROR, "enqueue failed")
             return False
+        if self._cuda.capturing(stream_handle) and not self._warm:
+            self._logger.log(ILogger.ERROR, "the first run allocates, which a capture does not allow")
+            return False
+        self._warm, layout = True, self._layout
+        if self._config is not None:
+            self._config.cache.compile("-".join(map(str, self._batch.values())))
         (source, (kind, _)), *_ = self._facts["inputs"].items()
         given = self._view(source, kind)
         results = [(self._view(name, kind), DTYPES[kind]) for name, (kind, _) in self._facts["outputs"].items()]
 
+        captured = self._cuda.capturing(stream_handle)
+
         def kernel():
+            assert not captured or layout == self._layout, "a graph runs after its context has moved its memory"
             for result, dtype in results:
                 result[:] = expected(given, result.shape, dtype)
 
@@ -285,24 +240,29 @@ class Builder:
     def create_network(self, flags):
         strong = 1 << int(self._module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         assert flags == strong, f"flags {flags:#b}: the other bits mean other things in this version"
-        return SimpleNamespace(facts=None, num_inputs=0)
+        return self._module._strict("INetworkDefinition", SimpleNamespace(facts=None, num_inputs=0))
 
     def create_builder_config(self):
-        return BuilderConfig(rtx=hasattr(self._module, "ComputeCapability"))
+        config = BuilderConfig(self._module, rtx=hasattr(self._module, "ComputeCapability"))
+        return self._module._strict("IBuilderConfig", config)
 
     def create_optimization_profile(self):
-        return Profile()
+        return self._module._strict("IOptimizationProfile", Profile())
 
     def build_serialized_network(self, network, config):
+        network, config = network._target, config._target
         if network.facts.get("fails"):
             return self._logger.log(ILogger.ERROR, "no implementation for node bad")
-        self._module.built.append(config)
+        self._module._built.append(config)
+        if config.timing is not None:
+            config.timing.timed.add("tactics")
         return memoryview(b"vtrt" + json.dumps({**network.facts, "sm": config.sm()}).encode())
 
 
 class BuilderConfig:
-    def __init__(self, rtx):
-        self._rtx, self._sm, self.profiles, self.limits = rtx, {}, [], {}
+    def __init__(self, module, rtx):
+        self._module = module
+        self._rtx, self._sm, self.profiles, self.limits, self.timing = rtx, {}, [], {}, None
         if rtx:
             self.num_compute_capabilities = 0
             self.set_compute_capability = lambda capability, index: self._sm.update({index: int(capability)})
@@ -317,8 +277,26 @@ class BuilderConfig:
         self.limits[pool.name] = size_bytes
 
     def add_optimization_profile(self, profile):
-        self.profiles.append(profile.shapes)
+        self.profiles.append(profile._target.shapes)
         return len(self.profiles) - 1
+
+    def create_timing_cache(self, data):
+        return self._module._strict("ITimingCache", TimingCache(data))
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self.timing = cache._target
+        return True
+
+    def get_timing_cache(self):
+        return self._module._strict("ITimingCache", self.timing)
+
+
+class TimingCache:
+    def __init__(self, data):
+        self.timed = set(filter(None, bytes(data).decode().split(",")))
+
+    def serialize(self):
+        return memoryview(",".join(sorted(self.timed)).encode())
 
 
 class Profile:
@@ -330,8 +308,8 @@ class Profile:
 
 
 class OnnxParser:
-    def __init__(self, network, logger):
-        self._network = network
+    def __init__(self, network):
+        self._network = network._target
         self.num_errors = 0
 
     def parse(self, data):

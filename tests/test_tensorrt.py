@@ -6,7 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from fake_tensorrt import FakeCuda, expected, fake_tensorrt, spec
+from fake_cuda import FakeCuda, FakeDriver
+from fake_tensorrt import expected, fake_tensorrt, spec
 
 from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, ShapeError, VlfError
 from vlf_edge.runtime.backends import cuda, tensorrt, tensorrt_build
@@ -14,7 +15,20 @@ from vlf_edge.runtime.backends.tensorrt import TensorRTEngine
 from vlf_edge.runtime.backends.tensorrt_build import build_engine
 
 FRAME = {"inputs": {"image": ("UINT8", (-1, 8, 8, 3))}, "outputs": {"tokens": ("HALF", (-1, 4, 6))}}
-VERSIONS = {"tensorrt 10.3": ("10.3.0", False), "tensorrt 11.4": ("11.4.0", False), "tensorrt_rtx": ("1.7.1", True)}
+VERSIONS = {
+    "tensorrt 10.3": ("10.3.0", False),
+    "tensorrt 10.13": ("10.13.3", False),
+    "tensorrt 10.16": ("10.16.2", False),
+    "tensorrt 11.4": ("11.4.0", False),
+    "tensorrt_rtx": ("1.7.1", True),
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "vlf_edge"
 
 
 @pytest.fixture(params=VERSIONS)
@@ -27,6 +41,7 @@ def machine(request, monkeypatch):
 def _install(monkeypatch, gpu, version="10.3.0", rtx=False):
     module = fake_tensorrt(gpu, version, rtx)
     monkeypatch.setattr(cuda, "load_runtime", lambda: gpu)
+    monkeypatch.setattr(cuda, "load_driver", lambda: FakeDriver(gpu))
     for user in (tensorrt, tensorrt_build):
         monkeypatch.setattr(user, "load", lambda library: module)
     return ("tensorrt_rtx" if rtx else "tensorrt"), gpu, module
@@ -169,7 +184,7 @@ def test_build_uses_the_right_flag_and_one_profile_and_the_engine_runs(machine):
     assert built.compute_capabilities == (capabilities or ("8.6",))
     assert (built.version, built.max_batch) == (module.__version__, 4)
     assert built.device == ("" if library == "tensorrt_rtx" else "Toy GPU")
-    (config,) = module.built
+    (config,) = module._built
     assert config.profiles == [{"image": ((1, 8, 8, 3), (2, 8, 8, 3), (4, 8, 8, 3))}]
     assert config.limits == {"WORKSPACE": 1 << 20}
     with TensorRTEngine(built.data, library) as engine:

@@ -18,7 +18,10 @@ class Engine(ABC):
     backend: "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx" or "fake".
     inputs, outputs: what goes in and comes out; a string in a shape is a dynamic axis, "N" the batch.
     dynamic_batch: whether N may change from call to call. max_batch: largest N, None if it has no limit or is fixed.
+    on_gpu: whether it can be chained with others in the memory of an NVIDIA GPU, see ``streaming.py``.
     """
+
+    on_gpu = False
 
     def __init__(
         self,

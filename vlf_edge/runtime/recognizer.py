@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,11 @@ from ..errors import PlanMismatch, ShapeError, VlfError
 from ..manifest import Manifest
 from ..types import Prediction, Sampling
 from .engine import Engine
+from .gpu_frame import GpuFrame, is_gpu_frame
 from .preprocess import Preprocessor, check_image
-from .ring import FeatureRing
 from .sampler import Sampler, Tick, segment_centres
 from .stats import Stats
+from .streaming import open_streaming
 
 log = logging.getLogger(__name__)
 _SLOW_CAMERA_GAPS = 3
@@ -48,22 +50,21 @@ class Recognizer:
             raise PlanMismatch(f"this plan names {len(manifest.labels)} labels, but its model has {classes} classes")
         self._image_name, self._tokens_name = self._frame.inputs[0].name, self._frame.outputs[0].name
         self._window_name, self._logits_name = self._clip.inputs[0].name, self._clip.outputs[0].name
-        tokens = self._frame.outputs[0]
         self._preprocess = Preprocessor(manifest.preprocess)
         self._sampler = Sampler(self.sampling)
-        self._ring = FeatureRing(self.sampling, tokens.shape[1:], tokens.dtype)
+        self._streaming = open_streaming(engines, self.sampling, self.stats)
         self._seq = 0
         self._gaps_in_a_row = 0
 
     def reset(self) -> None:
         """Forgets the stream: the next frame begins a new window. Counts stay."""
         self._sampler.reset()
-        self._ring.reset()
+        self._streaming.ring.reset()
         self._seq = self._gaps_in_a_row = 0
 
     def push(
         self,
-        image: np.ndarray,
+        image: Any,
         t_s: float | None = None,
         *,
         seq: int | None = None,
@@ -72,11 +73,15 @@ class Recognizer:
     ) -> Prediction | None:
         """One frame in, a prediction out if this frame is on the sampling grid, else None.
 
-        image: (H, W, 3) uint8 BGR. t_s: when it was taken, seconds on any steady clock (default: now).
+        image: (H, W, 3) uint8 BGR; or, where the plan runs on a GPU, a contiguous frame on that GPU (PyTorch, CuPy,
+        PyCUDA, DLPack), which must have the model's size already, since nothing resizes it.
+        t_s: when it was taken, seconds on any steady clock (default: now).
         seq, captured_s, dropped: the frame's number, its arrival (time.monotonic) and the frames lost before it.
         """
         started_s = time.perf_counter()
-        check_image(image)
+        borrowed = self._streaming.borrow(image) if is_gpu_frame(image) else None
+        if borrowed is None:
+            check_image(image)
         captured_s = time.monotonic() if captured_s is None else captured_s
         t_s = captured_s if t_s is None else float(t_s)
         if not math.isfinite(t_s):
@@ -90,8 +95,8 @@ class Recognizer:
             return None
         if tick.gap:
             self._note_gap()
-        self._remember(tick, image, t_s)
-        if not self._ring.full:
+        self._remember(tick, image if borrowed is None else borrowed, t_s)
+        if not self._streaming.ring.full:
             return Prediction(
                 state="gap" if tick.gap else "warming",
                 t_start_s=t_s,
@@ -102,8 +107,8 @@ class Recognizer:
                 random_weights=self.manifest.random_weights,
             )
         self._gaps_in_a_row = 0
-        window, t_start_s, _ = self._ring.window()
-        decision = self._decide(window, t_start_s, t_s, seq, captured_s, dropped)
+        logits, t_start_s = self._streaming.decide()
+        decision = self._decision(logits, t_start_s, t_s, seq, captured_s, dropped)
         self.stats.counts["decisions"] += 1
         self.stats.labels[decision.label] += 1
         self.stats.add_ms("decision", (time.perf_counter() - started_s) * 1e3)
@@ -127,20 +132,21 @@ class Recognizer:
         window = tokens[[unique.index(i) for i in chosen]][np.newaxis]
         self.stats.counts["clips"] += 1
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
-        return self._decide(window, first_s, last_s, chosen[-1], captured_s)
+        with self.stats.timed("clip_stage"):
+            logits = self._clip.infer({self._window_name: window})[self._logits_name][0]
+        return self._decision(logits, first_s, last_s, chosen[-1], captured_s)
 
-    def _remember(self, tick: Tick, image: np.ndarray, t_s: float) -> None:
+    def _remember(self, tick: Tick, image: np.ndarray | GpuFrame, t_s: float) -> None:
         """Encodes a frame and puts its tokens into the ring, once for each instant it serves."""
         try:
-            tokens = self._encode(self._preprocessed(image)[np.newaxis])[0]
+            prepared = image if isinstance(image, GpuFrame) else self._preprocessed(image)
+            self._streaming.remember(prepared, range(tick.first, tick.last + 1), t_s)
         except BaseException:
             # The grid has moved past this frame but the ring has not: only a new window is safe now.
             self.reset()
             self.stats.counts["failed"] += 1
             raise
         self.stats.counts["encoded"] += 1
-        for instant in range(tick.first, tick.last + 1):
-            self._ring.write(instant, tokens, t_s)
 
     def _preprocessed(self, image: np.ndarray) -> np.ndarray:
         with self.stats.timed("preprocess"):
@@ -156,12 +162,10 @@ class Recognizer:
                 parts.append(self._frame.infer(batch)[self._tokens_name])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _decide(
-        self, window: np.ndarray, t_start_s: float, t_end_s: float, seq: int, captured_s: float, dropped: int = 0
+    def _decision(
+        self, logits: np.ndarray, t_start_s: float, t_end_s: float, seq: int, captured_s: float, dropped: int = 0
     ) -> Prediction:
-        """Tokens (1, K, S, D) and what is known of their frames -> the decision."""
-        with self.stats.timed("clip_stage"):
-            logits = self._clip.infer({self._window_name: window})[self._logits_name][0]
+        """Logits (C,) and what is known of their frames -> the decision."""
         scores = _softmax(logits)
         best = np.argsort(-scores, kind="stable")[: self._topk]
         topk = tuple((self.manifest.labels[i], float(scores[i])) for i in best)
@@ -181,7 +185,7 @@ class Recognizer:
         )
 
     def _note_gap(self) -> None:
-        self._ring.reset()
+        self._streaming.ring.reset()
         self.stats.counts["gaps"] += 1
         self._gaps_in_a_row += 1
         if self._gaps_in_a_row == _SLOW_CAMERA_GAPS:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -31,10 +33,19 @@ class GpuInfo:
 
 def load_runtime() -> ModuleType:
     """Imports the CUDA runtime's bindings. Raises BackendMissing with the install line."""
-    # cuda-python before 12.6, still found on JetPack 6, has them under the second name.
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):
+    return _bindings("cuda.bindings.runtime", "cuda.cudart")
+
+
+def load_driver() -> ModuleType:
+    """Imports the CUDA driver's bindings. Raises BackendMissing with the install line."""
+    return _bindings("cuda.bindings.driver", "cuda.cuda")
+
+
+def _bindings(name: str, old_name: str) -> ModuleType:
+    """old_name: what cuda-python before 12.6, still found on JetPack 6, calls it."""
+    for candidate in (name, old_name):
         try:
-            return importlib.import_module(name)
+            return importlib.import_module(candidate)
         except (ImportError, OSError):
             continue
     raise BackendMissing(
@@ -77,29 +88,41 @@ def gpu(device: int = 0) -> GpuInfo | None:
 class Stream:
     """One stream of work on a GPU, with the memory it works on: ``close`` frees all of it.
 
-    Pointers are plain integers. Copies are only queued: what they read must not change and what they write must not
-    be read before ``synchronize``.
+    Pointers, events and graphs are plain handles. Everything is only queued: what a copy reads must not change and what
+    it writes must not be read before ``synchronize``. All but ``close`` must be called inside ``current``.
     """
 
     def __init__(self, device: int = 0):
-        self._runtime = load_runtime()
-        self._device = device
+        self._runtime, self._driver = load_runtime(), load_driver()
+        self.device = device
         self._device_pointers: list[int] = []
         self._host_pointers: list[int] = []
+        self._events: list[Any] = []
+        self._graphs: list[Any] = []
         self._stream: Any = None
-        self.use()
-        # Non-blocking: work that others put on the default stream must not hold ours up.
-        flags = self._runtime.cudaStreamNonBlocking
-        self._stream = self._call("create a stream", self._runtime.cudaStreamCreateWithFlags(flags))
+        with self.current():
+            # Non-blocking: work that others put on the default stream must not hold ours up.
+            flags = self._runtime.cudaStreamNonBlocking
+            self._stream = self._call("create a stream", self._runtime.cudaStreamCreateWithFlags(flags))
 
     @property
     def handle(self) -> int:
         """The stream as TensorRT takes it."""
         return int(self._stream)
 
-    def use(self) -> None:
-        """Makes the GPU current in the calling thread; CUDA keeps that choice per thread."""
-        self._call(f"select GPU {self._device}", self._runtime.cudaSetDevice(self._device))
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Inside, the GPU's primary context is the calling thread's; after, whatever was before is again.
+
+        CUDA keeps that choice per thread, and programs that use PyCUDA rely on theirs.
+        """
+        code, before = self._driver.cuCtxGetCurrent()
+        self._call(f"select GPU {self.device}", self._runtime.cudaSetDevice(self.device))
+        try:
+            yield
+        finally:
+            if int(code) == 0 and int(before) != 0:
+                self._driver.cuCtxSetCurrent(before)
 
     def allocate(self, size_bytes: int) -> int:
         """Pointer to new device memory."""
@@ -124,21 +147,66 @@ class Stream:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(pinned.ctypes.data, pointer, pinned.nbytes, kind)
 
+    def copy(self, target: int, source: int, size_bytes: int) -> None:
+        """Queues a copy from one place on the GPU to another."""
+        self._copy(target, source, size_bytes, self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice)
+
+    def event(self) -> Any:
+        """A new event, to ``mark`` a place in the queue with."""
+        self._events.append(self._call("create an event", self._runtime.cudaEventCreate()))
+        return self._events[-1]
+
+    def mark(self, event: Any) -> None:
+        """Queues the noting of the time at this place."""
+        self._call("record an event", self._runtime.cudaEventRecord(event, self._stream))
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Milliseconds between two marks that were both reached."""
+        return float(self._call("read a time", self._runtime.cudaEventElapsedTime(start, end)))
+
+    def capture(self, work: Callable[[], None]) -> Any:
+        """A CUDA graph of what ``work`` queues, which is not run now. Raises VlfError if it cannot be captured."""
+        runtime = self._runtime
+        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("begin a graph", runtime.cudaStreamBeginCapture(self._stream, mode))
+        try:
+            work()
+        except BaseException:
+            runtime.cudaStreamEndCapture(self._stream)  # the stream must be usable again
+            raise
+        graph = self._call("capture a graph", runtime.cudaStreamEndCapture(self._stream))
+        try:
+            self._graphs.append(self._call("make a graph ready", runtime.cudaGraphInstantiate(graph, 0)))
+        finally:
+            runtime.cudaGraphDestroy(graph)
+        return self._graphs[-1]
+
+    def launch(self, graph: Any) -> None:
+        """Queues the work of a graph, as one piece."""
+        self._call("launch a graph", self._runtime.cudaGraphLaunch(graph, self._stream))
+
     def synchronize(self) -> None:
         """Waits until everything queued is done. Raises VlfError with CUDA's words if any of it failed."""
         self._call("run the queued work", self._runtime.cudaStreamSynchronize(self._stream))
 
     def close(self) -> None:
         """Waits for the queued work, then frees all memory and the stream. May be called again."""
-        runtime, stream, self._stream = self._runtime, self._stream, None
-        frees = [("select the GPU", runtime.cudaSetDevice, self._device)]
+        stream, self._stream = self._stream, None
+        with self.current():
+            self._free(stream)
+
+    def _free(self, stream: Any) -> None:
+        runtime = self._runtime
+        frees: list[tuple[str, Callable[[Any], tuple], Any]] = []
         if stream is not None:
             frees.append(("finish the queued work", runtime.cudaStreamSynchronize, stream))
+        frees += [("destroy a graph", runtime.cudaGraphExecDestroy, graph) for graph in self._graphs]
+        frees += [("destroy an event", runtime.cudaEventDestroy, event) for event in self._events]
         frees += [("free GPU memory", runtime.cudaFree, pointer) for pointer in self._device_pointers]
         frees += [("free page-locked memory", runtime.cudaFreeHost, pointer) for pointer in self._host_pointers]
         if stream is not None:
             frees.append(("destroy a stream", runtime.cudaStreamDestroy, stream))
-        self._device_pointers, self._host_pointers = [], []
+        self._device_pointers, self._host_pointers, self._events, self._graphs = [], [], [], []
         for what, function, argument in frees:
             try:
                 self._call(what, function(argument))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,7 @@ from ...errors import PlanMismatch, VlfError
 from ...types import TensorSpec
 from ..engine import Engine
 from . import cuda, load
+from .kernel_cache import KernelCache
 
 log = logging.getLogger(__name__)
 
@@ -32,37 +34,95 @@ _DTYPES = {
 }
 
 
+@dataclass(frozen=True)
+class GpuTensor:
+    """A tensor of fixed shape in the memory of a GPU."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size_bytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
 class TensorRTEngine(Engine):
     """Runs the bytes of a TensorRT ("tensorrt") or TensorRT-RTX ("tensorrt_rtx") engine on one GPU.
 
     All memory is allocated once, for the largest batch of the engine's first optimisation profile; an inference is
-    then copies in, one enqueue, copies out and one wait. Raises BackendMissing without library or GPU, and
-    PlanMismatch with the library's own messages if it refuses the engine on this GPU.
+    then copies in, one enqueue, copies out and one wait. ``single_run`` is the other way to use it, for streams.
+    cuda_graph: let those run as one CUDA graph instead of kernel by kernel. stream: all work of ``infer``.
+    Raises BackendMissing without library or GPU, and PlanMismatch with the library's own messages if it refuses the
+    engine on this GPU.
     """
 
-    def __init__(self, engine_bytes: bytes, library: str, device: int = 0):
-        trt = load(library)
+    on_gpu = True
+
+    def __init__(self, engine_bytes: bytes, library: str, device: int = 0, *, cuda_graph: bool = True):
+        self._trt = trt = load(library)
         self._trt_log = collector(trt)
         gpu = cuda.probe(device)
-        self._stream = cuda.Stream(device)
-        self._context = self._engine = self._trt_runtime = None
+        self._cuda_graph = cuda_graph
+        self.stream = cuda.Stream(device)
+        self._runs: list[SingleRun] = []
+        self._kernels: KernelCache | None = None
+        self._config = self._context = self._engine = self._trt_runtime = None
         try:
-            self._open(trt, engine_bytes, f"{library} {trt.__version__} on {gpu}")
-            inputs, outputs = (self._specs(trt, mode) for mode in (trt.TensorIOMode.INPUT, trt.TensorIOMode.OUTPUT))
-            super().__init__(library, inputs, outputs, self._largest_batch(inputs))
-            self._allocate()
+            with self.stream.current():
+                self._open(engine_bytes, gpu)
+                inputs, outputs = (self._specs(trt, mode) for mode in (trt.TensorIOMode.INPUT, trt.TensorIOMode.OUTPUT))
+                super().__init__(library, inputs, outputs, self._largest_batch(inputs))
+                self._allocate()
         except BaseException:
             self._close()
             raise
 
-    def _open(self, trt: ModuleType, engine_bytes: bytes, here: str) -> None:
+    def single_run(self, stream: cuda.Stream) -> SingleRun:
+        """The engine for one sample at a time, on a stream of the same GPU, with a context and memory of its own.
+
+        It belongs to the engine and ends with it. Call inside ``stream.current()``. Raises VlfError.
+        """
+        self._runs.append(SingleRun(self, self.new_context(), stream))
+        if self._kernels is not None:
+            self._kernels.save()
+        return self._runs[-1]
+
+    def new_context(self) -> Any:
+        """An execution context. Raises PlanMismatch with the library's own messages."""
+        if self._config is None:
+            context = self._engine.create_execution_context()
+        else:
+            context = self._engine.create_execution_context(self._config)
+        if context is None:
+            raise PlanMismatch(f"{self._here} refuses this engine: {self._trt_log.drain()}")
+        return context
+
+    @property
+    def captures(self) -> bool:
+        """Whether a CUDA graph is to be captured from a stream: TensorRT-RTX makes its own, inside."""
+        return self._cuda_graph and self._config is None
+
+    def run(self, context: Any, stream: cuda.Stream) -> None:
+        """Queues what a context is set up for. Raises VlfError with the library's own messages."""
+        if not context.execute_async_v3(stream.handle):
+            raise VlfError(f"{self.backend} could not run: {self._trt_log.drain()}")
+
+    def _open(self, engine_bytes: bytes, gpu: cuda.GpuInfo) -> None:
+        trt = self._trt
+        self._here = f"{trt.__name__.split('.')[0]} {trt.__version__} on {gpu}"
         self._trt_log.drain()
         self._trt_runtime = trt.Runtime(self._trt_log)
         self._engine = self._trt_runtime.deserialize_cuda_engine(engine_bytes)
-        if self._engine is not None:
-            self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise PlanMismatch(f"{here} refuses this engine: {self._trt_log.drain()}")
+        if self._engine is None:
+            raise PlanMismatch(f"{self._here} refuses this engine: {self._trt_log.drain()}")
+        if hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX, which also compiles its kernels only now
+            self._config = self._engine.create_runtime_config()
+            strategies = trt.CudaGraphStrategy
+            wanted = strategies.WHOLE_GRAPH_CAPTURE if self._cuda_graph else strategies.DISABLED
+            self._config.cuda_graph_strategy = wanted
+            self._kernels = KernelCache(self._config, engine_bytes, gpu.compute_capability, trt.__version__)
+        self._context = self.new_context()
 
     def _specs(self, trt: ModuleType, mode: Any) -> tuple[TensorSpec, ...]:
         engine, specs = self._engine, []
@@ -88,31 +148,32 @@ class TensorRTEngine(Engine):
         self._pinned: dict[str, np.ndarray] = {}
         self._pointers: dict[str, int] = {}
         for spec in self.inputs:
-            self._set_input_shape(spec.name, self._largest_shape(spec))
+            self.set_input_shape(self._context, spec.name, self._largest_shape(spec))
         for spec in (*self.inputs, *self.outputs):
             shape = tuple(self._context.get_tensor_shape(spec.name))
             if min(shape, default=1) < 0:
                 raise PlanMismatch(f"{self.backend} does not know the largest shape of {spec}: it depends on the data")
             size_bytes = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
-            self._pinned[spec.name] = self._stream.allocate_pinned(size_bytes)
-            self._pointers[spec.name] = self._stream.allocate(size_bytes)
-            if not self._context.set_tensor_address(spec.name, self._pointers[spec.name]):
-                raise VlfError(f"{self.backend} refuses the memory of {spec}: {self._trt_log.drain()}")
+            self._pinned[spec.name] = self.stream.allocate_pinned(size_bytes)
+            self._pointers[spec.name] = self.stream.allocate(size_bytes)
+            self.set_address(self._context, spec.name, self._pointers[spec.name])
 
     def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self._stream.use()
+        with self.stream.current():
+            return self._infer_here(inputs)
+
+    def _infer_here(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for spec in self.inputs:
             array = inputs[spec.name]
-            self._set_input_shape(spec.name, array.shape)
+            self.set_input_shape(self._context, spec.name, array.shape)
             np.copyto(self._staged(spec, array.shape), array)
-            self._stream.upload(self._pointers[spec.name], self._pinned[spec.name][: array.nbytes])
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise VlfError(f"{self.backend} could not run: {self._trt_log.drain()}")
+            self.stream.upload(self._pointers[spec.name], self._pinned[spec.name][: array.nbytes])
+        self.run(self._context, self.stream)
         results = {}
         for spec in self.outputs:
             results[spec.name] = self._staged(spec, tuple(self._context.get_tensor_shape(spec.name)))
-            self._stream.download(self._pinned[spec.name][: results[spec.name].nbytes], self._pointers[spec.name])
-        self._stream.synchronize()
+            self.stream.download(self._pinned[spec.name][: results[spec.name].nbytes], self._pointers[spec.name])
+        self.stream.synchronize()
         return {name: staged.copy() for name, staged in results.items()}
 
     def _staged(self, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
@@ -120,16 +181,67 @@ class TensorRTEngine(Engine):
         size_bytes = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
         return self._pinned[spec.name][:size_bytes].view(spec.dtype).reshape(shape)
 
-    def _set_input_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        if not self._context.set_input_shape(name, shape):
+    def set_input_shape(self, context: Any, name: str, shape: tuple[int, ...]) -> None:
+        """Raises VlfError with the library's own messages."""
+        if not context.set_input_shape(name, shape):
             raise VlfError(f"{self.backend} refuses shape {tuple(shape)} for {name}: {self._trt_log.drain()}")
 
+    def set_address(self, context: Any, name: str, pointer: int) -> None:
+        """Raises VlfError with the library's own messages."""
+        if not context.set_tensor_address(name, pointer):
+            raise VlfError(f"{self.backend} refuses the memory of {name}: {self._trt_log.drain()}")
+
     def _close(self) -> None:
+        if self._kernels is not None and self._context is not None:
+            self._kernels.save()
+        for run in self._runs:
+            run.close()
         # The context uses the memory and the engine, the engine its runtime: freed in that order.
-        self._context = None
+        self._kernels = self._config = self._context = None
         self._engine = None
         self._trt_runtime = None
-        self._stream.close()
+        self.stream.close()
+
+
+class SingleRun:
+    """An engine set up for one sample: inputs and outputs at fixed places on the GPU, one call to queue the work.
+
+    inputs, outputs: by name, of batch 1. With TensorRT the work is a CUDA graph; its context is this run's own, since
+    another shape on the same context would move the memory that the graph has noted.
+    """
+
+    def __init__(self, engine: TensorRTEngine, context: Any, stream: cuda.Stream):
+        self._engine, self._context, self._stream, self._graph = engine, context, stream, None
+        for spec in engine.inputs:
+            engine.set_input_shape(context, spec.name, (1, *spec.shape[1:]))
+        self.inputs, self.outputs = self._place(engine.inputs), self._place(engine.outputs)
+        self.enqueue()  # the first run may allocate and compile, which no graph can hold
+        stream.synchronize()
+        if engine.captures:
+            try:
+                self._graph = stream.capture(lambda: engine.run(context, stream))
+            except VlfError as error:
+                log.info("%s runs without a CUDA graph: %s", engine.backend, str(error))
+
+    def enqueue(self) -> None:
+        """Queues one run. Raises VlfError."""
+        if self._graph is None:
+            self._engine.run(self._context, self._stream)
+        else:
+            self._stream.launch(self._graph)
+
+    def close(self) -> None:
+        """Lets go of the context; the memory is the streams'."""
+        self._context = self._graph = None
+
+    def _place(self, specs: tuple[TensorSpec, ...]) -> dict[str, GpuTensor]:
+        placed = {}
+        for spec in specs:
+            shape = tuple(int(size) for size in self._context.get_tensor_shape(spec.name))
+            size_bytes = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
+            placed[spec.name] = GpuTensor(self._engine.stream.allocate(size_bytes), shape, np.dtype(spec.dtype))
+            self._engine.set_address(self._context, spec.name, placed[spec.name].pointer)
+        return placed
 
 
 @functools.cache

@@ -1,0 +1,323 @@
+"""A stream on the GPU against strict fakes: the decisions are those of stage by stage, queued in one go."""
+
+from __future__ import annotations
+
+import gc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import toy_manifest
+from fake_cuda import PRIMARY, CudaError, FakeCuda, FakeDriver
+from fake_tensorrt import API, Strict, fake_tensorrt, members, spec
+from test_tensorrt import VERSIONS, _install, cache  # noqa: F401
+
+from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError
+from vlf_edge.runtime import gpu_frame
+from vlf_edge.runtime.backends.tensorrt import TensorRTEngine
+from vlf_edge.runtime.recognizer import Recognizer
+from vlf_edge.runtime.streaming import HostStreaming
+
+FRAME = {"inputs": {"image": ("UINT8", (-1, 32, 32, 3))}, "outputs": {"tokens": ("HALF", (-1, 4, 6))}}
+CLIP = {"inputs": {"tokens": ("HALF", (-1, 4, 4, 6))}, "outputs": {"logits": ("FLOAT", (-1, 5))}}
+LIBRARIES = ("tensorrt 10.3", "tensorrt 11.4", "tensorrt_rtx")
+
+
+@pytest.fixture(params=LIBRARIES)
+def machine(request, monkeypatch):
+    version, rtx = VERSIONS[request.param]
+    return _install(monkeypatch, FakeCuda(), version, rtx)
+
+
+def engines(library, **options):
+    return {
+        "frame": TensorRTEngine(spec(**FRAME), library, **options),
+        "clip": TensorRTEngine(spec(**CLIP), library, **options),
+    }
+
+
+def close(pair):
+    for engine in pair.values():
+        engine.close()
+
+
+def pictures(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("phases", [1, 3])
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_a_stream_on_the_gpu_decides_as_stage_by_stage(machine, phases, cuda_graph):
+    pair = engines(machine[0], cuda_graph=cuda_graph)
+    manifest = toy_manifest(phases=phases)
+    on_gpu = Recognizer(manifest, pair)
+    by_stage = Recognizer(manifest, pair)
+    by_stage._streaming = HostStreaming(pair["frame"], pair["clip"], manifest.sampling, by_stage.stats)
+    decided = 0
+    for i, image in enumerate(pictures(8 * phases + 6)):
+        t_s = i * 0.25 / phases
+        got, want = on_gpu.push(image, t_s), by_stage.push(image, t_s)
+        assert (got.state, got.t_start_s, got.t_end_s) == (want.state, want.t_start_s, want.t_end_s)
+        if want.state == "ok":
+            np.testing.assert_array_equal(got.logits, want.logits)
+            decided += 1
+    assert decided == 8 * phases + 6 - 3 * phases
+    # A gap empties both, and a slow camera's frame that serves two instants is kept twice by both.
+    for t_s in (100.0, 100.25, 100.75, 101.0, 101.25):
+        got, want = on_gpu.push(pictures(1)[0], t_s), by_stage.push(pictures(1)[0], t_s)
+        assert got.state == want.state
+        if want.state == "ok":
+            np.testing.assert_array_equal(got.logits, want.logits)
+    close(pair)
+
+
+def test_a_decision_is_queued_in_one_go_and_waits_once(machine):
+    library, gpu, _ = machine
+    pair = engines(library)
+    recognizer = Recognizer(toy_manifest(), pair)
+    for i, image in enumerate(pictures(4)):
+        recognizer.push(image, i * 0.25)
+    gpu.calls.clear()
+    recognizer.push(pictures(1)[0], 1.0)
+    run = "execute_async_v3" if library == "tensorrt_rtx" else "cudaGraphLaunch"
+    on_device = "cudaMemcpyDeviceToDevice"
+    queued = [
+        *("cudaSetDevice", "cudaEventRecord", "cudaMemcpyHostToDevice", run, on_device, on_device, "cudaEventRecord"),
+        *("cudaSetDevice", "cudaEventRecord", on_device, run, "cudaMemcpyDeviceToHost", "cudaEventRecord"),
+    ]
+    assert gpu.calls == [*queued, "cudaStreamSynchronize", "cudaEventElapsedTime", "cudaEventElapsedTime"]
+    assert recognizer.stats.summary()["ms"]["frame_stage"]["n"] == 5
+    close(pair)
+
+
+def test_tensorrt_captures_a_graph_and_rtx_makes_its_own(machine):
+    library, gpu, module = machine
+    for wanted in (True, False):
+        gpu.calls.clear()
+        pair = engines(library, cuda_graph=wanted)
+        Recognizer(toy_manifest(), pair)
+        captured = wanted and library == "tensorrt"
+        assert gpu.calls.count("cudaStreamBeginCapture") == (2 if captured else 0)
+        if library == "tensorrt_rtx":
+            assert {context._config.cuda_graph_strategy for context in gpu.contexts} == {int(wanted)}
+        close(pair)
+        gc.collect()
+
+
+def test_batches_beside_a_stream_do_not_disturb_its_graph(machine):
+    pair = engines(machine[0])
+    recognizer = Recognizer(toy_manifest(), pair)
+    images = pictures(4)
+    whole = recognizer.classify(images)  # a batch of four: another shape on the engine's general context
+    for i, image in enumerate(images):
+        last = recognizer.push(image, i * 0.25)
+        pair["frame"].infer({"image": images[:3]})
+    np.testing.assert_array_equal(last.logits, whole.logits)
+    close(pair)
+
+
+def test_a_stream_that_cannot_be_captured_runs_without_a_graph(monkeypatch, caplog):
+    library, gpu, _ = _install(monkeypatch, FakeCuda())
+    monkeypatch.setattr(gpu, "cudaGraphInstantiate", lambda graph, flags: (CudaError.cudaErrorInvalidValue, 0))
+    with caplog.at_level("INFO"):
+        pair = engines(library)
+        recognizer = Recognizer(toy_manifest(), pair)
+    assert "runs without a CUDA graph: CUDA could not make a graph ready" in caplog.text
+    whole = recognizer.classify(pictures(4))
+    decisions = [recognizer.push(image, i * 0.25) for i, image in enumerate(pictures(4))]
+    np.testing.assert_array_equal(decisions[-1].logits, whole.logits)
+    close(pair)
+    assert gpu.live() == (0, 0, 0)
+
+
+def test_nothing_is_allocated_after_the_start_and_all_is_freed(machine):
+    library, gpu, _ = machine
+    pair = engines(library)
+    recognizer = Recognizer(toy_manifest(), pair)
+    before = gpu.live()
+    for i, image in enumerate(pictures(20)):
+        recognizer.push(image, i * 0.25)
+    assert gpu.live() == before
+    close(pair)
+    assert gpu.live() == (0, 0, 0)
+
+
+def test_stages_that_do_not_fit_are_refused(machine):
+    library, gpu, _ = machine
+    other = {**CLIP, "inputs": {"tokens": ("FLOAT", (-1, 4, 4, 6))}}
+    pair = {"frame": TensorRTEngine(spec(**FRAME), library), "clip": TensorRTEngine(spec(**other), library)}
+    with pytest.raises(PlanMismatch, match="which is not 4 x tokens float16"):
+        Recognizer(toy_manifest(), pair)
+    close(pair)
+    assert gpu.live() == (0, 0, 0)
+
+
+class OnGpu:
+    """An array on the fake GPU, as CuPy's, PyCUDA's and PyTorch's say of themselves."""
+
+    def __init__(self, gpu, array, device=0, strides=None):
+        array = np.ascontiguousarray(array)
+        gpu.cudaSetDevice(0)
+        self.pointer = gpu.cudaMalloc(array.nbytes)[1]
+        gpu.memory(self.pointer, array.nbytes)[:] = array.tobytes()
+        self.array, self.device, self.strides = array, device, strides
+        self.__cuda_array_interface__ = {"shape": array.shape, "typestr": "|u1", "data": (self.pointer, False)}
+
+
+def view(owner, stream_ptr):
+    """cuda-core's StridedMemoryView."""
+    assert stream_ptr > 0, "the stream that will read must be named, or it would not wait for the one that writes"
+    return SimpleNamespace(
+        ptr=owner.pointer, shape=owner.array.shape, strides=owner.strides, dtype=owner.array.dtype,
+        device_id=owner.device,
+    )  # fmt: skip
+
+
+def test_frames_on_the_gpu_are_taken_where_they_lie(machine, monkeypatch):
+    library, gpu, _ = machine
+    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
+    pair = engines(library)
+    recognizer = Recognizer(toy_manifest(), pair)
+    images = pictures(6)
+    want = [recognizer.push(image, i * 0.25) for i, image in enumerate(images)]
+    recognizer.reset()
+    gpu.calls.clear()
+    got = [recognizer.push(OnGpu(gpu, image), i * 0.25) for i, image in enumerate(images)]
+    assert "cudaMemcpyHostToDevice" not in gpu.calls
+    np.testing.assert_array_equal(got[-1].logits, want[-1].logits)
+    for wrong, words in (
+        (OnGpu(gpu, pictures(1)[0][:16]), r"must have the model's size, \(32, 32, 3\) uint8 BGR, got \(16, 32, 3\)"),
+        (OnGpu(gpu, images[0].astype(np.float32)), "got .32, 32, 3. float32"),
+        (OnGpu(gpu, images[0], device=1), "is on GPU 1, the plan runs on GPU 0"),
+        (OnGpu(gpu, images[0], strides=(192, 6, 1)), "is not contiguous on the GPU"),
+    ):
+        with pytest.raises(ShapeError, match=words):
+            recognizer.push(wrong, 1.5)
+    # None of them cost the window.
+    assert recognizer.push(OnGpu(gpu, images[0]), 1.5).state == "ok"
+    close(pair)
+
+
+def test_the_callers_frame_is_kept_until_it_was_read(machine, monkeypatch):
+    library, gpu, _ = machine
+    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
+    pair = engines(library)
+    streaming = Recognizer(toy_manifest(), pair)._streaming
+    frame = streaming.borrow(OnGpu(gpu, pictures(1)[0]))
+    streaming.remember(frame, range(1), 0.0)
+    assert streaming._borrowed == [frame]
+    streaming.remember(pictures(1)[0], range(1, 2), 0.25)  # waits for the first
+    assert streaming._borrowed == []
+    close(pair)
+
+
+def test_what_is_a_frame_on_the_gpu():
+    torch = pytest.importorskip("torch")
+    assert not gpu_frame.is_gpu_frame(np.zeros((4, 4, 3), np.uint8))
+    assert not gpu_frame.is_gpu_frame(torch.zeros(4, 4, 3, dtype=torch.uint8))
+    assert not gpu_frame.is_gpu_frame(None) and not gpu_frame.is_gpu_frame([[1]])
+    assert gpu_frame.is_gpu_frame(SimpleNamespace(__dlpack_device__=lambda: (2, 0)))
+    assert gpu_frame.is_gpu_frame(SimpleNamespace(__cuda_array_interface__={"shape": (1,)}))
+
+
+def test_cuda_core_looks_at_arrays_as_expected_here():
+    """The real library, on memory of the CPU: the names and the meaning of what is read from a view."""
+    pytest.importorskip("cuda.core")
+    array = np.zeros((2, 4, 3), np.uint8)
+    found = gpu_frame._viewer()(array, stream_ptr=-1)
+    assert (found.ptr, tuple(found.shape), np.dtype(found.dtype)) == (array.ctypes.data, array.shape, array.dtype)
+    assert found.strides is None or tuple(found.strides) == gpu_frame._contiguous_strides(array.shape)
+
+
+def test_without_cuda_core_one_sentence_says_what_to_do(monkeypatch):
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(gpu_frame, "import_module", absent)
+    with pytest.raises(BackendMissing, match="pip install cuda-core"):
+        gpu_frame.view_gpu_frame(SimpleNamespace(), 1, 0)
+
+
+def test_a_context_that_pycuda_made_is_current_again_after_every_call(machine):
+    library, gpu, _ = machine
+    driver = FakeDriver(gpu)
+    for mine in (77, PRIMARY):
+        driver.cuCtxSetCurrent(mine)
+        pair = engines(library)
+        recognizer = Recognizer(toy_manifest(), pair)
+        for i, image in enumerate(pictures(5)):
+            recognizer.push(image, i * 0.25)
+            assert driver.cuCtxGetCurrent() == (0, mine)
+        recognizer.classify(pictures(4))
+        close(pair)
+        assert driver.cuCtxGetCurrent() == (0, mine)
+
+
+def compiled(gpu):
+    return {id(context._config.cache): context._config.cache for context in gpu.contexts}.values()
+
+
+def test_rtx_finds_its_kernels_again_at_the_second_start(monkeypatch, cache, caplog):  # noqa: F811
+    counts = []
+    for version in ("1.7.1", "1.7.1", "1.8.0"):
+        gpu = FakeCuda()
+        library, gpu, module = _install(monkeypatch, gpu, version, rtx=True)
+        with caplog.at_level("INFO"):
+            pair = engines(library)
+            Recognizer(toy_manifest(), pair)
+        counts.append([one.compiled for one in compiled(gpu)])
+        close(pair)
+        gc.collect()
+    assert counts == [[1, 1], [0, 0], [1, 1]]
+    assert caplog.text.count("compiled for this GPU at this first start") == 4  # two stages, two versions
+    assert len(list((cache / "kernels").glob("*.sm86.*.bin"))) == 4
+
+
+def test_a_damaged_or_unwritable_kernel_cache_costs_time_only(monkeypatch, cache, caplog):  # noqa: F811
+    library, gpu, _ = _install(monkeypatch, FakeCuda(), "1.7.1", rtx=True)
+    close(engines(library))
+    pair = engines(library)
+    Recognizer(toy_manifest(), pair)
+    close(pair)
+    files = sorted((cache / "kernels").glob("*.bin"))
+    for file in files:
+        file.write_bytes(b"\0" * 8)
+    with caplog.at_level("INFO"):
+        pair = engines(library)
+        Recognizer(toy_manifest(), pair)
+    close(pair)
+    assert "is of another driver or is damaged: kernels are compiled anew" in caplog.text
+    assert all(file.read_bytes().startswith(b"kernels of 1.7.1") for file in files)
+    for file in files:
+        file.unlink()
+    (cache / "kernels").rmdir()
+    (cache / "kernels").write_text("in the way")
+    pair = engines(library)
+    Recognizer(toy_manifest(), pair)
+    close(pair)
+    assert "cannot keep compiled kernels" in caplog.text
+
+
+def test_the_fakes_know_only_what_the_real_modules_have():
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    driver = pytest.importorskip("cuda.bindings.driver")
+    for fake, real in ((FakeCuda, runtime), (FakeDriver, driver)):
+        names = [name for name in vars(fake) if name.startswith("cu")]
+        assert names and [name for name in names if not hasattr(real, name)] == []
+
+
+def test_the_table_of_the_api_agrees_with_the_tensorrt_rtx_installed_here():
+    trt = pytest.importorskip("tensorrt_rtx")
+    assert trt.__version__.startswith("1.7."), "tensorrt_api.json describes 1.7: look at the new version and add it"
+    for kind in API:
+        real = set(dir(trt if kind == "module" else getattr(trt, kind)))
+        known = {name for names in API[kind].values() for name in names}
+        assert known & real == members(kind, "rtx-1.7"), kind
+
+
+def test_a_member_that_a_version_lacks_cannot_be_used():
+    engine = fake_tensorrt(FakeCuda(), "10.3.0").Runtime(SimpleNamespace(ready=True, log=lambda *_: None))
+    found = engine.deserialize_cuda_engine(spec(**FRAME))
+    assert isinstance(found, Strict)
+    with pytest.raises(AttributeError, match="ICudaEngine of 10.3 has no create_runtime_config"):
+        found.create_runtime_config()
