@@ -278,6 +278,8 @@ def test_what_is_no_data_says_what_is(tmp_path):
         (touch(tmp_path / "flat", "a.mp4"), "holds no folder of videos"),
         (tmp_path / "video.mp4", "is no UTF-8 text"),
         (write(tmp_path / "blank.csv", " \n\n"), "is empty"),
+        (write(tmp_path / "names.csv", "path,label\n"), "lists no clips"),
+        (write(tmp_path / "nothing.json", "[]"), "lists no clips"),
         (write(tmp_path / "notes.txt", "hello there\n"), "its first line has no comma"),
     ):
         with pytest.raises(VlfError) as raised:

@@ -176,6 +176,7 @@ def test_too_many_members(tmp_path):
         (lambda m: m["graphs"][0].update(kind="weird"), "weird"),
         (lambda m: m["graphs"][0].pop("inputs"), "inputs"),
         (lambda m: m.update(members=[]), "members is list"),
+        (lambda m: m["weights"].update(record=[]), "training record is list"),
         (lambda m: m.pop("format"), "no format number"),
     ],
 )

@@ -111,6 +111,7 @@ def _manifest_from_json(raw: Any) -> Manifest:
         values["engines"] = tuple(_engine_from_json(engine) for engine in values["engines"])
         for name in ("model", "weights", "quantization", "versions", "members"):
             _checked(values[name], dict, name)
+        _checked(values["weights"].get("record", {}), dict, "training record")
         for name, entry in values["members"].items():
             _checked(entry["sha256"], str, f"{name} sha256"), _checked(entry["bytes"], int, f"{name} bytes")
         manifest = Manifest(**values)

@@ -126,6 +126,13 @@ def _videos(folder: Path) -> list[Path]:
 
 def _read_lists(path: Path) -> Annotations:
     """The list that the user named, and those beside it for other splits."""
+    found = _parse_lists(path)
+    if not found.rows and not found.missing:
+        raise SourceError(f"{path} lists no clips; accepted: {ACCEPTED}")
+    return found
+
+
+def _parse_lists(path: Path) -> Annotations:
     lists = {split: (file, _read_text(file)) for split, file in _siblings(path).items()}
     if _read_text(path).lstrip()[:1] in ("[", "{"):
         return _read_something(path.parent, lists)
@@ -293,7 +300,7 @@ def _index(root: Path) -> dict[str, Path]:
 def _present(root: Path, labels: tuple[str, ...], rows: Sequence[Row]) -> Annotations:
     is_there = {path: path.is_file() for path in {row.path for row in rows}}
     missing = tuple(str(path) for path, there in is_there.items() if not there)
-    if len(missing) == len(is_there):
+    if missing and len(missing) == len(is_there):
         raise SourceError(
             f"none of the {len(missing)} videos that the annotation names is there; looked for {few(sorted(missing))}"
         )
