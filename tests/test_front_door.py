@@ -48,7 +48,7 @@ def test_help_loads_nothing_heavy(verb):
     assert loaded_after(code + "assert end.code == 0") == set()
 
 
-@pytest.mark.parametrize("folder", ["runtime", "motion", "datasets", "evaluation"])
+@pytest.mark.parametrize("folder", ["runtime", "motion", "datasets", "evaluation", "handoff"])
 def test_modules_load_without_any_backend(folder):
     modules = sorted(f"vlf_edge.{folder}.{p.stem}" for p in (PACKAGE / folder).glob("*.py") if p.stem != "__init__")
     done = run_without(HEAVY, "import importlib\n" + "".join(f"importlib.import_module({m!r})\n" for m in modules))
@@ -94,7 +94,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 GRAPHS = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
-FOLDERS = ("models", "motion", "runtime", "datasets", "evaluation", "training", "compiler", "commands")
+FOLDERS = ("models", "motion", "runtime", "datasets", "evaluation", "training", "compiler", "commands", "handoff")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,7 @@ FOLDERS = ("models", "motion", "runtime", "datasets", "evaluation", "training", 
         ("motion", ("motion", "runtime.opencv"), ("torch", *GRAPHS)),
         ("runtime", ("runtime", "motion"), ("torch", "timm", "onnx")),
         ("datasets", ("datasets", "runtime", "motion"), ("torch", "timm", *GRAPHS)),
+        ("handoff", ("handoff",), ("torch", "timm", "cv2", *GRAPHS)),
         ("evaluation", ("evaluation", "datasets", "runtime", "motion"), ("timm", *GRAPHS)),
         ("compiler", ("compiler", "models", "runtime", "datasets"), ("timm",)),
         ("training", ("training", "models", "datasets", "runtime", "motion"), GRAPHS),

@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ._version import __version__
-from .commands import bench, build, capture, eval, inspect, run, train
+from .commands import bench, build, capture, eval, export, inspect, run, train
 from .errors import AccuracyError, CameraError, VlfError
 
 _VERBS = {
     "build": build, "run": run, "eval": eval, "bench": bench, "inspect": inspect, "train": train, "capture": capture,
+    "export": export,
 }  # fmt: skip
 _EXIT_CODES = {AccuracyError: 3, CameraError: 4}
 _EXAMPLES = """examples:
