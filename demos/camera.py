@@ -22,6 +22,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--source", default="0", help="0, /dev/video0, a file, a folder, test://motion (default: 0)")
     parser.add_argument("--backend", default="auto", help="auto, tensorrt, tensorrt_rtx, openvino or onnxruntime")
+    parser.add_argument("--rebuild", choices=("never", "auto", "always"), default="auto", help="engines for this GPU")
+    parser.add_argument("--no-cuda-graph", action="store_true", help="start the GPU's kernels one by one")
     parser.add_argument("--save", metavar="FILE", help="write the video with the decisions on it")
     parser.add_argument("--show", action="store_true", help="show the video in a window; Q or Esc ends it")
     return parser.parse_args()
@@ -42,7 +44,8 @@ def check_display() -> None:
 def run(args: argparse.Namespace) -> None:
     if args.show:
         check_display()
-    with vlf_edge.Runtime(args.engine, backend=args.backend) as runtime:
+    options = {"backend": args.backend, "rebuild": args.rebuild, "cuda_graph": not args.no_cuda_graph}
+    with vlf_edge.Runtime(args.engine, **options) as runtime:
         source = vlf_edge.open_source(args.source)
         sinks = [PrintSink(sys.stdout)] + ([VideoSink(args.save, source)] if args.save else [])
         latest = None

@@ -46,6 +46,12 @@ def write_toy_plan(path: Path, manifest: Manifest | None = None) -> Plan:
     return Plan.write(path, manifest or toy_manifest(), members, {"note": "toy"})
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch) -> None:
+    """No test reads or fills the user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def toy_plan(tmp_path: Path) -> Plan:
     return write_toy_plan(tmp_path / "toy.plan")

@@ -183,6 +183,9 @@ def test_engines_are_added_to_a_plan_in_place(plans, tmp_path, capsys):
     first = path.read_bytes()
     assert main(["build", str(path), "--target", "rtx"]) == 0
     assert path.read_bytes() == first, "building again replaces the engine by the same one"
+    # A recipe also names a precision: where the plan has it already, nothing is calibrated again.
+    assert main(["build", str(path), "--target", "rtx", "--precision", "int8"]) == 0
+    assert path.read_bytes() == first
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

@@ -67,7 +67,8 @@ def test_a_plan_that_falls_short_is_refused_and_its_report_kept(toy, tmp_path, f
     said = f"nodes back in float: .* no plan was written, the report is in {tmp_path}/my.plan.report.json: .* fp16\n$"
     assert out == "" and re.search(f"vlf-edge: int8 falls short of its gate even with .* {said}", err), err
     assert not (tmp_path / "my.plan").exists()
-    report = json.loads((tmp_path / "my.plan.report.json").read_text())
+    kept = tmp_path / "my.plan.report.json"
+    report = json.loads(kept.read_text())
     assert not report["gate"]["passed"] and report["gate"]["max_drop_points"] == -100 and report["gate"]["restored"]
     assert report["fidelity"]["rows"] and report["calibration"]["frame"]["clipped"]
 

@@ -2,81 +2,35 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from conftest import toy_manifest
+from machines import (
+    ALL,
+    AMPERE,
+    BLACKWELL,
+    HOPPER,
+    TARGETS,
+    TURING,
+    engine_info,
+    given,
+    machine_of,
+    plan_with,
+    sentences_of,
+)
 
-from vlf_edge import Plan, TensorSpec
-from vlf_edge.errors import BackendMissing, PlanMismatch
-from vlf_edge.manifest import EngineInfo
-from vlf_edge.runtime import backends
-from vlf_edge.runtime.backends import cuda, onnxruntime, openvino, tensorrt
-from vlf_edge.runtime.backends.cuda import GpuInfo
-from vlf_edge.runtime.backends.fake import FakeEngine
+from vlf_edge.cli import main
+from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, VlfError
 from vlf_edge.runtime.selection import engine_serves, open_engines
-
-IMAGE = TensorSpec("image", "uint8", ("N", 8, 6, 3))
-TOKENS = TensorSpec("tokens", "float16", ("N", 4, 6))
-AMPERE = GpuInfo("RTX A2000", "8.6", 6 << 30, False)
-HOPPER = GpuInfo("H100", "9.0", 80 << 30, False)
-TURING = GpuInfo("RTX 2060", "7.5", 6 << 30, False)
-BLACKWELL = GpuInfo("GB10", "12.1", 128 << 30, True)
-
-
-def _info(stage, target, library, capabilities):
-    return EngineInfo(stage, target, f"{stage}.{target}.engine", library, "1.2.3", capabilities, "", 4)
-
-
-TARGETS = {
-    "rtx": ("tensorrt_rtx", ("8.0", "8.6", "8.9", "12.0")),
-    "rtx-turing": ("tensorrt_rtx", ("7.5",)),
-    "tensorrt": ("tensorrt", ("9.0",)),
-}
-
-
-def _plan(tmp_path, *targets):
-    engines = tuple(_info(stage, target, *TARGETS[target]) for target in targets for stage in ("frame", "clip"))
-    members = {"frame.fp32.onnx": b"frame", "clip.fp32.onnx": b"clip"}
-    members |= {engine.member: engine.member.encode() for engine in engines}
-    return Plan.write(tmp_path / "vlf.plan", replace(toy_manifest(), engines=engines), members, {})
 
 
 @pytest.fixture
-def machine(monkeypatch):
-    """Sets what is installed, which GPU is here and which engines it refuses; returns the list of opened engines."""
-    opened = []
-
-    class Opened(FakeEngine):
-        def __init__(self, backend, given):
-            super().__init__((IMAGE,), (TOKENS,))
-            self.backend, self.given = backend, given
-            opened.append(self)
-
-    def set_up(*libraries, gpu=None, refuses=""):
-        def probe(device=0):
-            if gpu is None:
-                raise BackendMissing("no usable NVIDIA GPU here")
-            return gpu
-
-        def gpu_engine(data, library, device):
-            if refuses and refuses in data.decode():
-                raise PlanMismatch(f"{library} refuses this engine: wrong SM")
-            return Opened(library, data.decode())
-
-        monkeypatch.setattr(backends, "installed", lambda name: name in libraries)
-        monkeypatch.setattr(cuda, "probe", probe)
-        monkeypatch.setattr(tensorrt, "TensorRTEngine", gpu_engine)
-        monkeypatch.setattr(openvino, "OpenVINOEngine", lambda data, precision: Opened("openvino", precision))
-        monkeypatch.setattr(onnxruntime, "OnnxRuntimeEngine", lambda data: Opened("onnxruntime", data.decode()))
-        return opened
-
-    return set_up
+def machine(monkeypatch, tmp_path):
+    return machine_of(monkeypatch, tmp_path)
 
 
-ALL = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
+@pytest.fixture
+def said(caplog):
+    return sentences_of(caplog)
 
 
 @pytest.mark.parametrize(
@@ -98,20 +52,25 @@ ALL = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
         ((), ("onnxruntime", "tensorrt"), AMPERE, "onnxruntime"),
     ],
 )
-def test_auto_takes_what_fits_the_machine(tmp_path, machine, caplog, targets, libraries, gpu, want):
-    machine(*libraries, gpu=gpu)
-    with caplog.at_level(logging.INFO, "vlf_edge"):
-        engines = open_engines(_plan(tmp_path, *targets))
+def test_never_takes_what_fits_the_machine_and_builds_nothing(tmp_path, machine, said, targets, libraries, gpu, want):
+    here = machine(*libraries, gpu=gpu)
+    engines = open_engines(plan_with(tmp_path, *targets), rebuild="never")
     assert list(engines) == ["frame", "clip"]
     assert {engine.backend for engine in engines.values()} == {want}
-    fell = bool(targets) and want in ("openvino", "onnxruntime")
-    assert len(caplog.records) == fell
-    if fell:
-        assert f"running on the CPU with {want}: " in caplog.text
+    assert here.builds == []
+    sentences = said()
+    if targets and want in ("openvino", "onnxruntime"):
+        (sentence,) = sentences
+        assert sentence.startswith(f"running on the CPU with {want}: ")
+    elif gpu is BLACKWELL:
+        (sentence,) = sentences
+        assert "12.0 with tensorrt_rtx 1.2.3 runs here too, on GB10 (compute capability 12.1)" in sentence
+    else:
+        assert sentences == []
 
 
-def test_each_gpu_gets_its_own_engine_of_a_plan(tmp_path, machine):
-    plan = _plan(tmp_path, "rtx-turing", "rtx")
+def test_each_gpu_gets_its_own_engine_of_aplan_with(tmp_path, machine):
+    plan = plan_with(tmp_path, "rtx-turing", "rtx")
     for gpu, target in ((TURING, "rtx-turing"), (AMPERE, "rtx")):
         machine(*ALL, gpu=gpu)
         assert [e.given for e in open_engines(plan).values()] == [f"frame.{target}.engine", f"clip.{target}.engine"]
@@ -119,34 +78,33 @@ def test_each_gpu_gets_its_own_engine_of_a_plan(tmp_path, machine):
 
 def test_openvino_is_told_the_precision(tmp_path, machine):
     machine("openvino")
-    assert {engine.given for engine in open_engines(_plan(tmp_path)).values()} == {"fp32"}
+    assert {engine.given for engine in open_engines(plan_with(tmp_path)).values()} == {"fp32"}
 
 
-def test_auto_falls_to_the_cpu_as_a_whole_if_the_gpu_refuses_one_stage(tmp_path, machine, caplog):
-    opened = machine(*ALL, gpu=AMPERE, refuses="clip")
-    with caplog.at_level(logging.INFO, "vlf_edge"):
-        engines = open_engines(_plan(tmp_path, "rtx"))
+def test_auto_falls_to_the_cpu_as_a_whole_if_the_gpu_refuses_one_stage(tmp_path, machine, said):
+    here = machine(*ALL, gpu=AMPERE, refuses=b"clip")
+    engines = open_engines(plan_with(tmp_path, "rtx"), rebuild="never")
     assert [e.backend for e in engines.values()] == ["openvino", "openvino"]
-    assert "wrong SM" in caplog.text
-    assert (opened[0].backend, opened[0]._closed) == ("tensorrt_rtx", True)
+    assert "wrong SM" in said()[0]
+    assert (here.opened[0].backend, here.opened[0]._closed) == ("tensorrt_rtx", True)
 
 
 def test_auto_without_any_library_names_the_install_line(tmp_path, machine):
     machine(gpu=AMPERE)
     with pytest.raises(BackendMissing, match=r"neither OpenVINO nor ONNX Runtime.*pip install 'vlf_edge\[cpu\]'"):
-        open_engines(_plan(tmp_path, "rtx"))
+        open_engines(plan_with(tmp_path, "rtx"), rebuild="never")
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"])
 def test_an_explicit_backend_is_that_one_or_an_install_line(tmp_path, machine, backend):
-    plan = _plan(tmp_path, "rtx", "tensorrt")
+    plan = plan_with(tmp_path, "rtx", "tensorrt")
     machine(backend, gpu=HOPPER if backend == "tensorrt" else AMPERE)
     assert {e.backend for e in open_engines(plan, backend=backend).values()} == {backend}
 
 
 @pytest.mark.parametrize(("backend", "extra"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "rtx")])
 def test_an_explicit_gpu_backend_needs_its_library_and_a_gpu(tmp_path, machine, backend, extra):
-    plan = _plan(tmp_path, "rtx", "tensorrt")
+    plan = plan_with(tmp_path, "rtx", "tensorrt")
     machine("openvino", gpu=AMPERE)
     with pytest.raises(BackendMissing, match=rf"{backend} is not installed; .*pip install 'vlf_edge\[{extra}\]'"):
         open_engines(plan, backend=backend)
@@ -165,30 +123,34 @@ def test_a_plan_without_engines_for_the_backend_says_which_command_adds_them(tmp
         machine(*ALL, gpu=gpu)
         words = rf"no {backend} engine of stage 'frame'.*{gpu.name}.*--target {target}$"
         with pytest.raises(PlanMismatch, match=words):
-            open_engines(_plan(tmp_path), backend=backend)
+            open_engines(plan_with(tmp_path), backend=backend, rebuild="never")
 
 
 def test_an_explicit_backend_tries_an_unlisted_gpu_and_passes_on_the_refusal(tmp_path, machine):
-    plan = _plan(tmp_path, "rtx-turing", "rtx")
-    machine(*ALL, gpu=HOPPER)
-    engines = open_engines(plan, backend="tensorrt_rtx")
-    assert [engine.given for engine in engines.values()] == ["frame.rtx.engine", "clip.rtx.engine"]
-    machine(*ALL, gpu=HOPPER, refuses="rtx")
-    with pytest.raises(
-        PlanMismatch,
-        match=r"frame.rtx.engine built for compute capability 8.0, 8.6, 8.9, 12.0 with tensorrt_rtx 1.2.3: tensorrt_rtx"
-        r" refuses this engine: wrong SM; .*vlf-edge build .*vlf.plan --target tensorrt",
-    ):
+    plan = plan_with(tmp_path, "rtx-turing", "rtx")
+    here = machine(*ALL, gpu=HOPPER)
+    for rebuild in ("never", "auto"):  # TensorRT-RTX does not build for it, so that is all that is left
+        engines = open_engines(plan, backend="tensorrt_rtx", rebuild=rebuild)
+        assert given(engines) == ["frame.rtx.engine", "clip.rtx.engine"]
+    assert here.builds == []
+    machine(*ALL, gpu=HOPPER, refuses=b"rtx")
+    refused = (
+        "frame.rtx.engine built for compute capability 8.0, 8.6, 8.9, 12.0 with tensorrt_rtx 1.2.3: tensorrt_rtx "
+        "refuses this engine: wrong SM; "
+    )
+    with pytest.raises(PlanMismatch, match=refused + "add an engine .*vlf-edge build .*vlf.plan --target tensorrt"):
+        open_engines(plan, backend="tensorrt_rtx", rebuild="never")
+    with pytest.raises(CompileError, match=refused + "tensorrt_rtx 1.2.3 does not build for H100 .*TensorRT may: pip"):
         open_engines(plan, backend="tensorrt_rtx")
 
 
 def test_an_unknown_backend_names_those_there_are(tmp_path):
     with pytest.raises(BackendMissing, match="no backend 'cuda'; available: auto, tensorrt, tensorrt_rtx, openvino"):
-        open_engines(_plan(tmp_path), backend="cuda")
+        open_engines(plan_with(tmp_path), backend="cuda")
 
 
 def test_the_fake_backend_needs_the_manifest_only(tmp_path):
-    with open_engines(_plan(tmp_path), backend="fake")["frame"] as frame:
+    with open_engines(plan_with(tmp_path), backend="fake")["frame"] as frame:
         tokens = frame.infer({"image": np.zeros((2, 32, 32, 3), np.uint8)})["tokens"]
     assert (tokens.shape, tokens.dtype) == ((2, 4, 6), np.float32)
 
@@ -209,4 +171,28 @@ def test_the_fake_backend_needs_the_manifest_only(tmp_path):
     ],
 )
 def test_engine_serves(target, capability, serves):
-    assert engine_serves(_info("frame", target, *TARGETS[target]), capability) is serves
+    assert engine_serves(engine_info("frame", target, *TARGETS[target]), capability) is serves
+
+
+@pytest.mark.parametrize(
+    ("verb", "user"),
+    [
+        ("run {plan} test://motion", "vlf_edge.runtime.runtime"),
+        ("bench {plan}", "vlf_edge.runtime.runtime"),
+        ("eval {plan} motion", "vlf_edge.evaluation.classifier"),
+    ],
+)
+def test_the_commands_pass_their_options_on(tmp_path, monkeypatch, verb, user):
+    passed = []
+
+    def opened(plan, **options):
+        passed.append(options)
+        raise VlfError("enough")
+
+    monkeypatch.setattr(f"{user}.open_engines", opened)
+    command = verb.format(plan=plan_with(tmp_path).path).split()
+    assert main(command) == main([*command, "--device", "1", "--rebuild", "never", "--no-cuda-graph"]) == 1
+    assert passed == [
+        {"backend": "auto", "device": 0, "rebuild": "auto", "cuda_graph": True},
+        {"backend": "auto", "device": 1, "rebuild": "never", "cuda_graph": False},
+    ]

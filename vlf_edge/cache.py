@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from .atomic import replacing
@@ -58,6 +59,8 @@ def read_kept(path: Path) -> bytes | None:
     data = raw[_DIGEST_BYTES:]
     if raw[:_DIGEST_BYTES] != hashlib.sha256(data).hexdigest().encode() + b"\n":
         log.warning("%s is damaged and is made anew", path)
+        with suppress(OSError):  # so that this is said once
+            path.unlink()
         return None
     return data
 

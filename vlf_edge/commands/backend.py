@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     names = "auto, tensorrt, tensorrt_rtx, openvino or onnxruntime"
     parser.add_argument("--backend", default="auto", metavar="NAME", help=f"{names} (default: auto)")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="number of the GPU (default: 0)")
+    parser.add_argument(
+        "--rebuild",
+        choices=("never", "auto", "always"),
+        default="auto",
+        help="build engines for this GPU: auto, where none of the plan's fits; kept in ~/.cache/vlf_edge "
+        "(default: auto)",
+    )
+    parser.add_argument("--no-cuda-graph", action="store_true", help="start the GPU's kernels one by one")
+
+
+def backend_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``add_backend_arguments`` added, as ``Runtime`` and ``evaluate`` take it."""
+    options = {name: getattr(args, name) for name in ("backend", "device", "rebuild")}
+    return {**options, "cuda_graph": not args.no_cuda_graph}

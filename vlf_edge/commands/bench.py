@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import VlfError
-from .backend import add_backend_arguments
+from .backend import add_backend_arguments, backend_options
 
 HELP = "time a plan on this machine"
 _DISTINCT_FRAMES = 32
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     width, height = _size(args.size)
     if args.decisions < 1:
         raise VlfError(f"--decisions is {args.decisions}; expected 1 or more")
-    with Runtime(args.plan, backend=args.backend, device=args.device) as runtime:
+    with Runtime(args.plan, **backend_options(args)) as runtime:
         figures = measure(runtime, width, height, args.decisions)
     if args.json:
         print(json.dumps(figures, indent=1))

@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="engines to compile: auto (all this machine can), cpu (none: the portable graph runs), "
         "rtx (Ampere to Blackwell), rtx-turing, tensorrt (this machine's GPU) (default: auto)",
     )
+    add(
+        "--frontend",
+        choices=("onnx", "torch-tensorrt"),
+        help="what engines are compiled from: the plan's own graphs, or the PyTorch modules of --weights through "
+        "Torch-TensorRT, which needs a GPU and a PyTorch for it (default: onnx)",
+    )
     add("--max-batch", type=int, metavar="N", help="largest batch of the engines (default: 8)")
     add("--workspace-mib", type=int, metavar="MIB", help="memory TensorRT's builder may use (default: its own)")
     add(
@@ -94,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
     from .inspect import describe, to_json
 
     names = ("precision", "model", "weights", "random_weights", "seed", "calib_samples", "calib_method", "percentile")
-    names += ("max_drop", "target", "max_batch", "workspace_mib", "span_s")
+    names += ("max_drop", "frontend", "target", "max_batch", "workspace_mib", "span_s")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in (*(args.calib_data or ()), *args.recipe):
         if name.endswith(".plan"):
@@ -107,8 +113,7 @@ def main(args: argparse.Namespace) -> int:
     if args.labels:
         changes["labels"] = read_labels(args.labels)
     recipe = load_recipe(*args.recipe, **changes)
-    output = args.output or (args.base if args.base and not recipe.converts else "vlf.plan")
-    plan = build(recipe, output, base=args.base, progress=Progress())
+    plan = build(recipe, args.output, base=args.base, progress=Progress())
     times_ms = plan_times(plan)
     if args.json:
         json.dump({**to_json(plan), "ms": times_ms}, sys.stdout, indent=1)

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from ..errors import VlfError
-from .backend import add_backend_arguments
+from .backend import add_backend_arguments, backend_options
 from .progress import Progress
 
 HELP = "measure a plan on labelled clips"
@@ -52,8 +52,8 @@ def main(args: argparse.Namespace) -> int:
             raise VlfError(f"--{name} is {value}; expected 1 or more")
     if args.confusion:
         check_picture(args.confusion)
-    names = ("split", "against", "live", "backend", "device", "batch", "limit", "seed")
-    options = {name: getattr(args, name) for name in names}
+    names = ("split", "against", "live", "batch", "limit", "seed")
+    options = {name: getattr(args, name) for name in names} | backend_options(args)
     report = evaluate(args.plan, args.data, progress=Progress(), **options)
     report["cpu"] = cpu_model()
     if args.confusion:

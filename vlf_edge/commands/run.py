@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ..errors import VlfError
-from .backend import add_backend_arguments
+from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
 
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
-    with Runtime(args.plan, backend=args.backend, device=args.device, phases=args.phases, topk=args.topk) as runtime:
+    with Runtime(args.plan, **backend_options(args), phases=args.phases, topk=args.topk) as runtime:
         source = open_source(args.source, fps=args.fps)
         play(runtime, source, _sinks(args, source), args.duration)
         print(runtime.summary(), file=sys.stderr)

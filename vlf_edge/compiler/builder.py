@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import replacing
-from ..errors import AccuracyError, CalibrationError, PlanMismatch, WeightsError
+from ..cache import cache_folder
+from ..errors import AccuracyError, CalibrationError, CompileError, PlanMismatch, WeightsError
 from ..manifest import EngineInfo, Graph, Manifest
 from ..plan import Plan, check_output
 from ..runtime.backends import cuda
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def build(
     recipe: Recipe,
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     *,
     base: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -45,18 +45,22 @@ def build(
 ) -> Plan:
     """Builds a plan and writes it to ``output``; a failed build leaves what was there before.
 
-    base: a plan to start from instead of weights; unless ``recipe.converts``, its graphs are kept and only engines are
-    added. With neither base nor weights, the build starts from the weights that come with the package. progress: called
-    with (what, done, total). cache_dir: where calibrated ranges are kept (default: ~/.cache/vlf_edge/ranges).
+    output: by default vlf.plan, or ``base`` itself if only engines are added to it. base: a plan to start from instead
+    of weights; unless the recipe ``converts`` it, its graphs are kept and only engines are added. With neither base nor
+    weights, the build starts from the weights that come with the package. progress: called with (what, done, total).
+    cache_dir: where calibrated ranges are kept (default: ~/.cache/vlf_edge/ranges).
 
     Raises WeightsError, ExportError, CalibrationError, CompileError, PlanError, BackendMissing; AccuracyError if the
     plan does not pass its gate: its report is then in OUTPUT.report.json.
     """
     report = progress or (lambda what, done, total: None)
-    targets = resolve_targets(recipe.target)
-    check_output(output)
+    targets = _targets(recipe)
     plan = _starting_plan(recipe, base)
-    if base is not None and not recipe.converts:
+    # A recipe names a precision; where the plan has it already, what is wanted is the engine.
+    extends = base is not None and not recipe.converts(plan.manifest.precision if targets else None)
+    output = output or (base if extends else "vlf.plan")
+    check_output(output)
+    if extends:
         return _add_engines(plan, recipe, targets, output, report)
     precision = recipe.precision or ("fp16" if base is None else plan.manifest.precision)
     recipe = _with_default_clips(recipe, plan)
@@ -64,8 +68,12 @@ def build(
         _check_clips(recipe, precision, {} if plan is None else plan.manifest.weights)
     require("build", "a build", ("onnx", "onnxruntime"))
     origin = from_weights(recipe, report) if plan is None else from_plan(plan, recipe)
+    if recipe.frontend != "onnx":
+        from .torch_tensorrt import versions
+
+        origin = replace(origin, versions={**origin.versions, **versions()})
     _check_clips(recipe, precision, origin.weights)
-    cache = Path(cache_dir) if cache_dir else _default_cache()
+    cache = Path(cache_dir) if cache_dir else cache_folder("ranges")
     return _prove_and_write(origin, precision, recipe, targets, output, cache, report)
 
 
@@ -81,7 +89,9 @@ def _prove_and_write(
     from .proof import prove
 
     def compiled(graphs: Graphs) -> Sequence[BuiltEngine]:
-        return _engines(graphs.typed, recipe, targets, progress)
+        if recipe.frontend == "onnx":
+            return _engines(graphs.typed, recipe, targets, progress)
+        return _engines_of_modules(origin, graphs, recipe, progress)
 
     # Engines are part of the proof where a GPU can run them; elsewhere they are only compiled once that is passed.
     here = bool(targets) and cuda.gpu() is not None
@@ -90,6 +100,26 @@ def _prove_and_write(
     if not draft.passed:
         raise _refusal(draft, proof, output)
     return _write(origin, draft.graphs, draft.engines if here else compiled(draft.graphs), proof, output)
+
+
+def _targets(recipe: Recipe) -> Sequence[Target]:
+    """What to build engines for. Says at once why the frontend asked for cannot be used."""
+    if recipe.frontend == "onnx":
+        return resolve_targets(recipe.target)
+    if not recipe.weights and not recipe.random_weights:
+        raise WeightsError(
+            f"--frontend {recipe.frontend} compiles PyTorch modules, of which a plan holds only the ONNX graphs: give "
+            f"--weights FILE (--weights {origins.DEFAULT_MODEL} for what comes with vlf-edge) or --random-weights"
+        )
+    require("models", f"--frontend {recipe.frontend}", ("torch", "timm", "onnxscript", "safetensors"))
+    from . import torch_tensorrt
+
+    if recipe.precision not in (None, *torch_tensorrt.PRECISIONS):
+        raise CompileError(
+            f"--frontend {recipe.frontend} has no {recipe.precision}: INT8 is written into ONNX graphs as Q/DQ nodes; "
+            f"give --precision {' or '.join(torch_tensorrt.PRECISIONS)}, or leave --frontend out"
+        )
+    return torch_tensorrt.resolve_targets(recipe.target)
 
 
 def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan | None:
@@ -132,9 +162,13 @@ def _check_clips(recipe: Recipe, precision: str, weights: Mapping[str, Any]) -> 
         raise CalibrationError(f"INT8 needs real clips to calibrate on and got none; {CLIPS_FIX}")
 
 
+def _refused_report(output: str | os.PathLike[str]) -> Path:
+    return Path(f"{os.fspath(output)}.report.json")
+
+
 def _refusal(draft: Draft, proof: Mapping[str, Any], output: str | os.PathLike[str]) -> AccuracyError:
     """Keeps the report of a plan that is not written, and says where."""
-    path = Path(f"{os.fspath(output)}.report.json")
+    path = _refused_report(output)
     with replacing(path) as file:
         file.write((json.dumps(proof, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     # Where the best of both was asked for, fp16 has been tried.
@@ -181,7 +215,9 @@ def _write(
         versions={**origin.versions, **graphs.versions},
     )
     members |= {info.member: data for info, data in engines}
-    return Plan.write(output, manifest, members, proof)
+    written = Plan.write(output, manifest, members, proof)
+    _refused_report(output).unlink(missing_ok=True)  # of an earlier build, which this one makes good
+    return written
 
 
 def _add_engines(
@@ -211,13 +247,27 @@ def _engines(
         typed,
         targets,
         max_batch=recipe.max_batch,
-        workspace_bytes=None if recipe.workspace_mib is None else recipe.workspace_mib << 20,
+        workspace_bytes=_workspace_bytes(recipe),
         progress=lambda done, total, member: progress("compile engines", done, total),
     )
 
 
-def _default_cache() -> Path:
-    try:
-        return Path.home() / ".cache" / "vlf_edge" / "ranges"
-    except RuntimeError:  # a user without a home, as in containers
-        return Path(tempfile.gettempdir()) / "vlf_edge" / "ranges"
+def _engines_of_modules(
+    origin: Origin, graphs: Graphs, recipe: Recipe, progress: Progress
+) -> Sequence[tuple[EngineInfo, bytes]]:
+    """The other frontend: with the interface of the typed graphs, so that the runtime sees no difference."""
+    from . import torch_tensorrt
+    from .graph import tensor_specs
+
+    return torch_tensorrt.build_engines(
+        origin.stages,
+        graphs.precision,
+        {stage: tensor_specs(data) for stage, data in graphs.typed.items()},
+        max_batch=recipe.max_batch,
+        workspace_bytes=_workspace_bytes(recipe),
+        progress=progress,
+    )
+
+
+def _workspace_bytes(recipe: Recipe) -> int | None:
+    return None if recipe.workspace_mib is None else recipe.workspace_mib << 20

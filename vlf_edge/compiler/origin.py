@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ..runtime.backends import installed
 from ..software import versions_of
 from ..types import Preprocess, Sampling
 from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from ..models.stage import Stage
 
 Progress = Callable[[str, int, int], None]
 DEFAULT_SPAN_S = 2.0
@@ -30,8 +33,8 @@ _CLASSES_OF_RANDOM_WEIGHTS = 12
 class Origin:
     """Where a build starts: the fp32 graphs and all that is known about them.
 
-    torch: the PyTorch stages that the graphs were exported from, each (N, ...) array -> (N, ...) float32 array; empty
-    if the graphs come from a plan.
+    stages: the PyTorch stages that the graphs were exported from; torch: the same as functions, each (N, ...) array ->
+    (N, ...) float32 array. Both are empty if the graphs come from a plan.
     """
 
     model: dict[str, Any]
@@ -41,6 +44,7 @@ class Origin:
     weights: dict[str, Any]
     graphs: dict[str, bytes]
     versions: dict[str, str]
+    stages: tuple[Stage, ...] = ()
     torch: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
 
     @property
@@ -81,6 +85,7 @@ def from_weights(recipe: Recipe, progress: Progress) -> Origin:
         weights=weights,
         graphs=graphs,
         versions=versions_of("torch", "timm", "onnx"),
+        stages=tuple(stages),
         torch={stage.name: lambda batch, stage=stage: torch_outputs(stage, batch)[0] for stage in stages},
     )
 

@@ -14,6 +14,7 @@ from ..manifest import PRECISIONS
 
 METHODS = ("minmax", "entropy", "percentile")
 BEST = "best"  # fp16 or int8, whichever is faster here and passes the gate
+FRONTENDS = ("onnx", "torch-tensorrt")
 MOTION = "motion"  # the word for clips rendered on the spot, with known labels
 MIN_SAMPLES = 16
 MAX_DROP_POINTS = 1.0
@@ -36,6 +37,8 @@ class Recipe:
     labels). calib_samples: windows taken from them. calib_method: "minmax", "entropy" or "percentile"; percentile: in
     per cent, for the latter. max_drop: points of accuracy that int8 may cost where labels are known, else per cent of
     decisions that may differ from fp32's.
+    frontend: what engines are compiled from: "onnx", the plan's own typed graphs, or "torch-tensorrt", the PyTorch
+    modules of weights (see torch_tensorrt.py).
     target: "auto", "cpu", "rtx", "rtx-turing" or "tensorrt". max_batch: largest batch of an engine.
     workspace_mib: memory TensorRT's builder may use, None for its own default. span_s: seconds a window covers, None
     for what the weights were trained with.
@@ -52,6 +55,7 @@ class Recipe:
     calib_method: str = "percentile"
     percentile: float = 99.99
     max_drop: float = MAX_DROP_POINTS
+    frontend: str = "onnx"
     target: str = "auto"
     max_batch: int = 8
     workspace_mib: int | None = None
@@ -60,6 +64,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _one_of("precision", self.precision, (*PRECISIONS, BEST, None))
         _one_of("calib_method", self.calib_method, METHODS)
+        _one_of("frontend", self.frontend, FRONTENDS)
         if self.calib_samples < MIN_SAMPLES:
             raise VlfError(f"calib_samples is {self.calib_samples}; INT8 needs at least {MIN_SAMPLES}, 64 is usual")
         if not 0 < self.percentile <= 100:
@@ -77,11 +82,10 @@ class Recipe:
         if self.span_s is not None and not 0 < self.span_s <= 600:
             raise VlfError(f"span_s is {self.span_s}; a window covers more than 0 and at most 600 seconds")
 
-    @property
-    def converts(self) -> bool:
-        """True if this asks for more of a base plan than further engines."""
+    def converts(self, precision: str | None) -> bool:
+        """True if this asks for more of a base plan than further engines. precision: the plan's, None for another."""
         return bool(
-            self.precision
+            self.precision not in (None, precision)
             or self.calib_data
             or self.span_s
             or self.weights

@@ -90,9 +90,12 @@ class EngineClassifier(Classifier):
         return _in_batches(lambda part: engine.infer({given: part})[made], items, largest)
 
 
-def open_classifier(plan: Plan, *, backend: str = "auto", device: int = 0) -> EngineClassifier:
+def open_classifier(
+    plan: Plan, *, backend: str = "auto", device: int = 0, rebuild: str = "auto", cuda_graph: bool = True
+) -> EngineClassifier:
     """A plan on the engines that run it here; see ``open_engines`` for the arguments and errors."""
-    return EngineClassifier(plan, open_engines(plan, backend=backend, device=device))
+    engines = open_engines(plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
+    return EngineClassifier(plan, engines)
 
 
 def columns_of(labels: Sequence[str], other: Classifier) -> list[int]:

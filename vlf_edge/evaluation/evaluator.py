@@ -32,6 +32,8 @@ def evaluate(
     live: bool = False,
     backend: str = "auto",
     device: int = 0,
+    rebuild: str = "auto",
+    cuda_graph: bool = True,
     batch: int = 8,
     limit: int | None = None,
     seed: int = 0,
@@ -40,8 +42,8 @@ def evaluate(
     """Measures a plan on labelled clips. Returns plain JSON values.
 
     data, split, limit, seed: see ``open_dataset``. against: what to compare with, see ``open_reference``. live: also
-    play the same clips through the streaming pipeline. backend, device: see ``open_engines``. batch: clips, frames and
-    windows at a time. progress: called with (what, done, total).
+    play the same clips through the streaming pipeline. backend, device, rebuild, cuda_graph: see ``open_engines``.
+    batch: clips, frames and windows at a time. progress: called with (what, done, total).
 
     The report holds what ran on what, the files that are missing, what ``summarize`` gives, latency_ms {stage: {p50,
     p99}}, and, where asked for, "against" (what ``contrast`` gives) and "live" (clips, windows, top1, clip_top1 on the
@@ -55,11 +57,14 @@ def evaluate(
     plan = plan if isinstance(plan, Plan) else Plan.open(plan)
     stats = Stats()
     with ExitStack() as stack:
-        model = stack.enter_context(open_classifier(plan, backend=backend, device=device))
+        on: dict[str, Any] = {"backend": backend, "device": device, "rebuild": rebuild, "cuda_graph": cuda_graph}
+        model = stack.enter_context(open_classifier(plan, **on))
+        if rebuild == "always":  # what was built a moment ago is new enough for what else is opened
+            on["rebuild"] = "auto"
         dataset = _open(data, model, split, limit, seed)
         models: list[Classifier] = [model]
         if against is not None:
-            models.append(stack.enter_context(open_reference(against, plan, backend=backend, device=device)))
+            models.append(stack.enter_context(open_reference(against, plan, **on)))
             columns_of(model.labels, models[1])  # other classes are found out before the clips are run
         together = [m for m in models if m.sees_as(model)]
         found = score(together, dataset, batch=batch, stats=stats, progress=progress)
@@ -73,7 +78,7 @@ def evaluate(
         report["against"] = {"name": models[1].name, "backend": models[1].backend}
         report["against"] |= contrast(found[1], found[0], dataset.labels)
     if live:
-        report["live"] = _live(plan, dataset, found[0], backend, device, progress)
+        report["live"] = _live(plan, dataset, found[0], on, progress)
     return report
 
 
@@ -123,10 +128,13 @@ def _head(plan: Plan, model: Classifier, dataset: ClipDataset, split: str) -> di
 
 
 def _live(
-    plan: Plan, dataset: ClipDataset, clip_scores: Scores, backend: str, device: int, progress: Progress | None
+    plan: Plan, dataset: ClipDataset, clip_scores: Scores, on: dict[str, Any], progress: Progress | None
 ) -> dict[str, Any]:
-    """Plays the clips that clip mode could read, and compares the two modes on those that gave a decision."""
-    with Runtime(plan, backend=backend, device=device) as runtime:
+    """Plays the clips that clip mode could read, and compares the two modes on those that gave a decision.
+
+    on: what to run them on, as ``Runtime`` takes it.
+    """
+    with Runtime(plan, **on) as runtime:
         scores, too_short, windows = play(runtime, dataset, clip_scores.indices, progress=progress)
         latency = _latency(runtime.recognizer.stats)
     report: dict[str, Any] = {"clips": len(scores.indices), "windows": windows}

@@ -21,18 +21,26 @@ OWN_FP32 = "fp32"
 _WEIGHTS = (".safetensors", ".pt", ".pth")
 
 
-def open_reference(what: str, plan: Plan, *, backend: str = "auto", device: int = 0) -> Classifier:
+def open_reference(
+    what: str,
+    plan: Plan,
+    *,
+    backend: str = "auto",
+    device: int = 0,
+    rebuild: str = "auto",
+    cuda_graph: bool = True,
+) -> Classifier:
     """Opens what ``plan`` is to be compared with.
 
-    what: "fp32" (the plan's own unquantised graphs, on the CPU), a .plan file (on its engines, by ``backend`` and
-    ``device``) or a weights file (by PyTorch, on the CPU). Raises BackendMissing, PlanError, WeightsError, and VlfError
-    for any other kind of file.
+    what: "fp32" (the plan's own unquantised graphs, on the CPU), a .plan file (on its engines; backend, device,
+    rebuild, cuda_graph: see ``open_engines``) or a weights file (by PyTorch, on the CPU). Raises BackendMissing,
+    PlanError, WeightsError, and VlfError for any other kind of file.
     """
     if what == OWN_FP32:
         return EngineClassifier(plan, _fp32_engines(plan), name="its own fp32 graphs")
     suffix = Path(what).suffix
     if suffix == ".plan":
-        return open_classifier(Plan.open(what), backend=backend, device=device)
+        return open_classifier(Plan.open(what), backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
     if suffix in _WEIGHTS:
         return _open_weights(what, plan)
     raise VlfError(f"cannot compare with {what!r}; expected fp32, a .plan file or weights ({', '.join(_WEIGHTS)})")

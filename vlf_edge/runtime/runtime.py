@@ -24,14 +24,16 @@ class Runtime:
     """Runs a vlf.plan on one camera, by ``stream`` or by ``push``: one of them at a time.
 
     plan: path of a vlf.plan, or a Plan. backend: "auto" picks the fastest that is here; or "tensorrt",
-    "tensorrt_rtx", "openvino", "onnxruntime". device: number of the GPU. phases: interleaved sampling grids, for as
-    many times more decisions a second (default: the plan's). topk: how many classes ``Prediction.topk`` lists.
+    "tensorrt_rtx", "openvino", "onnxruntime". device: number of the GPU. rebuild: "never", "auto" (where no engine of
+    the plan fits the GPU, the first start builds one) or "always"; cuda_graph: see ``open_engines``. phases:
+    interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many classes
+    ``Prediction.topk`` lists.
 
     >>> with Runtime("vlf.plan") as runtime:
     ...     for prediction in runtime.stream("/dev/video0"):
     ...         print(prediction.label, prediction.score)
 
-    Raises PlanError, PlanMismatch, BackendMissing.
+    Raises PlanError, PlanMismatch, BackendMissing, CompileError.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class Runtime:
         *,
         backend: str = "auto",
         device: int = 0,
+        rebuild: str = "auto",
+        cuda_graph: bool = True,
         phases: int | None = None,
         topk: int = 5,
     ):
@@ -47,7 +51,7 @@ class Runtime:
         manifest = self.plan.manifest
         sampling = manifest.sampling if phases is None else replace(manifest.sampling, phases=phases)
         self._pipeline: Pipeline | None = None
-        self._engines = open_engines(self.plan, backend=backend, device=device)
+        self._engines = open_engines(self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
         try:
             self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk)
         except BaseException:
