@@ -71,6 +71,8 @@ def test_a_plan_that_falls_short_is_refused_and_its_report_kept(toy, tmp_path, f
     report = json.loads(kept.read_text())
     assert not report["gate"]["passed"] and report["gate"]["max_drop_points"] == -100 and report["gate"]["restored"]
     assert report["fidelity"]["rows"] and report["calibration"]["frame"]["clipped"]
+    int8_of(toy, tmp_path)
+    assert not kept.exists(), "a plan that was written makes it good"
 
 
 def test_the_weights_that_ship_are_the_default_and_bring_their_clips(toy, tmp_path, few, monkeypatch):
