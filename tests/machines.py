@@ -23,6 +23,7 @@ IMAGE = TensorSpec("image", "uint8", ("N", 8, 6, 3))
 TOKENS = TensorSpec("tokens", "float16", ("N", 4, 6))
 AMPERE = GpuInfo("RTX A2000", "8.6", 6 << 30, False)
 HOPPER = GpuInfo("H100", "9.0", 80 << 30, False)
+ORIN = GpuInfo("Orin", "8.7", 8 << 30, True)
 TURING = GpuInfo("RTX 2060", "7.5", 6 << 30, False)
 BLACKWELL = GpuInfo("GB10", "12.1", 128 << 30, True)
 

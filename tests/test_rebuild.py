@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import replace
 
 import pytest
-from machines import ALL, AMPERE, BLACKWELL, HOPPER, TURING, given, machine_of, plan_with, sentences_of
+from machines import ALL, AMPERE, BLACKWELL, HOPPER, ORIN, TURING, given, machine_of, plan_with, sentences_of
 from toy_graphs import toy_clip, toy_frame
 
 from vlf_edge.errors import CompileError, PlanMismatch, VlfError
@@ -40,6 +40,7 @@ def said(caplog):
         ((), ("tensorrt_rtx", "openvino"), BLACKWELL, "tensorrt_rtx", ("12.1",)),
         ((), ("tensorrt_rtx",), AMPERE, "tensorrt_rtx", ("8.6",)),
         ((), ("tensorrt_rtx", "openvino"), HOPPER, "openvino", None),
+        ((), ALL, ORIN, "tensorrt", ()),
         ((), ALL, None, "openvino", None),
         ((), ("openvino",), AMPERE, "openvino", None),
     ],
@@ -52,7 +53,8 @@ def test_auto_builds_what_the_plan_lacks(tmp_path, machine, targets, libraries, 
         assert here.builds == []
     else:
         batch = 4 if targets else 8
-        options = {"library": want, "max_batch": batch, "compute_capabilities": built_for}
+        workspace = gpu.memory_bytes // 8 if gpu.integrated else None
+        options = {"library": want, "max_batch": batch, "compute_capabilities": built_for, "workspace_bytes": workspace}
         assert here.builds == [(b"frame", options), (b"clip", options)]
         assert given(engines) == ["built 1 of frame", "built 2 of clip"]
 

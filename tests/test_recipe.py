@@ -36,6 +36,7 @@ def test_recipe_file(tmp_path):
         ("calib_method = 'best'", "calib_method is 'best', expected one of minmax"),
         ("span_s = 0.0", "span_s is 0.0"),
         ("max_batch = 0", "max_batch 0"),
+        ("opt_batch = 9", "opt_batch is 9; expected 1 to max_batch, which is 8"),
         ("= broken", "cannot read the recipe"),
     ],
 )

@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Torch-TensorRT, which needs a GPU and a PyTorch for it (default: onnx)",
     )
     add("--max-batch", type=int, metavar="N", help="largest batch of the engines (default: 8)")
+    add("--opt-batch", type=int, metavar="N", help="batch that the engines are to be fastest at (default: 1)")
     add("--workspace-mib", type=int, metavar="MIB", help="memory TensorRT's builder may use (default: its own)")
     add(
         "--span", type=float, metavar="S", dest="span_s", help="seconds one window covers (default: as trained, else 2)"
@@ -100,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
     from .inspect import describe, to_json
 
     names = ("precision", "model", "weights", "random_weights", "seed", "calib_samples", "calib_method", "percentile")
-    names += ("max_drop", "frontend", "target", "max_batch", "workspace_mib", "span_s")
+    names += ("max_drop", "frontend", "target", "max_batch", "opt_batch", "workspace_mib", "span_s")
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in (*(args.calib_data or ()), *args.recipe):
         if name.endswith(".plan"):

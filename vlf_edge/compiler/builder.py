@@ -247,6 +247,7 @@ def _engines(
         typed,
         targets,
         max_batch=recipe.max_batch,
+        opt_batch=recipe.opt_batch,
         workspace_bytes=_workspace_bytes(recipe),
         progress=lambda done, total, member: progress("compile engines", done, total),
     )
@@ -264,6 +265,7 @@ def _engines_of_modules(
         graphs.precision,
         {stage: tensor_specs(data) for stage, data in graphs.typed.items()},
         max_batch=recipe.max_batch,
+        opt_batch=recipe.opt_batch,
         workspace_bytes=_workspace_bytes(recipe),
         progress=progress,
     )

@@ -39,7 +39,8 @@ class Recipe:
     decisions that may differ from fp32's.
     frontend: what engines are compiled from: "onnx", the plan's own typed graphs, or "torch-tensorrt", the PyTorch
     modules of weights (see torch_tensorrt.py).
-    target: "auto", "cpu", "rtx", "rtx-turing" or "tensorrt". max_batch: largest batch of an engine.
+    target: "auto", "cpu", "rtx", "rtx-turing" or "tensorrt". max_batch: largest batch of an engine,
+    opt_batch: the one it is to be fastest at.
     workspace_mib: memory TensorRT's builder may use, None for its own default. span_s: seconds a window covers, None
     for what the weights were trained with.
     """
@@ -58,6 +59,7 @@ class Recipe:
     frontend: str = "onnx"
     target: str = "auto"
     max_batch: int = 8
+    opt_batch: int = 1
     workspace_mib: int | None = None
     span_s: float | None = None
 
@@ -79,6 +81,8 @@ class Recipe:
             )
         if self.max_batch < 1 or (self.workspace_mib is not None and self.workspace_mib < 1):
             raise VlfError(f"max_batch {self.max_batch} and workspace_mib {self.workspace_mib} must be at least 1")
+        if not 1 <= self.opt_batch <= self.max_batch:
+            raise VlfError(f"opt_batch is {self.opt_batch}; expected 1 to max_batch, which is {self.max_batch}")
         if self.span_s is not None and not 0 < self.span_s <= 600:
             raise VlfError(f"span_s is {self.span_s}; a window covers more than 0 and at most 600 seconds")
 

@@ -163,6 +163,8 @@ class GpuEngines:
             "library": self._library,
             "max_batch": max(batches, default=_MAX_BATCH),
             "compute_capabilities": targets,
+            # Where CPU and GPU share their memory, the builder may not have all of it; how much is judgement.
+            "workspace_bytes": self._gpu.memory_bytes // 8 if self._gpu.integrated else None,
         }
 
     def _rtx_targets(self) -> tuple[str, ...]:
