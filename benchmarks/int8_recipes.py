@@ -33,11 +33,12 @@ from hardware import describe, header
 from vlf_edge import Plan, VlfError
 from vlf_edge.commands.progress import Progress
 from vlf_edge.compiler import Recipe
-from vlf_edge.compiler.calibrate import Clips, collect_clips
+from vlf_edge.compiler.calibrate import Clips
 from vlf_edge.compiler.convert import calibrate
 from vlf_edge.compiler.fidelity import Reference, encode
 from vlf_edge.compiler.graph import tensor_specs
 from vlf_edge.compiler.origin import Origin, from_plan
+from vlf_edge.compiler.proof import given_clips
 from vlf_edge.compiler.recipe import METHODS
 from vlf_edge.compiler.ways import AS_WRITTEN, open_way
 from vlf_edge.datasets import open_dataset
@@ -178,15 +179,9 @@ def quantize(
 def compare_recipes(args: argparse.Namespace, folder: Path, progress: Progress) -> dict[str, Any]:
     """Everything the table is made of, as plain JSON."""
     machine = describe("numpy", "onnx", "onnxruntime", "openvino")
-    origin = from_plan(Plan.open(args.base), Recipe())
-    clips = collect_clips(
-        args.calib,
-        origin.sampling,
-        origin.preprocess,
-        samples=args.calib_samples,
-        labels=() if origin.random else origin.labels,
-        progress=lambda done, total: progress("read calibration clips", done, total),
-    )
+    recipe = Recipe(calib_data=tuple(args.calib), calib_samples=args.calib_samples)
+    origin = from_plan(Plan.open(args.base), recipe)
+    clips = given_clips(origin, recipe, progress)
     reference, broken = read_test_clips(origin, args, progress)
     recipes, versions = quantize(origin, clips, args, folder, progress)
     rows = []

@@ -37,7 +37,7 @@ def prove(
     precision: "fp32", "fp16", "int8" or "best". build_engines: makes the engines that this machine can run; for_gpus:
     whether any are wanted at all. Raises CalibrationError, SourceError, CompileError.
     """
-    clips = _given_clips(origin, recipe, progress)
+    clips = given_clips(origin, recipe, progress)
     reference = _reference(origin, clips or _rendered_scene(origin.sampling, origin.preprocess), clips is not None)
     why_ungated = _why_ungated(origin, precision, clips)
     max_drop = None if why_ungated else recipe.max_drop
@@ -69,7 +69,8 @@ def _fidelity(reference: Reference, clips: Clips | None, rows: list[dict[str, An
     }
 
 
-def _given_clips(origin: Origin, recipe: Recipe, progress: Progress) -> Clips | None:
+def given_clips(origin: Origin, recipe: Recipe, progress: Progress) -> Clips | None:
+    """The windows that the recipe's calib_data gives, some of them held out; None without any."""
     if not recipe.calib_data:
         return None
     return collect_clips(
