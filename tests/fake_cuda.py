@@ -38,12 +38,14 @@ class FakeCuda:
     cudaStreamCaptureMode = CaptureMode
     cudaStreamNonBlocking = 1
     cudaHostAllocDefault = 0
+    cudaStreamLegacy = 1
+    cudaStream_t = int
 
     def __init__(self, sm: str = "8.6", devices: int = 1, driver: bool = True, memory_bytes: int = 1 << 24):
         self.sm, self._devices, self._driver, self._memory_bytes = sm, devices, driver, memory_bytes
         self._device: dict[int, bytearray] = {}
         self._host: dict[int, ctypes.Array] = {}
-        self._streams: dict[int, list] = {}
+        self._streams: dict[int, list] = {self.cudaStreamLegacy: []}
         self._captures: dict[int, list] = {}
         self._graphs: dict[int, list] = {}
         self._events: dict[int, float | None] = {}
@@ -55,7 +57,7 @@ class FakeCuda:
 
     def live(self) -> tuple[int, int, int]:
         """Allocations on the device, on the host, and streams with their graphs and events."""
-        return len(self._device), len(self._host), len(self._streams) + len(self._graphs) + len(self._events)
+        return len(self._device), len(self._host), len(self._streams) - 1 + len(self._graphs) + len(self._events)
 
     def _called(self, name: str, needs_device: bool = True, capturable: bool = False) -> None:
         self.calls.append(name)
@@ -107,9 +109,22 @@ class FakeCuda:
 
     def cudaStreamSynchronize(self, stream):
         self._called("cudaStreamSynchronize")
+        self._run(stream)
+        return (CudaError.cudaSuccess,)
+
+    def _run(self, stream):
         work, self._streams[stream] = self._streams[stream], []
         for step in work:
             step()
+
+    def busy(self) -> bool:
+        """Whether anything is queued and not run yet."""
+        return any(self._streams.values())
+
+    def cudaStreamWaitEvent(self, stream, event, flags):
+        self._called("cudaStreamWaitEvent")
+        on_default = self._events[event] is None and self._streams[self.cudaStreamLegacy]
+        self.enqueue(stream, lambda: self._run(self.cudaStreamLegacy) if on_default else None)
         return (CudaError.cudaSuccess,)
 
     def cudaStreamDestroy(self, stream):

@@ -74,6 +74,8 @@ def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0", rtx: bool = False):
     module.OnnxParser = lambda network, logger: module._strict("OnnxParser", OnnxParser(network))
     module._built = []
     if rtx:
+        kernels = {"LAZY": 0, "EAGER": 1, "NONE": 2}
+        module.DynamicShapesKernelSpecializationStrategy = enum.IntEnum("Specialization", kernels)
         module.CudaGraphStrategy = enum.IntEnum("CudaGraphStrategy", {"DISABLED": 0, "WHOLE_GRAPH_CAPTURE": 1})
         capabilities = {f"SM{sm}": sm for sm in (75, 80, 86, 89, 120, 121)}
         module.ComputeCapability = enum.IntEnum("ComputeCapability", {"NONE": 0, "CURRENT": 1, **capabilities})
@@ -130,15 +132,16 @@ class CudaEngine:
         return self._module._strict("IRuntimeConfig", RuntimeConfig(self._module))
 
     def create_execution_context(self, config=None):
-        if self._facts.get("no_context"):
-            return self._logger.log(ILogger.ERROR, "no kernel image for this GPU")
+        why = self._facts.get("no_context")
+        if why:
+            return self._logger.log(ILogger.ERROR, "no kernel image for this GPU" if why is True else why)
         context = ExecutionContext(self._cuda, self._logger, self._facts, config and config._target)
         self._cuda.contexts.add(context)
         return self._module._strict("IExecutionContext", context)
 
 
 class RuntimeConfig:
-    cuda_graph_strategy, cache = 0, None
+    cuda_graph_strategy, dynamic_shapes_kernel_specialization_strategy, cache = 0, 0, None
 
     def __init__(self, module):
         self._module = module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from fake_cuda import PRIMARY, CudaError, FakeCuda, FakeDriver
 from fake_tensorrt import API, Strict, fake_tensorrt, members, spec
 from test_tensorrt import VERSIONS, _install, cache  # noqa: F401
 
-from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError
+from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError, VlfError
 from vlf_edge.runtime import gpu_frame
 from vlf_edge.runtime.backends.tensorrt import TensorRTEngine
 from vlf_edge.runtime.recognizer import Recognizer
@@ -100,6 +101,8 @@ def test_tensorrt_captures_a_graph_and_rtx_makes_its_own(machine):
         assert gpu.calls.count("cudaStreamBeginCapture") == (2 if captured else 0)
         if library == "tensorrt_rtx":
             assert {context._config.cuda_graph_strategy for context in gpu.contexts} == {int(wanted)}
+            eager = [context._config.dynamic_shapes_kernel_specialization_strategy for context in gpu.contexts]
+            assert sorted(eager) == [0, 0, 1, 1], "the contexts of the stream see one shape only"
         close(pair)
         gc.collect()
 
@@ -198,6 +201,90 @@ def test_frames_on_the_gpu_are_taken_where_they_lie(machine, monkeypatch):
     close(pair)
 
 
+def test_frames_that_name_no_stream_are_waited_for_on_the_default_one(machine, monkeypatch):
+    """PyCUDA's: what its default stream still writes when the frame is pushed must be what is read."""
+    library, gpu, _ = machine
+    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
+    pair = engines(library)
+    recognizer = Recognizer(toy_manifest(), pair)
+    images = pictures(4)
+    want = recognizer.classify(images)
+    for i, image in enumerate(images):
+        frame = OnGpu(gpu, np.zeros_like(image))
+        memory, pixels = gpu.memory(frame.pointer, image.nbytes), image.tobytes()
+        gpu.enqueue(gpu.cudaStreamLegacy, lambda memory=memory, pixels=pixels: memory.__setitem__(slice(None), pixels))
+        last = recognizer.push(frame, i * 0.25)
+    np.testing.assert_array_equal(last.logits, want.logits)
+    close(pair)
+
+
+def test_a_frame_may_be_overwritten_once_the_next_was_pushed(machine, monkeypatch):
+    library, gpu, _ = machine
+    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
+    pair = engines(library)
+    recognizer = Recognizer(toy_manifest(), pair)
+    recognizer.push(OnGpu(gpu, pictures(1)[0]), 0.0)
+    assert gpu.busy()
+    assert (
+        recognizer.push(OnGpu(gpu, pictures(1)[0]), 0.01) is None
+    )  # between two instants, where nothing is waited for
+    assert not recognizer._streaming._borrowed
+    close(pair)
+
+
+def test_nothing_runs_after_close(machine, monkeypatch):
+    library, gpu, _ = machine
+    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
+    pair = engines(library)
+    recognizer = Recognizer(toy_manifest(), pair)
+    recognizer.push(pictures(1)[0], 0.0)
+    frame = OnGpu(gpu, pictures(1)[0])
+    close(pair)
+    gpu.calls.clear()
+    for late in (pictures(1)[0], frame):
+        with pytest.raises(RuntimeError, match="on a closed tensorrt"):
+            recognizer.push(late, 0.25)
+    assert gpu.calls == []
+
+
+def test_contexts_end_in_their_own_cuda_context_with_nothing_queued(machine):
+    library, gpu, _ = machine
+    driver, ends = FakeDriver(gpu), []
+    pair = engines(library)
+    recognizer = Recognizer(toy_manifest(), pair)
+    for context in list(gpu.contexts):
+        weakref.finalize(context, lambda: ends.append((driver.cuCtxGetCurrent()[1], gpu.busy())))
+    del context
+    recognizer.push(pictures(1)[0], 0.0)
+    driver.cuCtxSetCurrent(77)
+    assert gpu.busy()
+    close(pair)
+    assert ends == [(PRIMARY, False)] * 4
+
+
+def test_a_lack_of_memory_is_not_the_engines_fault(monkeypatch):
+    library, gpu, _ = _install(monkeypatch, FakeCuda())
+    with pytest.raises(VlfError, match="has too little GPU memory for this engine: .*out of memory") as raised:
+        TensorRTEngine(spec(**FRAME, no_context="Error Code 1: Cuda Runtime (out of memory)"), library)
+    assert not isinstance(raised.value, PlanMismatch)
+    assert gpu.live() == (0, 0, 0)
+
+
+def test_a_fault_on_the_gpu_is_not_hidden_by_what_cannot_be_freed_any_more(monkeypatch, caplog):
+    library, gpu, _ = _install(monkeypatch, FakeCuda())
+    pair = engines(library)
+    recognizer = Recognizer(toy_manifest(), pair)
+    illegal = (CudaError.cudaErrorInvalidValue,)
+    with pytest.raises(VlfError, match="could not upload it"):
+        try:
+            recognizer.push(pictures(1)[0], 0.0)
+            monkeypatch.setattr(gpu, "cudaSetDevice", lambda device: illegal)
+            raise VlfError("could not upload it")
+        finally:
+            close(pair)
+    assert "CUDA could not select GPU 0" in caplog.text
+
+
 def test_the_callers_frame_is_kept_until_it_was_read(machine, monkeypatch):
     library, gpu, _ = machine
     monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
@@ -254,7 +341,7 @@ def test_a_context_that_pycuda_made_is_current_again_after_every_call(machine):
 
 
 def compiled(gpu):
-    return {id(context._config.cache): context._config.cache for context in gpu.contexts}.values()
+    return {id(context._config.cache): context._config.cache for context in gpu.contexts}.values()  # one an engine
 
 
 def test_rtx_finds_its_kernels_again_at_the_second_start(monkeypatch, cache, caplog):  # noqa: F811

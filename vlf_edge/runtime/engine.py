@@ -46,10 +46,14 @@ class Engine(ABC):
         inputs: one array for each of ``self.inputs``, of its exact dtype and shape. Returns one new array for each of
         ``self.outputs``; it belongs to the caller. Raises ShapeError (got, expected) before anything is run.
         """
-        if self._closed:
-            raise RuntimeError(f"infer was called on a closed {self.backend} engine")
+        self.check_open()
         self._check(inputs)
         return self._infer(inputs)
+
+    def check_open(self) -> None:
+        """Raises RuntimeError once the engine is closed."""
+        if self._closed:
+            raise RuntimeError(f"infer was called on a closed {self.backend} engine")
 
     def close(self) -> None:
         """Frees what the engine holds. May be called again."""

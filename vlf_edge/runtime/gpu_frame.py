@@ -37,17 +37,25 @@ def is_gpu_frame(image: Any) -> bool:
     return where is not None and int(where()[0]) in (_CUDA, _CUDA_MANAGED)
 
 
+def names_no_stream(image: Any) -> bool:
+    """Whether a frame does not say which stream may still be writing it, as PyCUDA's do not: then ``view_gpu_frame``
+    cannot make anybody wait for that stream, which is most likely the default one."""
+    if hasattr(image, "__dlpack__"):  # which is asked first, and settles it
+        return False
+    return image.__cuda_array_interface__.get("stream") is None
+
+
 def view_gpu_frame(image: Any, stream_handle: int, device: int) -> GpuFrame:
     """Looks at a frame where it lies, without a copy.
 
     image: as in ``is_gpu_frame``. stream_handle: the stream that will read it; it is made to wait for the work that
-    still writes the frame. device: number of the GPU it must be on.
+    still writes the frame on the stream that the frame names. device: number of the GPU it must be on.
     Raises ShapeError if it is elsewhere or not contiguous, BackendMissing without cuda-core.
     """
-    kind = type(image).__name__
+    kind, viewer = type(image).__name__, _viewer()
     try:
-        view = _viewer()(image, stream_ptr=stream_handle)
-    except (BufferError, ValueError, TypeError, RuntimeError) as error:
+        view = viewer(image, stream_ptr=stream_handle)
+    except Exception as error:  # assertions and errors of CUDA among them
         raise ShapeError(f"this {kind} gives no view of its memory on the GPU: {error}") from error
     if view.device_id != device:
         raise ShapeError(f"this {kind} is on GPU {view.device_id}, the plan runs on GPU {device}; copy it there first")

@@ -50,7 +50,7 @@ def _bindings(name: str, old_name: str) -> ModuleType:
             continue
     raise BackendMissing(
         "cuda-bindings, which GPU engines need, cannot be imported; install it with: pip install cuda-bindings"
-        " (on JetPack 6: pip install 'cuda-bindings<13')"
+        " (on JetPack 6: pip install 'cuda-bindings<12.9')"
     )
 
 
@@ -64,7 +64,7 @@ def probe(device: int = 0) -> GpuInfo:
     except (VlfError, RuntimeError) as error:  # without a driver, some versions return a code and some raise
         raise BackendMissing(
             f"no usable NVIDIA GPU here ({error}); install or update the NVIDIA driver until nvidia-smi shows the GPU"
-            " (on JetPack 6: pip install 'cuda-bindings<13'), or use the CPU: pip install 'vlf_edge[cpu]' and backend"
+            " (on JetPack 6: pip install 'cuda-bindings<12.9'), or use the CPU: pip install 'vlf_edge[cpu]' and backend"
             " openvino"
         ) from error
     if properties is None:
@@ -164,6 +164,15 @@ class Stream:
         """Milliseconds between two marks that were both reached."""
         return float(self._call("read a time", self._runtime.cudaEventElapsedTime(start, end)))
 
+    def wait_for_default(self, event: Any) -> None:
+        """Queues a wait, by an event of this stream, for all that is on CUDA's default stream now.
+
+        This stream does not wait for that one by itself, and neither do most others: they are waited for along with it.
+        """
+        legacy = self._runtime.cudaStream_t(self._runtime.cudaStreamLegacy)
+        self._call("record an event", self._runtime.cudaEventRecord(event, legacy))
+        self._call("wait for an event", self._runtime.cudaStreamWaitEvent(self._stream, event, 0))
+
     def capture(self, work: Callable[[], None]) -> Any:
         """A CUDA graph of what ``work`` queues, which is not run now. Raises VlfError if it cannot be captured."""
         runtime = self._runtime
@@ -172,7 +181,9 @@ class Stream:
         try:
             work()
         except BaseException:
-            runtime.cudaStreamEndCapture(self._stream)  # the stream must be usable again
+            code, graph = runtime.cudaStreamEndCapture(self._stream)  # the stream must be usable again
+            if code == runtime.cudaError_t.cudaSuccess:
+                runtime.cudaGraphDestroy(graph)
             raise
         graph = self._call("capture a graph", runtime.cudaStreamEndCapture(self._stream))
         try:
@@ -189,11 +200,22 @@ class Stream:
         """Waits until everything queued is done. Raises VlfError with CUDA's words if any of it failed."""
         self._call("run the queued work", self._runtime.cudaStreamSynchronize(self._stream))
 
+    def settle(self) -> None:
+        """As ``synchronize``, before things are freed: does nothing once closed, and only logs what has failed."""
+        if self._stream is not None:
+            try:
+                self.synchronize()
+            except VlfError as error:
+                log.warning("%s", error)
+
     def close(self) -> None:
         """Waits for the queued work, then frees all memory and the stream. May be called again."""
         stream, self._stream = self._stream, None
-        with self.current():
-            self._free(stream)
+        try:
+            with self.current():
+                self._free(stream)
+        except VlfError as error:  # after a fault on the GPU nothing works any more, and the fault is on its way up
+            log.warning("%s", error)
 
     def _free(self, stream: Any) -> None:
         runtime = self._runtime

@@ -16,8 +16,9 @@ log = logging.getLogger(__name__)
 class KernelCache:
     """The compiled kernels of one engine on one kind of GPU, in a file of the user's cache folder.
 
-    The library checks for itself that a file fits its version, GPU and driver; one that does not is compiled anew.
-    A folder that cannot be written costs the next start its time, never this one its work.
+    config: any IRuntimeConfig of the engine. The library checks for itself that a file fits its version, GPU and
+    driver; one that does not is compiled anew. A folder that cannot be written costs the next start its time, never
+    this one its work.
     """
 
     def __init__(self, config: Any, engine_bytes: bytes, compute_capability: str, version: str):
@@ -32,6 +33,9 @@ class KernelCache:
         if self._saved and not self._cache.deserialize(self._saved):
             log.info("%s is of another driver or is damaged: kernels are compiled anew", self.path)
             self._saved = b""
+
+    def serve(self, config: Any) -> None:
+        """Contexts made with this IRuntimeConfig take their kernels from here, and leave new ones here."""
         config.set_runtime_cache(self._cache)
 
     def save(self) -> None:

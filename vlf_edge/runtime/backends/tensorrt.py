@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -66,8 +67,9 @@ class TensorRTEngine(Engine):
         self._cuda_graph = cuda_graph
         self.stream = cuda.Stream(device)
         self._runs: list[SingleRun] = []
+        self._configs: list[Any] = []
         self._kernels: KernelCache | None = None
-        self._config = self._context = self._engine = self._trt_runtime = None
+        self._context = self._engine = self._trt_runtime = None
         try:
             with self.stream.current():
                 self._open(engine_bytes, gpu)
@@ -83,25 +85,15 @@ class TensorRTEngine(Engine):
 
         It belongs to the engine and ends with it. Call inside ``stream.current()``. Raises VlfError.
         """
-        self._runs.append(SingleRun(self, self.new_context(), stream))
+        self._runs.append(SingleRun(self, self._new_context(one_shape=True), stream))
         if self._kernels is not None:
             self._kernels.save()
         return self._runs[-1]
 
-    def new_context(self) -> Any:
-        """An execution context. Raises PlanMismatch with the library's own messages."""
-        if self._config is None:
-            context = self._engine.create_execution_context()
-        else:
-            context = self._engine.create_execution_context(self._config)
-        if context is None:
-            raise PlanMismatch(f"{self._here} refuses this engine: {self._trt_log.drain()}")
-        return context
-
     @property
     def captures(self) -> bool:
         """Whether a CUDA graph is to be captured from a stream: TensorRT-RTX makes its own, inside."""
-        return self._cuda_graph and self._config is None
+        return self._cuda_graph and self._kernels is None
 
     def run(self, context: Any, stream: cuda.Stream) -> None:
         """Queues what a context is set up for. Raises VlfError with the library's own messages."""
@@ -115,14 +107,35 @@ class TensorRTEngine(Engine):
         self._trt_runtime = trt.Runtime(self._trt_log)
         self._engine = self._trt_runtime.deserialize_cuda_engine(engine_bytes)
         if self._engine is None:
-            raise PlanMismatch(f"{self._here} refuses this engine: {self._trt_log.drain()}")
-        if hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX, which also compiles its kernels only now
-            self._config = self._engine.create_runtime_config()
-            strategies = trt.CudaGraphStrategy
-            wanted = strategies.WHOLE_GRAPH_CAPTURE if self._cuda_graph else strategies.DISABLED
-            self._config.cuda_graph_strategy = wanted
-            self._kernels = KernelCache(self._config, engine_bytes, gpu.compute_capability, trt.__version__)
-        self._context = self.new_context()
+            raise self._refused()
+        if hasattr(trt, "CudaGraphStrategy"):  # TensorRT-RTX, which compiles its kernels only now
+            config = self._engine.create_runtime_config()
+            self._kernels = KernelCache(config, engine_bytes, gpu.compute_capability, trt.__version__)
+        self._context = self._new_context()
+
+    def _new_context(self, one_shape: bool = False) -> Any:
+        """An execution context. one_shape: it will only ever see one. Raises PlanMismatch, VlfError."""
+        if self._kernels is None:
+            context = self._engine.create_execution_context()
+        else:
+            config, trt = self._engine.create_runtime_config(), self._trt
+            graphs, kernels = trt.CudaGraphStrategy, trt.DynamicShapesKernelSpecializationStrategy
+            config.cuda_graph_strategy = graphs.WHOLE_GRAPH_CAPTURE if self._cuda_graph else graphs.DISABLED
+            # Kernels for this shape at once, to be kept for the next start: by default they are compiled on the side.
+            config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER if one_shape else kernels.LAZY
+            self._kernels.serve(config)
+            self._configs.append(config)
+            context = self._engine.create_execution_context(config)
+        if context is None:
+            raise self._refused()
+        return context
+
+    def _refused(self) -> VlfError:
+        """What the library said; a lack of memory is not the engine's fault, and another engine would not cure it."""
+        words = self._trt_log.drain()
+        if re.search(r"out ?of ?memory", words, re.IGNORECASE):
+            return VlfError(f"{self._here} has too little GPU memory for this engine: {words}")
+        return PlanMismatch(f"{self._here} refuses this engine: {words}")
 
     def _specs(self, trt: ModuleType, mode: Any) -> tuple[TensorSpec, ...]:
         engine, specs = self._engine, []
@@ -192,15 +205,27 @@ class TensorRTEngine(Engine):
             raise VlfError(f"{self.backend} refuses the memory of {name}: {self._trt_log.drain()}")
 
     def _close(self) -> None:
+        try:
+            with self.stream.current():
+                self._free()
+        except VlfError as error:  # after a fault on the GPU, which is on its way up
+            log.warning("%s", error)
+        finally:
+            self.stream.close()
+
+    def _free(self) -> None:
+        """Users before what they use: contexts, their configs and kernels, the engine, its runtime."""
+        for stream in {id(stream): stream for stream in (self.stream, *(run.stream for run in self._runs))}.values():
+            stream.settle()
         if self._kernels is not None and self._context is not None:
             self._kernels.save()
         for run in self._runs:
             run.close()
-        # The context uses the memory and the engine, the engine its runtime: freed in that order.
-        self._kernels = self._config = self._context = None
+        self._context = None
+        self._configs.clear()
+        self._kernels = None
         self._engine = None
         self._trt_runtime = None
-        self.stream.close()
 
 
 class SingleRun:
@@ -211,7 +236,7 @@ class SingleRun:
     """
 
     def __init__(self, engine: TensorRTEngine, context: Any, stream: cuda.Stream):
-        self._engine, self._context, self._stream, self._graph = engine, context, stream, None
+        self._engine, self._context, self.stream, self._graph = engine, context, stream, None
         for spec in engine.inputs:
             engine.set_input_shape(context, spec.name, (1, *spec.shape[1:]))
         self.inputs, self.outputs = self._place(engine.inputs), self._place(engine.outputs)
@@ -226,9 +251,9 @@ class SingleRun:
     def enqueue(self) -> None:
         """Queues one run. Raises VlfError."""
         if self._graph is None:
-            self._engine.run(self._context, self._stream)
+            self._engine.run(self._context, self.stream)
         else:
-            self._stream.launch(self._graph)
+            self.stream.launch(self._graph)
 
     def close(self) -> None:
         """Lets go of the context; the memory is the streams'."""

@@ -70,6 +70,7 @@ def build_engine(
         kept = timings / _timing_name(trt, gpu) if timings and gpu else None
         if kept:
             _load_timings(config, kept)
+            log.drain()  # what it said of old timings is no reason for anything later
         memory = builder.build_serialized_network(network, config)
         if memory is None:
             raise CompileError(f"{library} {trt.__version__} cannot build this graph: {log.drain()}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import PlanMismatch, ShapeError
 from ...types import Sampling
-from ..gpu_frame import GpuFrame, view_gpu_frame
+from ..gpu_frame import GpuFrame, names_no_stream, view_gpu_frame
 from ..ring import Ring
 from ..stats import Stats
 from ..streaming import StreamingModel
@@ -32,7 +32,8 @@ class TensorRTStreaming(StreamingModel):
         tokens, window = frame.outputs[0], clip.inputs[0]
         if (tokens.dtype, (sampling.frames, *tokens.shape[1:])) != (window.dtype, window.shape[1:]):
             raise PlanMismatch(f"the clip stage takes {window}, which is not {sampling.frames} x {tokens}")
-        self._stream = stream = frame.stream
+        self._engines, self._stream = (frame, clip), frame.stream
+        stream = self._stream
         with stream.current():
             self._frame, self._clip = frame.single_run(stream), clip.single_run(stream)
             (self._image,) = self._frame.inputs.values()
@@ -43,12 +44,18 @@ class TensorRTStreaming(StreamingModel):
             staged = stream.allocate_pinned(self._logits.size_bytes)
             self._staged_logits = staged.view(self._logits.dtype).reshape(self._logits.shape)
             self._features = stream.allocate(sampling.phases * 2 * sampling.frames * self._tokens.size_bytes)
+            self._producer = stream.event()
             self._events = {stage: (stream.event(), stream.event()) for stage in ("frame_stage", "clip_stage")}
         self._queued: list[str] = []  # stages whose times are not read yet
         self._borrowed: list[GpuFrame] = []  # the caller's frames that the GPU may still be reading
 
     def borrow(self, image: Any) -> GpuFrame:
+        self._check_open()
         with self._stream.current():
+            if self._borrowed:
+                self._wait()  # whoever pushes the next frame may overwrite the last
+            if names_no_stream(image):
+                self._stream.wait_for_default(self._producer)
             frame = view_gpu_frame(image, self._stream.handle, self._stream.device)
         shape = self._image.shape[1:]
         if (frame.shape, frame.dtype) != (shape, self._image.dtype):
@@ -59,6 +66,7 @@ class TensorRTStreaming(StreamingModel):
         return frame
 
     def remember(self, image: np.ndarray | GpuFrame, instants: range, t_s: float) -> None:
+        self._check_open()
         stream = self._stream
         with stream.current():
             if self._queued:
@@ -75,6 +83,7 @@ class TensorRTStreaming(StreamingModel):
             self._queued.append("frame_stage")
 
     def decide(self) -> tuple[np.ndarray, float]:
+        self._check_open()
         window, stream = self.ring.newest(), self._stream
         with stream.current():
             start, end = self._events["clip_stage"]
@@ -95,6 +104,10 @@ class TensorRTStreaming(StreamingModel):
         else:
             np.copyto(self._staged_image, image)
             self._stream.upload(self._image.pointer, self._staged_image)
+
+    def _check_open(self) -> None:
+        for engine in self._engines:
+            engine.check_open()
 
     def _feature(self, phase: int, place: int) -> int:
         """Pointer to the tokens at a place of the ring."""
