@@ -74,7 +74,8 @@ class Runtime:
         frame: (H, W, 3) uint8 BGR. Where the plan runs on a GPU, also a contiguous array on that GPU (PyTorch, CuPy,
         PyCUDA, DLPack) of the model's size, which is taken without a copy to the host; it may be overwritten once the
         next push of such a frame has returned, or this one with a decision.
-        t: when it was taken, seconds on any steady clock; default: now. Returns a Prediction if the frame is on the sampling grid, else None. Raises ShapeError.
+        t: when it was taken, seconds on any steady clock; default: now.
+        Returns a Prediction if the frame is on the sampling grid, else None. Raises ShapeError.
         """
         self._refuse_while_streaming()
         return self.recognizer.push(frame, t)
