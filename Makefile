@@ -39,7 +39,7 @@ test: env
 	$(BIN)/ruff check
 	$(BIN)/python -m pytest
 
-# Trains the weights that ship anew: about an hour on two cores. docs/training.md has the record.
+# Trains the weights that ship anew: about two hours on two cores. docs/training.md has the record.
 weights: env
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m vlf_edge train motion --model vlf-tiny \
 	  --epochs 40 --clips-per-epoch 16000 --val-clips 390 --batch 16 --workers 1 --warmup 0.02 --label-smoothing 0.05 \
