@@ -74,7 +74,8 @@ def _rows(
     frame, clip = contender.open("frame", batch), contender.open("clip", batch)
     window = plan.manifest.graph("clip", "typed").inputs[0]
     on_device = [torch.from_numpy(stream_images(images, batch, step)).to(device) for step in range(_DISTINCT)]
-    windows = [empty(window, batch, device).normal_() for _ in range(_DISTINCT)]
+    random = torch.Generator(device).manual_seed(0)
+    windows = [empty(window, batch, device).normal_(generator=random) for _ in range(_DISTINCT)]
     decision = Decision(frame, clip, window, batch, device)
     runs: dict[str, Run] = {"frame": frame, "clip": clip, "decision": decision}
     if contender.graphed:

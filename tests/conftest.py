@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from vlf_edge import Manifest, Plan, Preprocess, Sampling, TensorSpec
 from vlf_edge.manifest import Graph
 
-CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
+CLIPS = Path(os.environ.get("VLF_CLIPS") or Path(__file__).resolve().parents[2] / "shared" / "clips")
 LABELS = ("still", "left", "right", "up", "down")
 
 
@@ -71,7 +72,7 @@ def images() -> np.ndarray:
 def real_clips() -> list[Path]:
     clips = sorted(p for p in CLIPS.glob("*") if p.suffix in (".mp4", ".avi"))
     if not clips:
-        pytest.skip(f"no real clips in {CLIPS}")
+        pytest.skip(f"no real clips in {CLIPS}; VLF_CLIPS names a folder of videos")
     return clips
 
 

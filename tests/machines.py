@@ -67,6 +67,8 @@ def machine_of(monkeypatch, tmp_path):
         def probe(device=0):
             if gpu is None:
                 raise BackendMissing("no usable NVIDIA GPU here")
+            if device != 0:
+                raise BackendMissing(f"there is no GPU {device}: found 1, numbered from 0")
             return gpu
 
         def load(library):

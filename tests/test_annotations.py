@@ -126,7 +126,7 @@ def test_a_class_left_empty_by_missing_files_is_an_error_that_names_both(tmp_pat
     read = read_annotations(write(tmp_path / "clips.csv", "a.mp4,wave\nb.mp4,wave\ngone.mp4,nod"))
     with pytest.raises(VlfError, match=r"no clip for train: nod \(1 files are not there: .*gone.mp4\)"):
         choose_rows(read, "train")
-    with pytest.raises(SourceError, match="none of the 1 videos that the annotation names is there; looked for .*gone"):
+    with pytest.raises(SourceError, match="no video that the annotation names is there; looked for .*gone"):
         read_annotations(write(tmp_path / "other.csv", "gone.mp4,nod"))
 
 

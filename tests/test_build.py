@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +137,16 @@ def test_refusals_come_before_any_work_and_lose_nothing(plans, tmp_path, toy_pla
         with pytest.raises(error, match=message):
             build(recipe, toy_plan.path, base=base)
     assert toy_plan.path.read_bytes() == before
+
+
+def test_another_plan_does_not_take_the_place_of_its_base_unasked(plans, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = Path("vlf.plan")
+    base.write_bytes(plans["int8"].read_bytes())
+    with pytest.raises(PlanMismatch, match="vlf.plan is int8, and this makes another plan of it.*--output"):
+        build(Recipe(precision="fp16", target="cpu"), base="vlf.plan")
+    assert base.read_bytes() == plans["int8"].read_bytes()
+    assert build(Recipe(precision="fp16", target="cpu"), "other.plan", base="vlf.plan").manifest.precision == "fp16"
 
 
 @pytest.mark.parametrize(

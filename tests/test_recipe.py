@@ -24,6 +24,13 @@ def test_recipe_file(tmp_path):
     )
 
 
+def test_the_weights_that_ship_are_no_file_beside_a_recipe(tmp_path):
+    (tmp_path / "a.toml").write_text('weights = "vlf-tiny"')
+    (tmp_path / "b.toml").write_text('weights = "my.safetensors"')
+    assert load_recipe(tmp_path / "a.toml").weights == "vlf-tiny"
+    assert load_recipe(tmp_path / "b.toml").weights == str(tmp_path / "my.safetensors")
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -35,7 +42,7 @@ def test_recipe_file(tmp_path):
         ("calib_samples = 3", "calib_samples is 3; INT8 needs at least 16"),
         ("calib_method = 'best'", "calib_method is 'best', expected one of minmax"),
         ("span_s = 0.0", "span_s is 0.0"),
-        ("max_batch = 0", "max_batch 0"),
+        ("max_batch = 0", "max_batch is 0; expected 1 or more"),
         ("opt_batch = 9", "opt_batch is 9; expected 1 to max_batch, which is 8"),
         ("= broken", "cannot read the recipe"),
     ],

@@ -1,4 +1,4 @@
-"""Every model in every precision of GPUs: TensorRT-RTX reads its typed graphs as the plan says, and builds them for all
+"""Every model in every precision: TensorRT-RTX reads its typed graphs as the plan says, and builds them for all
 its targets. The real builder, which needs no GPU; vlf-tiny by target is in test_build.py."""
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ def by_precision(request, tmp_path_factory) -> dict[str, Plan]:
     folder = tmp_path_factory.mktemp(request.param)
     base = folder / "fp16.plan"
     plans = {"fp16": build(Recipe(random_weights=True, model=request.param, precision="fp16", target="cpu"), base)}
+    plans["fp32"] = build(Recipe(precision="fp32", target="cpu"), folder / "fp32.plan", base=base, cache_dir=folder)
     recipe = Recipe(precision="int8", calib_data=(CALIBRATION,), calib_samples=16, target="cpu")
     plans["int8"] = build(recipe, folder / "int8.plan", base=base, cache_dir=folder)
     return plans
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_inputs_and_outputs_are_those_of_the_plan(by_precision, precision):
     plan = by_precision[precision]
     for stage in plan.manifest.stages:
@@ -54,4 +55,12 @@ def test_engines_build_for_every_target(by_precision, precision):
     assert {capability for info, _ in built for capability in info.compute_capabilities} == {
         "7.5", "8.0", "8.6", "8.9", "12.0"
     }  # fmt: skip
+    assert all(data[:4] == b"vtrt" for _, data in built)
+
+
+def test_fp32_engines_build_for_all_but_turing(by_precision):
+    """Turing has no float32 matrix products in TensorRT-RTX: test_engines.py has its error."""
+    plan = by_precision["fp32"]
+    built = build_engines({s: plan.graph(s, "typed") for s in plan.manifest.stages}, resolve_targets("rtx"))
+    assert {info.compute_capabilities for info, _ in built} == {("8.0", "8.6", "8.9", "12.0")}
     assert all(data[:4] == b"vtrt" for _, data in built)

@@ -69,6 +69,22 @@ def test_never_takes_what_fits_the_machine_and_builds_nothing(tmp_path, machine,
         assert sentences == []
 
 
+@pytest.mark.parametrize(
+    ("libraries", "gpu", "asked", "words"),
+    [
+        (("openvino",), AMPERE, {"rebuild": "always"}, "neither TensorRT nor TensorRT-RTX is here"),
+        (ALL, None, {"rebuild": "always"}, "no usable NVIDIA GPU here"),
+        (ALL, AMPERE, {"device": 3}, "there is no GPU 3"),
+        (ALL, None, {}, None),
+    ],
+)
+def test_a_gpu_that_was_asked_for_is_not_silently_left_out(tmp_path, machine, said, libraries, gpu, asked, words):
+    machine(*libraries, gpu=gpu)
+    engines = open_engines(plan_with(tmp_path), **asked)
+    assert {engine.backend for engine in engines.values()} == {"openvino"}
+    assert [words in sentence for sentence in said()] == [True] if words else said() == []
+
+
 def test_each_gpu_gets_its_own_engine_of_aplan_with(tmp_path, machine):
     plan = plan_with(tmp_path, "rtx-turing", "rtx")
     for gpu, target in ((TURING, "rtx-turing"), (AMPERE, "rtx")):

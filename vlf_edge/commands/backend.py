@@ -14,8 +14,8 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         "--rebuild",
         choices=("never", "auto", "always"),
         default="auto",
-        help="build engines for this GPU: auto, where none of the plan's fits; kept in ~/.cache/vlf_edge "
-        "(default: auto)",
+        help="engines for this GPU: never, the plan's own alone; auto, where none of those fits, built once and kept "
+        "in ~/.cache/vlf_edge; always, built anew (default: auto)",
     )
     parser.add_argument("--no-cuda-graph", action="store_true", help="start the GPU's kernels one by one")
 

@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: BASE's, else fp16)",
     )
     add("--model", choices=("vlf", "vlf-lite", "vlf-tiny"), help="sizes for --random-weights (default: vlf-tiny)")
-    add("--weights", metavar="FILE", help="trained weights, .safetensors or .pt (weights only, never unpickled)")
+    add(
+        "--weights",
+        metavar="FILE",
+        help=".safetensors or .pt (weights only, never unpickled), or vlf-tiny, which comes with vlf-edge",
+    )
     add("--random-weights", action="store_true", default=None, help="untrained weights: runs, but labels mean nothing")
     add("--labels", metavar="FILE", help="class names for --random-weights, one a line")
     add("--seed", type=int, metavar="N", help="seed of --random-weights (default: 0)")
@@ -63,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         metavar="TARGET",
         help="engines to compile: auto (all this machine can), cpu (none: the portable graph runs), "
-        "rtx (Ampere to Blackwell), rtx-turing, tensorrt (this machine's GPU) (default: auto)",
+        "rtx (Ampere to Blackwell), rtx-turing, rtx:smNN such as rtx:sm86, tensorrt (this machine's GPU); several with "
+        "commas (default: auto)",
     )
     add(
         "--frontend",
@@ -73,7 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-batch", type=int, metavar="N", help="largest batch of the engines (default: 8)")
     add("--opt-batch", type=int, metavar="N", help="batch that the engines are to be fastest at (default: 1)")
-    add("--workspace-mib", type=int, metavar="MIB", help="memory TensorRT's builder may use (default: its own)")
+    add(
+        "--workspace-mib",
+        type=int,
+        metavar="MIB",
+        help="memory TensorRT's builder may use (default: TensorRT's, which may be all)",
+    )
     add(
         "--span", type=float, metavar="S", dest="span_s", help="seconds one window covers (default: as trained, else 2)"
     )

@@ -44,13 +44,8 @@ def main(args: argparse.Namespace) -> int:
     if args.clips < 1 or not 0 < args.seconds <= 60:
         raise VlfError(f"--clips is {args.clips} and --seconds {args.seconds:g}; expected 1 or more, and up to 60")
     folder = Path(args.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VlfError(f"cannot write clips to {folder}: {error.strerror}") from None
-    numbers = (re.fullmatch(r"clip_(\d+)\.avi", path.name) for path in folder.iterdir())
-    taken = 1 + max((int(match[1]) for match in numbers if match), default=-1)
     with open_source(args.source) as source:
+        taken = _first_number(folder)
         for number in range(taken, taken + args.clips):
             frames = _take(source, args.seconds)
             if len(frames) < 2:
@@ -62,6 +57,16 @@ def main(args: argparse.Namespace) -> int:
         raise SourceError(f"{source.name} ended before a clip of {args.seconds:g} s was full")
     print(f"{source.name} ended after {number - taken} of {args.clips} clips", file=sys.stderr)
     return 0
+
+
+def _first_number(folder: Path) -> int:
+    """Of the clips to come: after those that are there. Makes the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VlfError(f"cannot write clips to {folder}: {error.strerror}") from None
+    numbers = (re.fullmatch(r"clip_(\d+)\.avi", path.name) for path in folder.iterdir())
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
 
 
 def _take(source: Source, seconds: float) -> list[Frame]:

@@ -76,5 +76,5 @@ def _check_flags(args: argparse.Namespace) -> None:
         ("--target", args.target, args.raw or args.triton),
         ("--triton-name", args.triton_name, args.triton),
     ):
-        if value and not user:
+        if value is not None and not user:
             raise VlfError(f"{flag} {value} says something about an export that was not asked for; see --help")

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .ways import BuiltEngine
 
 
+_DEFAULT_OUTPUT = "vlf.plan"
+
+
 def build(
     recipe: Recipe,
     output: str | os.PathLike[str] | None = None,
@@ -58,7 +61,12 @@ def build(
     plan = _starting_plan(recipe, base)
     # A recipe names a precision; where the plan has it already, what is wanted is the engine.
     extends = base is not None and not recipe.converts(plan.manifest.precision if targets else None)
-    output = output or (base if extends else "vlf.plan")
+    if base is not None and not extends and output is None and _is_default_output(base):
+        raise PlanMismatch(
+            f"{base} is {plan.manifest.precision}, and this makes another plan of it, without its engines: name the "
+            "new one with --output, or ask for the precision it has to add an engine to it"
+        )
+    output = output or (base if extends else _DEFAULT_OUTPUT)
     check_output(output)
     if extends:
         return _add_engines(plan, recipe, targets, output, report)
@@ -100,6 +108,10 @@ def _prove_and_write(
     if not draft.passed:
         raise _refusal(draft, proof, output)
     return _write(origin, draft.graphs, draft.engines if here else compiled(draft.graphs), proof, output)
+
+
+def _is_default_output(path: str | os.PathLike[str]) -> bool:
+    return os.path.exists(_DEFAULT_OUTPUT) and os.path.samefile(path, _DEFAULT_OUTPUT)
 
 
 def _targets(recipe: Recipe) -> Sequence[Target]:
@@ -151,7 +163,8 @@ def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan 
 
 def _with_default_clips(recipe: Recipe, plan: Plan | None) -> Recipe:
     """The weights that come with the package know what they were trained on: rendered clips, made on the spot."""
-    if recipe.calib_data or plan is None or not is_shipped(plan.manifest):
+    shipped = recipe.weights == origins.DEFAULT_MODEL or (plan is not None and is_shipped(plan.manifest))
+    if recipe.calib_data or not shipped:
         return recipe
     return replace(recipe, calib_data=load_recipe(origins.SHIPPED_RECIPE).calib_data)
 
@@ -226,9 +239,10 @@ def _add_engines(
     """The same plan with engines added; those of the same target are replaced, all others kept."""
     manifest = plan.manifest
     if not targets:
+        because = "--target cpu adds none" if recipe.target == "cpu" else "on this machine --target auto finds none"
         raise PlanMismatch(
             f"nothing to do for {plan.path}: give --precision to requantise it, or --target rtx, rtx-turing or "
-            "tensorrt to add an engine (on this machine --target auto finds none to add)"
+            f"tensorrt to add an engine ({because})"
         )
     typed = {stage: plan.graph(stage, "typed") for stage in manifest.stages}
     engines = _engines(typed, recipe, targets, progress)

@@ -15,6 +15,7 @@ from ..manifest import PRECISIONS
 METHODS = ("minmax", "entropy", "percentile")
 BEST = "best"  # fp16 or int8, whichever is faster here and passes the gate
 FRONTENDS = ("onnx", "torch-tensorrt")
+SHIPPED_WEIGHTS = "vlf-tiny"  # the word for the weights that come with the package
 MOTION = "motion"  # the word for clips rendered on the spot, with known labels
 MIN_SAMPLES = 16
 MAX_DROP_POINTS = 1.0
@@ -79,8 +80,10 @@ class Recipe:
             raise VlfError(
                 f"got {len(self.labels)} labels, {len(set(self.labels))} of them different; expected 2 or more"
             )
-        if self.max_batch < 1 or (self.workspace_mib is not None and self.workspace_mib < 1):
-            raise VlfError(f"max_batch {self.max_batch} and workspace_mib {self.workspace_mib} must be at least 1")
+        for name in ("max_batch", "workspace_mib"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise VlfError(f"{name} is {value}; expected 1 or more")
         if not 1 <= self.opt_batch <= self.max_batch:
             raise VlfError(f"opt_batch is {self.opt_batch}; expected 1 to max_batch, which is {self.max_batch}")
         if self.span_s is not None and not 0 < self.span_s <= 600:
@@ -128,7 +131,8 @@ def _from_toml(path: Path, beside: Path) -> dict[str, Any]:
     try:
         raw = toml.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise VlfError(f"cannot read the recipe {path}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise VlfError(f"cannot read the recipe {path}: {why}") from None
     known = {f.name: f for f in fields(Recipe)}
     values: dict[str, Any] = {}
     for name, value in raw.items():
@@ -143,6 +147,8 @@ def _from_toml(path: Path, beside: Path) -> dict[str, Any]:
     for name in ("calib_data", "weights"):
         if name in values:
             found = values[name]
+            if found == SHIPPED_WEIGHTS:
+                continue
             values[name] = (
                 tuple(_beside(beside, v) for v in found) if isinstance(found, tuple) else _beside(beside, found)
             )

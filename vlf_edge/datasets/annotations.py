@@ -301,9 +301,7 @@ def _present(root: Path, labels: tuple[str, ...], rows: Sequence[Row]) -> Annota
     is_there = {path: path.is_file() for path in {row.path for row in rows}}
     missing = tuple(str(path) for path, there in is_there.items() if not there)
     if missing and len(missing) == len(is_there):
-        raise SourceError(
-            f"none of the {len(missing)} videos that the annotation names is there; looked for {few(sorted(missing))}"
-        )
+        raise SourceError(f"no video that the annotation names is there; looked for {few(sorted(missing))}")
     return Annotations(root, labels, tuple(row for row in rows if is_there[row.path]), tuple(sorted(missing)))
 
 

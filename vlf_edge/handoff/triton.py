@@ -170,7 +170,7 @@ class _Stages:
 
 
 def _model_name(plan: Plan, name: str | None) -> str:
-    name = name or str(plan.manifest.model.get("name", ""))
+    name = str(plan.manifest.model.get("name", "")) if name is None else name
     try:
         return safe_name(name)
     except PlanError as error:

@@ -49,7 +49,7 @@ def open_engines(
         return _open_on_gpu(GpuEngines(plan, backend, device, cuda_graph=cuda_graph), rebuild)
     if backend in BACKENDS:
         return _open_portable(plan, backend)
-    raise BackendMissing(f"there is no backend {backend!r}; available: auto, {', '.join(BACKENDS)}")
+    raise BackendMissing(f"there is no backend {backend!r}; available: auto, {', '.join(BACKENDS[:-1])}")
 
 
 def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
@@ -85,7 +85,17 @@ def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool) -> dict[
                     reasons.append(why(error))
                     rebuild = "never"
     libraries = () if rebuild == "never" else tuple(filter(backends.installed, GPU_BACKENDS))
-    if libraries and cuda.gpu(device) is not None:
+    if rebuild == "always" and not libraries:
+        reasons.append("a rebuild was asked for, but neither TensorRT nor TensorRT-RTX is here")
+    if libraries:
+        try:
+            cuda.probe(device)
+        except BackendMissing as error:
+            # Nobody without a GPU needs to be told so at every start, unless a GPU was asked for.
+            if (rebuild == "always" or device != 0) and why(error) not in reasons:
+                reasons.append(why(error))
+            libraries = ()
+    if libraries:
         reason = _ASKED_FOR if rebuild == "always" else "; ".join(reasons) or f"{plan.path} has no engine for a GPU"
         for library in libraries:
             try:
