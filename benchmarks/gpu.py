@@ -13,6 +13,8 @@ second are of calls queued without waiting. "of roofline" is the shortest time t
 graph can take at the rates measured here, over the time of a queued call. "difference" is that of the logits to the
 fp32 graphs in ONNX Runtime on the CPU, relative. "Runtime" is vlf_edge.Runtime.push with an image in host memory.
 
+Last come seconds from opening a plan to the first decision, when nothing is kept, when engines are, and kernels too.
+
 What cannot run is a row "not measured" with the reason. Without a GPU there is one sentence and exit status 1.
 """
 
@@ -30,6 +32,7 @@ from typing import Any
 
 import numpy as np
 from gpu_measure import GOAL_DECISIONS_HZ, GOAL_STREAMS, measure, not_measured, runtime_row, table
+from gpu_starts import starts
 from hardware import describe
 from plans import build_plans
 
@@ -118,6 +121,20 @@ def runtime_rows(plans: dict[str, Plan], precisions: Sequence[str], images: np.n
     return rows
 
 
+def start_rows(plans: dict[str, Plan], precisions: Sequence[str], images: np.ndarray, folder: Path) -> list[dict]:
+    """What a first and later starts take."""
+    rows = []
+    for library in GPU_BACKENDS:
+        for precision in precisions:
+            plan = plans[precision]
+            cache = folder / f"{library}-{precision}"
+            try:
+                rows += starts(plan, library, images[: plan.manifest.sampling.frames], cache)
+            except VlfError as error:
+                rows.append(not_measured(f"start on {library}", precision, error))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -150,6 +167,7 @@ def _figures(args: argparse.Namespace) -> dict[str, Any]:
         figures = measure(plans, contenders, images, sorted(set(args.batches)), DEVICE, args.calls, Progress())
         if "Runtime".startswith(wanted):
             figures["rows"] += runtime_rows(plans, args.precisions, images, args.calls)
+            figures["starts"] = start_rows(plans, args.precisions, images, Path(folder))
     goals = {"streams": GOAL_STREAMS, "decisions_hz": GOAL_DECISIONS_HZ}
     return {"model": args.model, "source": args.source, "calls": args.calls, "goals": goals, **figures}
 

@@ -237,4 +237,7 @@ def table(figures: Mapping[str, Any]) -> str:
         if "not_measured" in row:
             at = "" if row["batch"] is None else f" at batch {row['batch']}"
             lines.append(f"not measured: {row['engine']} {row['precision']}{at}: {row['not_measured']}")
+    for row in figures.get("starts", ()):
+        said = row.get("not_measured") or f"{row['first_decision_s']:.2f} s with {row['kept']} kept"
+        lines.append(f"first decision: {row['engine']} {row['precision']}: {said}")
     return "\n".join([*lines, "", *goals(figures["rows"])])

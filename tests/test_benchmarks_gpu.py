@@ -27,6 +27,7 @@ sys.path.append(str(BENCHMARKS))
 import gpu_contenders  # noqa: E402
 import gpu_measure  # noqa: E402
 import gpu_roofline  # noqa: E402
+import gpu_starts  # noqa: E402
 
 
 def _newer(onnx_bytes: bytes) -> bytes:
@@ -196,6 +197,15 @@ def test_the_package_itself_is_timed_over_whole_decisions(plans, images):
     assert (row["engine"], row["part"], row["batch"]) == ("Runtime on onnxruntime", "decision", 1)
 
 
+def test_starts_are_timed_with_more_and_more_kept(plans, images, tmp_path):
+    """On the CPU, where nothing is kept: three starts in an order that throws away what was kept before."""
+    (tmp_path / "vlf_edge" / "kernels").mkdir(parents=True)
+    frames = images[: plans["fp32"].manifest.sampling.frames]
+    rows = gpu_starts.starts(plans["fp32"], "onnxruntime", frames, tmp_path)
+    assert [row["kept"] for row in rows] == ["nothing", "engines", "engines and kernels"]
+    assert all(row["first_decision_s"] > 0 for row in rows) and not (tmp_path / "vlf_edge" / "kernels").exists()
+
+
 def _row(part, engine, precision, batch, p50_ms, items_per_s, share=None):
     return {"part": part, "engine": engine, "precision": precision, "batch": batch, "p50_ms": p50_ms,
             "p99_ms": 2 * p50_ms, "items_per_s": items_per_s, "roofline_share": share, "difference": 0.001}  # fmt: skip
@@ -237,7 +247,13 @@ def test_the_table_names_the_machine_and_every_row_that_is_missing():
     machine = {"cpu": "c", "os": "o", "load_average": 0.0, "versions": {"torch": "2.14"}, "gpu": gpu}
     peaks = {"fp16": 4e14, "copy": 4.2e12}
     figures = {"machine": machine, "model": "vlf", "source": "clip", "calls": 9, "peaks": peaks, "rows": ROWS}
+    figures["starts"] = [
+        {"engine": "Runtime on tensorrt", "precision": "fp16", "kept": "engines", "first_decision_s": 1.234},
+        gpu_measure.not_measured("start on tensorrt_rtx", "fp16", VlfError("no SM90")),
+    ]
     lines = gpu_measure.table({**figures, "peaks_missing": {"int8": "no kernel"}}).splitlines()
+    assert "first decision: Runtime on tensorrt fp16: 1.23 s with engines kept" in lines
+    assert "first decision: start on tensorrt_rtx fp16: no SM90" in lines
     text = "\n".join(lines)
     assert "A GPU, compute capability 9.0, driver 580.1" in text and "torch 2.14" in text
     assert "fp16 400.0 T multiply-adds/s, copy 4200 GB/s" in text and "not measured: peak of int8: no kernel" in text
