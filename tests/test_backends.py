@@ -15,7 +15,7 @@ from vlf_edge import Plan
 from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError
 from vlf_edge.runtime import backends
 from vlf_edge.runtime.backends.onnxruntime import OnnxRuntimeEngine
-from vlf_edge.runtime.backends.openvino import OpenVINOEngine
+from vlf_edge.runtime.backends.openvino import OpenVINOEngine, shared_core
 from vlf_edge.runtime.selection import open_engines
 
 pytest.importorskip("openvino")
@@ -106,9 +106,7 @@ def test_openvino_computes_in_float32_unless_the_plan_is_fp16():
     for precision in ("fp32", "int8"):
         with OpenVINOEngine(toy_frame(), precision=precision) as engine:
             assert engine.precision_hint == "f32"
-    import openvino
-
-    default = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    default = shared_core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
     with OpenVINOEngine(toy_frame(), precision="fp16") as engine:
         assert engine.precision_hint == default
 

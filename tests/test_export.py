@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from torch import nn
@@ -20,6 +19,7 @@ from vlf_edge.errors import ExportError
 from vlf_edge.models import create_model
 from vlf_edge.models.stage import Stage
 from vlf_edge.models.vlf import SIZES
+from vlf_edge.runtime.backends.openvino import shared_core
 from vlf_edge.types import TensorSpec
 
 
@@ -79,7 +79,7 @@ def test_onnx_runtime_answers_as_torch(exported, batch):
 def test_openvino_answers_as_torch(exported, batch):
     for stage, graph in exported:
         inputs = list(arrays(stage, batch))
-        core = openvino.Core()
+        core = shared_core()
         compiled = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         assert_close(compiled(inputs)[0], torch_outputs(stage, *inputs)[0])
 

@@ -9,6 +9,7 @@ from vlf_edge.compiler import graph
 from vlf_edge.compiler.quantize import activations, float16_scales, quantizable, quantize, to_float16
 from vlf_edge.compiler.ranges import Ranges
 from vlf_edge.errors import CalibrationError, CompileError, ShapeError, WeightsError
+from vlf_edge.runtime.backends.openvino import shared_core
 from vlf_edge.types import TensorSpec
 
 
@@ -200,10 +201,10 @@ def test_int8_and_fp16_graphs_stay_close_on_onnx_runtime(name):
 
 @pytest.mark.parametrize("name", TOYS)
 def test_openvino_gives_the_same_answer(name):
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     feed = TOYS[name][1]
     result = quantized(name)
-    core = openvino.Core()
+    core = shared_core()
     precise = {"INFERENCE_PRECISION_HINT": "f32"}
     for count in (6, 1):
         part = {key: value[:count] for key, value in feed.items()}

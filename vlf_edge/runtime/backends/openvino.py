@@ -33,7 +33,7 @@ class OpenVINOEngine(Engine):
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._model = _core().compile_model(_core().read_model(onnx_bytes), "CPU", config)
+            self._model = shared_core().compile_model(shared_core().read_model(onnx_bytes), "CPU", config)
         except RuntimeError as error:
             raise PlanMismatch(f"OpenVINO {openvino.__version__} cannot run this graph: {_last_line(error)}") from error
         self._request = self._model.create_infer_request()
@@ -54,7 +54,7 @@ class OpenVINOEngine(Engine):
 
 
 @cache
-def _core() -> Any:
+def shared_core() -> Any:
     """One for the whole process, for ever: every OpenVINO core gives its thread a stack for signal handlers and takes
     it back when it is destroyed. With several, destroyed in another order than last come, first gone, the process is
     left with a stack that is no more, and the next Ctrl-C or end of a child process crashes it."""
