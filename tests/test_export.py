@@ -24,7 +24,11 @@ from vlf_edge.types import TensorSpec
 
 
 def make(sizes):
-    return lively(build_toy(sizes))
+    model, generator = lively(build_toy(sizes)), torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+    return model
 
 
 @pytest.fixture(scope="module")

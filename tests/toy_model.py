@@ -22,7 +22,7 @@ def build_toy(sizes=TOY) -> VLF:
 
 @torch.no_grad()
 def lively(model: VLF) -> VLF:
-    """As after training: no BatchNorm is the identity, no bias zero, some gains are negative or zero."""
+    """As after training: no BatchNorm is the identity, no bias zero, some of their gains are negative or zero."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -30,8 +30,6 @@ def lively(model: VLF) -> VLF:
             module.running_var.uniform_(0.5, 2, generator=generator)
             module.weight.uniform_(-1.5, 1.5, generator=generator)
             module.weight[0] = 0
-        if isinstance(module, nn.LayerNorm):
-            module.weight.uniform_(0.5, 1.5, generator=generator)
         if getattr(module, "bias", None) is not None:
             module.bias.normal_(0, 0.2, generator=generator)
     return model
