@@ -192,7 +192,15 @@ def test_validation_data_named_apart_is_used_whole_and_nothing_is_held_out(tmp_p
         assert (len(learn), len(judge)) == sizes
 
 
-def test_the_first_interrupt_asks_and_the_second_is_obeyed():
+@pytest.fixture
+def interruptible():
+    """Whatever started the tests: shells let background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_interrupt_asks_and_the_second_is_obeyed(interruptible):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), command._stop_on_signal() as should_stop:
         assert not should_stop()
