@@ -176,11 +176,17 @@ def view(owner, stream_ptr):
     )  # fmt: skip
 
 
-def test_frames_on_the_gpu_are_taken_where_they_lie(machine, monkeypatch):
+@pytest.fixture
+def seeing(machine, monkeypatch):
+    """Fake CUDA, engines on it, and a recogniser of them that can look at the fake GPU's arrays."""
     library, gpu, _ = machine
     monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
     pair = engines(library)
-    recognizer = Recognizer(toy_manifest(), pair)
+    return gpu, pair, Recognizer(toy_manifest(), pair)
+
+
+def test_frames_on_the_gpu_are_taken_where_they_lie(seeing):
+    gpu, pair, recognizer = seeing
     images = pictures(6)
     want = [recognizer.push(image, i * 0.25) for i, image in enumerate(images)]
     recognizer.reset()
@@ -201,12 +207,9 @@ def test_frames_on_the_gpu_are_taken_where_they_lie(machine, monkeypatch):
     close(pair)
 
 
-def test_frames_that_name_no_stream_are_waited_for_on_the_default_one(machine, monkeypatch):
+def test_frames_that_name_no_stream_are_waited_for_on_the_default_one(seeing):
     """PyCUDA's: what its default stream still writes when the frame is pushed must be what is read."""
-    library, gpu, _ = machine
-    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
-    pair = engines(library)
-    recognizer = Recognizer(toy_manifest(), pair)
+    gpu, pair, recognizer = seeing
     images = pictures(4)
     want = recognizer.classify(images)
     for i, image in enumerate(images):
@@ -218,25 +221,18 @@ def test_frames_that_name_no_stream_are_waited_for_on_the_default_one(machine, m
     close(pair)
 
 
-def test_a_frame_may_be_overwritten_once_the_next_was_pushed(machine, monkeypatch):
-    library, gpu, _ = machine
-    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
-    pair = engines(library)
-    recognizer = Recognizer(toy_manifest(), pair)
+def test_a_frame_may_be_overwritten_once_the_next_was_pushed(seeing):
+    gpu, pair, recognizer = seeing
     recognizer.push(OnGpu(gpu, pictures(1)[0]), 0.0)
     assert gpu.busy()
-    assert (
-        recognizer.push(OnGpu(gpu, pictures(1)[0]), 0.01) is None
-    )  # between two instants, where nothing is waited for
+    between = recognizer.push(OnGpu(gpu, pictures(1)[0]), 0.01)  # two instants, where nothing else is waited for
+    assert between is None
     assert not recognizer._streaming._borrowed
     close(pair)
 
 
-def test_nothing_runs_after_close(machine, monkeypatch):
-    library, gpu, _ = machine
-    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
-    pair = engines(library)
-    recognizer = Recognizer(toy_manifest(), pair)
+def test_nothing_runs_after_close(seeing):
+    gpu, pair, recognizer = seeing
     recognizer.push(pictures(1)[0], 0.0)
     frame = OnGpu(gpu, pictures(1)[0])
     close(pair)
@@ -285,11 +281,9 @@ def test_a_fault_on_the_gpu_is_not_hidden_by_what_cannot_be_freed_any_more(monke
     assert "CUDA could not select GPU 0" in caplog.text
 
 
-def test_the_callers_frame_is_kept_until_it_was_read(machine, monkeypatch):
-    library, gpu, _ = machine
-    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
-    pair = engines(library)
-    streaming = Recognizer(toy_manifest(), pair)._streaming
+def test_the_callers_frame_is_kept_until_it_was_read(seeing):
+    gpu, pair, recognizer = seeing
+    streaming = recognizer._streaming
     frame = streaming.borrow(OnGpu(gpu, pictures(1)[0]))
     streaming.remember(frame, range(1), 0.0)
     assert streaming._borrowed == [frame]

@@ -27,7 +27,7 @@ from ..runtime.backends import cuda
 from . import origin as origins
 from .engines import Target, build_engines, resolve_targets
 from .origin import Origin, Progress, from_plan, from_weights, is_shipped, require
-from .recipe import BEST, CLIPS_FIX, Recipe, load_recipe
+from .recipe import BEST, CLIPS_FIX, SHIPPED_WEIGHTS, Recipe, load_recipe
 
 if TYPE_CHECKING:
     from .convert import Graphs
@@ -163,7 +163,7 @@ def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan 
 
 def _with_default_clips(recipe: Recipe, plan: Plan | None) -> Recipe:
     """The weights that come with the package know what they were trained on: rendered clips, made on the spot."""
-    shipped = recipe.weights == origins.DEFAULT_MODEL or (plan is not None and is_shipped(plan.manifest))
+    shipped = recipe.weights == SHIPPED_WEIGHTS or (plan is not None and is_shipped(plan.manifest))
     if recipe.calib_data or not shipped:
         return recipe
     return replace(recipe, calib_data=load_recipe(origins.SHIPPED_RECIPE).calib_data)

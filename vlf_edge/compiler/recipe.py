@@ -144,14 +144,10 @@ def _from_toml(path: Path, beside: Path) -> dict[str, Any]:
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             raise VlfError(f"{path}: {name} is {value!r}, expected {'a list' if listed else kind.split(' ')[0]}")
         values[name] = tuple(str(item) for item in value) if listed else value
-    for name in ("calib_data", "weights"):
-        if name in values:
-            found = values[name]
-            if found == SHIPPED_WEIGHTS:
-                continue
-            values[name] = (
-                tuple(_beside(beside, v) for v in found) if isinstance(found, tuple) else _beside(beside, found)
-            )
+    if "calib_data" in values:
+        values["calib_data"] = tuple(_beside(beside, clips, MOTION) for clips in values["calib_data"])
+    if "weights" in values:
+        values["weights"] = _beside(beside, values["weights"], SHIPPED_WEIGHTS)
     return values
 
 
@@ -164,9 +160,9 @@ def _toml_reader() -> ModuleType:
     raise BackendMissing("recipes need tomli on Python 3.10, not installed here: pip install 'vlf_edge[build]'")
 
 
-def _beside(recipe: Path, name: str) -> str:
-    # A folder that happens to be called motion is ./motion.
-    return name if name == MOTION or "://" in name or Path(name).is_absolute() else str(recipe.parent / name)
+def _beside(recipe: Path, name: str, word: str) -> str:
+    """The file as it was named beside the recipe. word: what is no file; one that is called so is ./word."""
+    return name if name == word or "://" in name or Path(name).is_absolute() else str(recipe.parent / name)
 
 
 def _one_of(what: str, value: Any, allowed: tuple[Any, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -67,7 +68,7 @@ def view_gpu_frame(image: Any, stream_handle: int, device: int) -> GpuFrame:
 
 def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """In elements, the last axis fastest."""
-    return tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _viewer() -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,9 +44,9 @@ class GpuTensor:
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    @property
+    @functools.cached_property
     def size_bytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+        return _size_bytes(self.shape, self.dtype)
 
 
 class TensorRTEngine(Engine):
@@ -166,7 +167,7 @@ class TensorRTEngine(Engine):
             shape = tuple(self._context.get_tensor_shape(spec.name))
             if min(shape, default=1) < 0:
                 raise PlanMismatch(f"{self.backend} does not know the largest shape of {spec}: it depends on the data")
-            size_bytes = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
+            size_bytes = _size_bytes(shape, spec.dtype)
             self._pinned[spec.name] = self.stream.allocate_pinned(size_bytes)
             self._pointers[spec.name] = self.stream.allocate(size_bytes)
             self.set_address(self._context, spec.name, self._pointers[spec.name])
@@ -191,7 +192,7 @@ class TensorRTEngine(Engine):
 
     def _staged(self, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
         """The beginning of a tensor's page-locked memory, seen as an array of that shape."""
-        size_bytes = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
+        size_bytes = _size_bytes(shape, spec.dtype)
         return self._pinned[spec.name][:size_bytes].view(spec.dtype).reshape(shape)
 
     def set_input_shape(self, context: Any, name: str, shape: tuple[int, ...]) -> None:
@@ -263,10 +264,14 @@ class SingleRun:
         placed = {}
         for spec in specs:
             shape = tuple(int(size) for size in self._context.get_tensor_shape(spec.name))
-            size_bytes = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
-            placed[spec.name] = GpuTensor(self._engine.stream.allocate(size_bytes), shape, np.dtype(spec.dtype))
+            pointer = self._engine.stream.allocate(_size_bytes(shape, spec.dtype))
+            placed[spec.name] = GpuTensor(pointer, shape, np.dtype(spec.dtype))
             self._engine.set_address(self._context, spec.name, placed[spec.name].pointer)
         return placed
+
+
+def _size_bytes(shape: tuple[int, ...], dtype: np.dtype | str) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 @functools.cache
