@@ -13,7 +13,7 @@ from toy_model import TOY, build_toy
 from vlf_edge.errors import WeightsError
 from vlf_edge.models.weights import save_weights
 from vlf_edge.training.loader import Batch
-from vlf_edge.training.objective import Learner, Objective, Teachers, load_teachers
+from vlf_edge.training.objective import Learner, Objective, Teachers, Told, load_teachers
 from vlf_edge.training.optimizer import WeightAverage, learning_rate, make_optimizer
 
 CPU = torch.device("cpu")
@@ -39,17 +39,17 @@ def values():
 @torch.no_grad()
 def test_the_learner_gives_the_models_logits_and_motion_beside_them():
     model = build_toy().eval()
-    logits, motion = Learner(model, 2)(clips())
+    logits, motion, hints = Learner(model, 2)(clips())
     torch.testing.assert_close(logits, model(clips()))
     assert motion.shape == (2, 3, TOY.frames - 1, 2)
-    assert Learner(model, 0)(clips())[1] is None
+    assert hints is None and Learner(model, 0)(clips()).motion is None
 
 
 @torch.no_grad()
 def test_motion_is_told_from_two_frames_and_from_what_h_makes_of_one():
     learner = Learner(build_toy().eval(), 2)
     frames, model = clips(), learner.model
-    by_pair, by_h = learner(frames)[1]
+    by_pair, by_h = learner(frames).motion
     mixed = model.clip.mix(torch.stack([model.encode_frames(frames[:, i]) for i in range(TOY.frames)], dim=1))
     for i in range(TOY.frames - 1):
         now, then = (model.encode_frames(frames[:, j]).flatten(1) for j in (i, i + 1))
@@ -65,7 +65,8 @@ def test_the_loss_is_cross_entropy_and_weighted_regression(progress, weight):
     off = np.abs(motion - batch.targets.numpy())
     expected = -(smooth * np.log(softmax(logits))).sum(axis=1).mean()
     expected += weight * sum(np.where(one < 1, one**2 / 2, one - 0.5).mean() for one in off)
-    loss = Objective(label_smoothing=0.1)(batch, torch.from_numpy(logits), torch.from_numpy(motion), progress)
+    told = Told(torch.from_numpy(logits), torch.from_numpy(motion), None)
+    loss = Objective(label_smoothing=0.1)(batch, told, progress)
     assert float(loss) == pytest.approx(expected)
 
 
@@ -77,17 +78,48 @@ def test_distillation_is_the_divergence_from_the_mean_of_the_teachers():
         teacher = np.mean([softmax(model(batch.clips).double().numpy() / 8) for model in models], axis=0)
     student = softmax(logits / 8)
     divergence = (teacher * np.log(teacher / student)).sum(axis=1).mean()
-    plain = Objective()(batch, torch.from_numpy(logits), None, 0.0)
-    distilled = Objective(teachers=Teachers(models))(batch, torch.from_numpy(logits), None, 0.0)
+    told = Told(torch.from_numpy(logits), None, None)
+    plain, distilled = (
+        objective(batch, told, 0.0) for objective in (Objective(), Objective(teachers=Teachers(models)))
+    )
     assert float(distilled - plain) == pytest.approx(0.4 * 64 * divergence, rel=1e-4)
 
 
 @torch.no_grad()
 def test_a_teacher_of_another_size_sees_the_same_clips():
     larger = build_toy(replace(TOY, height_px=64, width_px=96)).eval()
-    seen = Teachers([larger]).probabilities(torch.full_like(clips(), 200))
+    seen = Teachers([larger])(torch.full_like(clips(), 200)).probabilities
     same = torch.softmax(larger(torch.full((3, 3, 64, 96, 3), 200, dtype=torch.uint8)) / 8, dim=1)
     torch.testing.assert_close(seen, same)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.75])
+def test_hints_are_the_tokens_of_all_teachers_and_fade(progress):
+    batch, logits, _ = values()
+    models = [build_toy().eval(), build_toy(replace(TOY, token_dim=2 * TOY.token_dim)).eval()]
+    learner = Learner(build_toy().eval(), 0, Teachers(models, hint=True).hints)
+    with torch.no_grad():
+        told = learner(batch.clips)
+        taught = [[], []]
+        for model in models:
+            tokens = torch.stack([model.encode_frames(batch.clips[:, i]) for i in range(TOY.frames)], dim=1)
+            for stage, one in zip(taught, (tokens, model.clip.mix(tokens))):
+                one = one.double().numpy()
+                spread = np.sqrt(one.var(axis=-1, keepdims=True) + 1e-5)
+                stage.append((one - one.mean(axis=-1, keepdims=True)) / spread)
+        off = [told.hints[i].numpy() - np.concatenate(stage, axis=-1) for i, stage in enumerate(taught)]
+        without = Objective(teachers=Teachers(models))(batch, told._replace(hints=None), progress)
+        hinted = Objective(teachers=Teachers(models, hint=True), hint_weight=3.0)(batch, told, progress)
+    expected = 3.0 * (1 - progress) * sum((one**2).mean() for one in off)
+    assert float(hinted - without) == pytest.approx(expected, rel=1e-4)
+
+
+def test_hints_need_the_same_tokens(tmp_path):
+    path = write_weights(tmp_path / "t.safetensors")
+    student = build_toy(replace(TOY, width_px=4 * TOY.width_px))
+    assert load_teachers([path], student, LABELS, CPU).hints == 0
+    with pytest.raises(WeightsError, match=r"makes \d x \d tokens of an image, the student \d x \d"):
+        load_teachers([path], student, LABELS, CPU, hint=True)
 
 
 def test_a_teacher_of_other_classes_or_frames_is_refused(tmp_path):

@@ -101,6 +101,8 @@ def test_a_new_model_is_made_by_name(tmp_path):
     settings = Settings(data="x", out="w.safetensors", model="vlf-tiny", backbone="resnet18", seed=3)
     model = start.make_model(settings, None, ("a", "b", "c"))
     assert model.sizes.backbone == "resnet18" and model.sizes.classes == 3
+    other = start.make_model(replace(settings, size_px=96, frames=4), None, ("a", "b"))
+    assert (other.sizes.height_px, other.sizes.width_px, other.sizes.frames) == (96, 96, 4)
     same = start.make_model(settings, None, ("a", "b", "c"))
     assert equal(model.state_dict(), same.state_dict())
 
@@ -112,7 +114,10 @@ def test_settings_that_make_no_run_are_refused(settings):
         ({"span_s": float("nan")}, "--span is nan"),
         ({"label_smoothing": 1.0}, "--label-smoothing is 1.0; expected from 0 to below 1"),
         ({"seed": 1 << 64}, "--seed is 18446744073709551616; expected from 0 to 4294967295"),
-        ({"backbone": "resnet18"}, "brings its own backbone"),
+        ({"size_px": 0}, "--size is 0; expected 1 or more"),
+        ({"backbone": "resnet18"}, "brings a model as it is; leave out --backbone, or --from"),
+        ({"size_px": 96, "frames": 4}, "leave out --size and --frames, or --from"),
+        ({"hint_weight": 1.0}, "name some with --teacher"),
         ({"start": None, "qat": True}, "--qat fine-tunes"),
     ):
         with pytest.raises(VlfError, match=said):

@@ -53,6 +53,8 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--model", choices=("vlf", "vlf-lite", "vlf-tiny"), help="sizes (default: those of --from, else vlf-tiny)")
     add("--backbone", metavar="NAME", help="another timm model as CNN")
+    add("--size", dest="size_px", type=int, metavar="PX", help="height and width of an image (default: the model's)")
+    add("--frames", type=int, metavar="K", help="frames of a window (default: the model's, 8)")
     add("--pretrained", action="store_true", help="start from timm's weights of the CNN (fetched once); not vlf-tiny")
     add(
         "--from",
@@ -85,6 +87,14 @@ def _add_learning_arguments(group: argparse._ArgumentGroup) -> None:
         help="of telling how things move, beside the class, at first (default: 4); only for DATA that knows it: motion",
     )
     add("--motion-weight-end", type=float, default=0.3, metavar="X", help="the same, in the end (default: 0.3)")
+    add(
+        "--hint-weight",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="of telling --teacher's tokens too, at first; falls to 0. A few clips then teach what many do without; "
+        "needs as many tokens an image (default: 0)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same weights (default: 0)")
 
 
@@ -119,9 +129,10 @@ def _settings(args: argparse.Namespace) -> Any:
     from ..training import Settings
 
     same = (
-        "data", "out", "half", "val", "model", "backbone", "pretrained", "start", "qat", "epochs", "batch",
-        "clips_per_epoch", "val_clips", "span_s", "lr", "warmup", "weight_decay", "clip_norm", "label_smoothing",
-        "ema_decay", "motion_weight", "motion_weight_end", "seed", "workers", "max_minutes", "compile",
+        "data", "out", "half", "val", "model", "backbone", "size_px", "frames", "pretrained", "start", "qat", "epochs",
+        "batch", "clips_per_epoch", "val_clips", "span_s", "lr", "warmup", "weight_decay", "clip_norm",
+        "label_smoothing", "ema_decay", "motion_weight", "motion_weight_end", "hint_weight", "seed",
+        "workers", "max_minutes", "compile",
     )  # fmt: skip
     return Settings(**{name: getattr(args, name) for name in same}, teachers=tuple(args.teacher))
 

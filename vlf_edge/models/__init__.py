@@ -24,17 +24,25 @@ __all__ = ["MODELS", "create_model", "sizes_from_json", "sizes_of"]
 
 
 def create_model(
-    name: str, classes: int, *, backbone: str | None = None, pretrained: bool = False, seed: int | None = None
+    name: str,
+    classes: int,
+    *,
+    backbone: str | None = None,
+    size_px: int | None = None,
+    frames: int | None = None,
+    pretrained: bool = False,
+    seed: int | None = None,
 ) -> VLF:
     """A model with fresh weights, in training mode.
 
-    name: one of MODELS. classes: C. backbone: another timm model for f. pretrained: timm's weights for f (downloads).
-    seed: makes the random weights reproducible and leaves the caller's random state alone.
-    Raises VlfError for an unknown name, WeightsError if pretrained weights cannot be had.
+    name: one of MODELS. classes: C. backbone: another timm model for f. size_px: height and width of an image; frames:
+    K; None for those the name stands for. pretrained: timm's weights for f (downloads). seed: makes the random weights
+    reproducible and leaves the caller's random state alone.
+    Raises VlfError for an unknown name or sizes no model can have, WeightsError if pretrained weights cannot be had.
     """
     import torch
 
-    sizes = replace(sizes_of(name), classes=classes)
+    sizes = replace(sizes_of(name, size_px, frames), classes=classes)
     if backbone is not None:
         sizes = replace(sizes, backbone=backbone, backbone_options={})
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
@@ -43,11 +51,14 @@ def create_model(
         return sizes.build(pretrained)
 
 
-def sizes_of(name: str) -> VLFSizes:
-    """The sizes a name stands for. Raises VlfError naming those there are."""
+def sizes_of(name: str, size_px: int | None = None, frames: int | None = None) -> VLFSizes:
+    """The sizes a name stands for, with other images or another number of frames if asked. Raises VlfError for a name
+    that is none, and for sizes no model can have."""
     if name not in _HOME:
         raise VlfError(f"no model {name!r}; available: {', '.join(MODELS)}")
-    return import_module(f".{_HOME[name]}", __name__).SIZES[name]
+    asked = {"height_px": size_px, "width_px": size_px, "frames": frames}
+    sizes = import_module(f".{_HOME[name]}", __name__).SIZES[name]
+    return replace(sizes, **{field: value for field, value in asked.items() if value is not None})
 
 
 def sizes_from_json(raw: Any) -> VLFSizes:

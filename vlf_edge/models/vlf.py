@@ -186,7 +186,7 @@ class FrameStage(nn.Module):
         self.project = nn.Sequential(
             nn.Conv2d(self.f.channels, dim, kernel_size=3, stride=2, padding=1, bias=False), nn.BatchNorm2d(dim)
         )
-        rows, columns = ((side + 1) // 2 for side in self.f.map_size)
+        self.grid = rows, columns = tuple((side + 1) // 2 for side in self.f.map_size)
         self.tokens = rows * columns  # S
         self.row_position = nn.Parameter(torch.empty(rows, 1, dim))
         self.column_position = nn.Parameter(torch.empty(columns, dim))

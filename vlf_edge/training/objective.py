@@ -1,9 +1,10 @@
-"""What training minimises: cross-entropy, the regression of motion that makes learning start, and distillation."""
+"""What training minimises: cross-entropy, the regression of motion that makes learning start, distillation, hints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +21,35 @@ TEMPERATURE = 8.0
 _HIDDEN = 256  # channels of the head that sees two frames
 
 
-class Learner(nn.Module):
-    """The model and, beside it, two small heads that tell how things move from each frame to the next.
+class Told(NamedTuple):
+    """What a learner says of N clips. logits: (N, C). motion: (2, N, K-1, T), as its two heads tell it, None without
+    them. hints: (2, N, K, S, E), likewise. All float32."""
 
-    Labels alone teach order very late. One head looks at the tokens of two frames, so that f and g learn to encode
-    where things are; the other at what h makes of a frame, so that h learns to look at its neighbours. Both are needed
-    to learn, not to recognise. targets: how many values they tell (T), 0 for none.
+    logits: Tensor
+    motion: Tensor | None
+    hints: Tensor | None
+
+
+class Taught(NamedTuple):
+    """What the teachers say of N clips. probabilities: (N, C) float32, softened by ``TEMPERATURE``. hints:
+    (2, N, K, S, E) float32, the tokens that their g and their h give, those of a place side by side, each teacher's of
+    mean 0 and variance 1; None if the student is to have none."""
+
+    probabilities: Tensor
+    hints: Tensor | None
+
+
+class Learner(nn.Module):
+    """The model and, beside it, small heads that are needed to learn, not to recognise.
+
+    Labels alone teach order very late. So two heads tell how things move from each frame to the next: one looks at the
+    tokens of two frames, so that f and g learn to encode where things are; the other at what h makes of a frame, so
+    that h learns to look at its neighbours. targets: how many values they tell (T), 0 for none.
+    Two others tell the tokens of the teachers' g from those of g, and of the teachers' h from those of h. hints: how
+    many channels these have (E), 0 for none.
     """
 
-    def __init__(self, model: VLF, targets: int):
+    def __init__(self, model: VLF, targets: int, hints: int = 0):
         super().__init__()
         self.model = model
         dim, width = model.sizes.token_dim, model.frame.tokens * model.sizes.token_dim
@@ -37,52 +58,77 @@ class Learner(nn.Module):
             hidden = nn.Linear(2 * width, _HIDDEN)
             self.pair_motion = nn.Sequential(hidden, nn.ReLU(), nn.Linear(_HIDDEN, targets))
             self.motion = nn.Linear(dim, targets)
+        self.frame_hint = nn.Linear(dim, hints) if hints else None
+        self.clip_hint = nn.Linear(dim, hints) if hints else None
 
-    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor | None]:
-        """clips (N, K, H, W, 3) uint8 -> logits (N, C) and motion (2, N, K-1, T) as the two heads tell it, None
-        without them; both float32."""
+    def forward(self, clips: Tensor) -> Told:
+        """clips: (N, K, H, W, 3) uint8."""
         tokens = self.model.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])  # (N, K, S, D)
         mixed = self.model.clip.mix(tokens)  # (N, K, S, D)
         logits = self.model.clip.mlp(mixed.mean(dim=(1, 2))).float()  # (N, C)
+        hints = None
+        if self.frame_hint is not None:
+            hints = torch.stack([self.frame_hint(tokens), self.clip_hint(mixed)]).float()  # (2, N, K, S, E)
+        return Told(logits, self._tell_motion(tokens, mixed), hints)
+
+    def _tell_motion(self, tokens: Tensor, mixed: Tensor) -> Tensor | None:
+        """Of tokens (N, K, S, D) by themselves and as h mixes them, (2, N, K-1, T)."""
         if self.motion is None:
-            return logits, None
+            return None
         flat = tokens.flatten(2)  # (N, K, S*D)
         pairs = torch.cat([flat[:, :-1], flat[:, 1:] - flat[:, :-1]], dim=2)  # (N, K-1, 2*S*D)
-        told = torch.stack([self.pair_motion(pairs), self.motion(mixed.mean(dim=2))[:, :-1]])  # (2, N, K-1, T)
-        return logits, told.float()
+        return torch.stack([self.pair_motion(pairs), self.motion(mixed.mean(dim=2))[:, :-1]]).float()
 
 
 class Teachers:
-    """An ensemble to distil from: the mean of its softened probabilities."""
+    """An ensemble to distil from: the mean of its softened probabilities, and, as hints, all its tokens."""
 
-    def __init__(self, models: Sequence[VLF]):
-        self._models = [model.eval().requires_grad_(False) for model in models]
+    def __init__(self, models: Sequence[VLF], hint: bool = False):
+        self._models, self._hint = [model.eval().requires_grad_(False) for model in models], hint
+
+    @property
+    def hints(self) -> int:
+        """Channels of the hints (E), 0 if there are none."""
+        return sum(model.sizes.token_dim for model in self._models) if self._hint else 0
 
     @torch.no_grad()
-    def probabilities(self, clips: Tensor) -> Tensor:
-        """clips (N, K, H, W, 3) uint8 of the student's size -> (N, C) float32, softened by ``TEMPERATURE``."""
-        logits = [model(_resized(clips, model)).float() for model in self._models]
-        return torch.stack([F.softmax(one / TEMPERATURE, dim=1) for one in logits]).mean(dim=0)
+    def __call__(self, clips: Tensor) -> Taught:
+        """clips: (N, K, H, W, 3) uint8 of the student's size."""
+        probabilities, hints = [], []
+        for model in self._models:
+            images = _resized(clips, model).flatten(0, 1)
+            tokens = model.encode_frames(images).unflatten(0, clips.shape[:2])  # (N, K, S, D)
+            probabilities.append(F.softmax(model.classify_tokens(tokens).float() / TEMPERATURE, dim=1))
+            if self._hint:
+                both = torch.stack([tokens, model.clip.mix(tokens)]).float()
+                hints.append(F.layer_norm(both, both.shape[-1:]))
+        return Taught(torch.stack(probabilities).mean(dim=0), torch.cat(hints, dim=-1) if hints else None)
 
 
 @dataclass(frozen=True)
 class Objective:
     """The loss of a step. label_smoothing: share of probability spread over all classes. motion_weight,
-    motion_weight_end: of the regression at the start and the end of training. teachers: None for no distillation."""
+    motion_weight_end: of the regression at the start and the end of training. teachers: None for no distillation.
+    hint_weight: of telling the teachers' tokens, after FitNets (Romero et al., arXiv 1412.6550), from the start of
+    training; it falls to 0 towards its end."""
 
     label_smoothing: float = 0.0
     motion_weight: float = 4.0
     motion_weight_end: float = 0.3
     teachers: Teachers | None = None
+    hint_weight: float = 0.0
 
-    def __call__(self, batch: Batch, logits: Tensor, motion: Tensor | None, progress: float) -> Tensor:
-        """Scalar loss. logits (N, C) and motion (2, N, K-1, T) as ``Learner`` gives them. progress: 0 to 1, of all."""
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
-        if motion is not None and batch.targets is not None:
+    def __call__(self, batch: Batch, told: Told, progress: float) -> Tensor:
+        """Scalar loss of what the learner told of that batch. progress: 0 to 1, of all."""
+        loss = F.cross_entropy(told.logits, batch.labels, label_smoothing=self.label_smoothing)
+        if told.motion is not None and batch.targets is not None:
             weight = self.motion_weight + progress * (self.motion_weight_end - self.motion_weight)
-            loss = loss + weight * 2 * F.smooth_l1_loss(motion, batch.targets.expand_as(motion))
+            loss = loss + weight * 2 * F.smooth_l1_loss(told.motion, batch.targets.expand_as(told.motion))
         if self.teachers is not None:
-            loss = loss + DISTILLATION_WEIGHT * distillation(logits, self.teachers.probabilities(batch.clips))
+            taught = self.teachers(batch.clips)
+            loss = loss + DISTILLATION_WEIGHT * distillation(told.logits, taught.probabilities)
+            if told.hints is not None:
+                loss = loss + self.hint_weight * (1 - progress) * 2 * F.mse_loss(told.hints, taught.hints)
         return loss
 
 
@@ -93,13 +139,18 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean") * TEMPERATURE**2
 
 
-def load_teachers(paths: Sequence[str], student: VLF, labels: Sequence[str], device: torch.device) -> Teachers | None:
-    """None for no paths. Raises WeightsError for a teacher of other classes or of another number of frames."""
+def load_teachers(
+    paths: Sequence[str], student: VLF, labels: Sequence[str], device: torch.device, hint: bool = False
+) -> Teachers | None:
+    """None for no paths. hint: give the student their tokens too. Raises WeightsError for a teacher of other classes
+    or of another number of frames, and for one that divides an image into other tokens where it is to give hints."""
     loaded = [(path, load_weights(path)) for path in paths]
     for path, teacher in loaded:
         _check_teacher(path, teacher, student, tuple(labels))
+        if hint:
+            _check_grid(path, teacher.model, student)
     models = [teacher.model.to(device, memory_format=torch.channels_last) for _, teacher in loaded]
-    return Teachers(models) if models else None
+    return Teachers(models, hint) if models else None
 
 
 def _check_teacher(path: str, teacher: LoadedWeights, student: VLF, labels: tuple[str, ...]) -> None:
@@ -114,6 +165,15 @@ def _check_teacher(path: str, teacher: LoadedWeights, student: VLF, labels: tupl
     if frames != student.sizes.frames:
         raise WeightsError(
             f"the teacher {path} takes {frames} frames, the student {student.sizes.frames}; both must see the same"
+        )
+
+
+def _check_grid(path: str, teacher: VLF, student: VLF) -> None:
+    theirs, own = (f"{rows} x {columns}" for rows, columns in (teacher.frame.grid, student.frame.grid))
+    if theirs != own:
+        raise WeightsError(
+            f"the teacher {path} makes {theirs} tokens of an image, the student {own}: hints need the same; "
+            "choose another --size, or leave out --hint-weight"
         )
 
 

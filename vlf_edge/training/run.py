@@ -85,18 +85,23 @@ class Run:
     ):
         self.settings, self.device, self.outputs, self.learn, self.command = settings, device, outputs, learn, command
         torch.manual_seed(settings.seed)
-        self.learner = Learner(model, len(learn.targets)).to(device.torch, memory_format=torch.channels_last).train()
+        teachers = load_teachers(settings.teachers, model, learn.labels, device.torch, settings.hint_weight > 0)
+        learner = Learner(model, len(learn.targets), teachers.hints if teachers else 0)
+        self.learner = learner.to(device.torch, memory_format=torch.channels_last).train()
         if settings.compile:
             self.learner.compile()
         self.parallel = device.distributed(self.learner)
         self.average = WeightAverage(model, settings.ema_decay)
         self.optimizer = make_optimizer(self.learner, settings.peak_lr, settings.weight_decay)
         self.scaler = device.scaler()
-        teachers = load_teachers(settings.teachers, model, learn.labels, device.torch)
         used = {"from": [settings.start] if settings.start else [], "teachers": settings.teachers}
         self.files = {use: files(paths) for use, paths in used.items() if paths}
         self.objective = Objective(
-            settings.label_smoothing, settings.motion_weight, settings.motion_weight_end, teachers
+            settings.label_smoothing,
+            settings.motion_weight,
+            settings.motion_weight_end,
+            teachers,
+            settings.hint_weight,
         )
         self.steps_per_epoch = max(1, round((settings.clips_per_epoch or len(learn)) / settings.batch))
         self.steps = self.steps_per_epoch * settings.epochs
@@ -179,8 +184,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, settings.peak_lr, settings.warmup)
         with self.device.cast():
-            logits, motion = self.parallel(batch.clips)
-            loss = self.objective(batch, logits, motion, progress)
+            told = self.parallel(batch.clips)
+            loss = self.objective(batch, told, progress)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip_norm)
@@ -189,7 +194,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.learner.model, self.step)
         self.step += 1
-        right = (logits.detach().argmax(dim=1) == batch.labels).sum()
+        right = (told.logits.detach().argmax(dim=1) == batch.labels).sum()
         sums = torch.stack([loss.detach() * len(batch), right, torch.tensor(len(batch), device=right.device)])
         self.sums += self.device.total(sums.double())
         if self.step % _CHECK_EVERY_STEPS == 0:

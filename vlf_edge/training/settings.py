@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import VlfError
 
+DEFAULT_MODEL = "vlf-tiny"
 DEFAULT_LR = 1e-3
 DEFAULT_FINE_TUNING_LR = 2e-4
 _LARGEST_SEED = 2**32 - 1
@@ -20,7 +21,8 @@ class Settings:
 
     data: what ``datasets.open_dataset`` takes; val: other data to validate on (default: the data's own "val" split);
     nothing is held out of ``data`` then.
-    model, backbone, pretrained: a model made anew, as ``models.create_model`` takes them (default model: vlf-tiny).
+    model, backbone, size_px, frames, pretrained: a model made anew, as ``models.create_model`` takes them (default
+    model: vlf-tiny).
     start: a weights file to start from instead; its sizes are kept, its head too if the classes are the same.
     out: the best weights' .safetensors file; what else a run writes is named after it. half: store weights as float16.
     epochs; batch: clips of a step, over all processes; clips_per_epoch: clips that make an epoch (default: as many
@@ -30,7 +32,8 @@ class Settings:
     label_smoothing: share of probability spread over all classes. ema_decay: of the averaged weights.
     motion_weight, motion_weight_end: of the regression of motion, at the start and at the end; of no effect on data
     that does not know its motion.
-    teachers: weights files to distil from. qat: train with fake quantisation, from ``start``. seed.
+    teachers: weights files to distil from. hint_weight: of telling their tokens, at the start; it falls to 0.
+    qat: train with fake quantisation, from ``start``. seed.
     workers: processes that read clips, for each process that trains (0: none; default: one a core, at most 16).
     compile: have torch.compile translate the model: a minute or more at the start, then faster steps.
     max_minutes: stop after the step under way by then.
@@ -43,6 +46,8 @@ class Settings:
     val: str | None = None
     model: str | None = None
     backbone: str | None = None
+    size_px: int | None = None
+    frames: int | None = None
     pretrained: bool = False
     start: str | None = None
     epochs: int = 20
@@ -59,6 +64,7 @@ class Settings:
     motion_weight: float = 4.0
     motion_weight_end: float = 0.3
     teachers: tuple[str, ...] = ()
+    hint_weight: float = 0.0
     qat: bool = False
     seed: int = 0
     workers: int | None = None
@@ -66,21 +72,28 @@ class Settings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "clips_per_epoch", "val_clips"):
+        for name in ("size_px", "frames", "epochs", "batch", "clips_per_epoch", "val_clips"):
             _check(name, getattr(self, name), 1, None)
-        for name in ("weight_decay", "motion_weight", "motion_weight_end", "workers"):
+        for name in ("weight_decay", "motion_weight", "motion_weight_end", "hint_weight", "workers"):
             _check(name, getattr(self, name), 0, None)
         _check("seed", self.seed, 0, _LARGEST_SEED)
         for name in ("span_s", "clip_norm", "lr", "max_minutes"):
             _check(name, getattr(self, name), 1e-9, None)
         for name in ("warmup", "label_smoothing", "ema_decay"):
             _check(name, getattr(self, name), 0, 1 - 1e-9)
-        if self.start and (self.backbone or self.pretrained):
-            raise VlfError(
-                f"--from {self.start} brings its own backbone; leave out --backbone and --pretrained, or --from"
-            )
+        new = {"--backbone": self.backbone, "--size": self.size_px, "--frames": self.frames}
+        asked = [flag for flag, value in {**new, "--pretrained": self.pretrained}.items() if value]
+        if self.start and asked:
+            raise VlfError(f"--from {self.start} brings a model as it is; leave out {' and '.join(asked)}, or --from")
+        if self.hint_weight and not self.teachers:
+            raise VlfError(f"--hint-weight {self.hint_weight:g} is of the teachers' tokens; name some with --teacher")
         if self.qat and not self.start:
             raise VlfError("--qat fine-tunes a trained model; name its weights with --from WEIGHTS")
+
+    @property
+    def name(self) -> str:
+        """Of the model, where it is made anew."""
+        return self.model or DEFAULT_MODEL
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -101,7 +114,7 @@ class Settings:
 def _check(name: str, value: float | None, least: float, most: float | None) -> None:
     if value is None or (least <= value and (most is None or value <= most)):  # refuses NaN too
         return
-    flag = "--" + name.removesuffix("_s").replace("_", "-")
+    flag = "--" + name.removesuffix("_s").removesuffix("_px").replace("_", "-")
     wanted = f"{least:g} or more" if most is None else f"from {least:g} to {_readable(most)}"
     raise VlfError(f"{flag} is {value}; expected {'above 0' if least == 1e-9 else wanted}")
 

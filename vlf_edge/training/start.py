@@ -19,7 +19,6 @@ from .loader import ordered_batches
 from .qat import calibrate, fake_quantize
 from .settings import Settings
 
-DEFAULT_MODEL = "vlf-tiny"
 _CALIBRATION_CLIPS, _CALIBRATION_BATCH = 64, 16
 _log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def load_start(settings: Settings) -> LoadedWeights | None:
 def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDataset, ClipDataset]:
     """Training and validation set in the sizes of the model. Raises VlfError for data that nothing can be learned
     from."""
-    sizes = loaded.model.sizes if loaded else sizes_of(settings.model or DEFAULT_MODEL)
+    sizes = loaded.model.sizes if loaded else sizes_of(settings.name, settings.size_px, settings.frames)
     preprocess = Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px))
     val = settings.val or settings.data
     apart = Path(val).resolve() != Path(settings.data).resolve()
@@ -73,9 +72,11 @@ def make_model(settings: Settings, loaded: LoadedWeights | None, labels: Sequenc
     """The model to train, in training mode, its logits in the order of ``labels``."""
     if loaded is None:
         return create_model(
-            settings.model or DEFAULT_MODEL,
+            settings.name,
             len(labels),
             backbone=settings.backbone,
+            size_px=settings.size_px,
+            frames=settings.frames,
             pretrained=settings.pretrained,
             seed=settings.seed,
         )
