@@ -25,8 +25,9 @@ def full_plan(path: Path, *engines: tuple[str, str, str], max_batch=8, manifest:
         ]
         graphs.append(Graph(graph.stage, graph.kind, f"{graph.stage}.{graph.kind}.onnx", *sides))
     infos = tuple(
-        EngineInfo(stage, target, f"{stage}.{target}.engine", library, "10.3.0", ("8.7",), "Orin\nnano", max_batch)
+        EngineInfo(stage, target, member, library, "10.3.0", ("8.7",), "Orin\nnano", max_batch)
         for stage, target, library in engines
+        for member in [f"{stage}.{target.replace(':', '-')}.engine"]
     )
     members = {part.member: part.member.encode() for part in (*graphs, *infos)}
     return Plan.write(path, replace(manifest, graphs=tuple(graphs), engines=infos), members, {})

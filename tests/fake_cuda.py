@@ -93,7 +93,14 @@ class FakeCuda:
     def cudaGetDeviceProperties(self, device):
         self._called("cudaGetDeviceProperties", needs_device=False)
         major, minor = map(int, self.sm.split("."))
-        facts = SimpleNamespace(name=b"Toy GPU\0\0", major=major, minor=minor, totalGlobalMem=1 << 30, integrated=0)
+        facts = SimpleNamespace(
+            name=b"Toy GPU\0\0",
+            major=major,
+            minor=minor,
+            totalGlobalMem=1 << 30,
+            integrated=0,
+            multiProcessorCount=4,
+        )
         return CudaError.cudaSuccess, facts
 
     def cudaSetDevice(self, device):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 import logging
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 from conftest import toy_manifest
 
 from vlf_edge import Plan, TensorSpec
+from vlf_edge.compiler import engines as compiler_engines
 from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, VlfError
 from vlf_edge.manifest import EngineInfo
 from vlf_edge.runtime import backends
@@ -21,11 +23,11 @@ from vlf_edge.runtime.backends.tensorrt_build import BuiltEngine
 ALL = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
 IMAGE = TensorSpec("image", "uint8", ("N", 8, 6, 3))
 TOKENS = TensorSpec("tokens", "float16", ("N", 4, 6))
-AMPERE = GpuInfo("RTX A2000", "8.6", 6 << 30, False)
-HOPPER = GpuInfo("H100", "9.0", 80 << 30, False)
-ORIN = GpuInfo("Orin", "8.7", 8 << 30, True)
-TURING = GpuInfo("RTX 2060", "7.5", 6 << 30, False)
-BLACKWELL = GpuInfo("GB10", "12.1", 128 << 30, True)
+AMPERE = GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
+HOPPER = GpuInfo("H100", "9.0", 80 << 30, False, 132)
+ORIN = GpuInfo("Orin", "8.7", 8 << 30, True, 8)
+TURING = GpuInfo("RTX 2060", "7.5", 6 << 30, False, 30)
+BLACKWELL = GpuInfo("GB10", "12.1", 128 << 30, True, 48)
 
 
 def engine_info(stage, target, library, capabilities, device=""):
@@ -90,11 +92,13 @@ def machine_of(monkeypatch, tmp_path):
                 raise CompileError(f"cannot build {what}: {unbuildable}")
             if onnx_bytes[:1] == b"\x08":  # real ONNX
                 return really_build(onnx_bytes, what, device=device, **options)
-            return BuiltEngine(b"built %d of %s" % (len(here.builds), onnx_bytes), "", (), "", 0)
+            data = b"built %d of %s" % (len(here.builds), onnx_bytes)
+            return BuiltEngine(data, version, (gpu.compute_capability,), gpu.model, options["max_batch"])
 
         monkeypatch.setattr(backends, "installed", lambda name: name in libraries)
         monkeypatch.setattr(backends, "load", load)
         monkeypatch.setattr(build_process, "build_in_child", build)
+        monkeypatch.setattr(compiler_engines, "build_in_child", partial(build, device=0))
         monkeypatch.setattr(cuda, "probe", probe)
         monkeypatch.setattr(tensorrt, "TensorRTEngine", gpu_engine)
         monkeypatch.setattr(openvino, "OpenVINOEngine", lambda data, precision: Opened("openvino", precision))

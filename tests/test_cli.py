@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,11 @@ def test_run_json_save_and_phases(plans, tmp_path, capsys):
     assert len(lines) == 32 and [line["state"] for line in lines].count("ok") == 18
     assert all(len(line["topk"]) == 3 for line in lines if line["state"] == "ok")
     assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 120
+
+
+def test_inspect_tells_what_weights_were_trained_on(capsys):
+    assert main(["inspect", str(ROOT / "vlf_edge" / "weights" / "vlf-tiny.plan")]) == 0
+    assert re.search(r"^weights +trained on 'motion', \d+ clips, sha256 [0-9a-f]{16}$", capsys.readouterr().out, re.M)
 
 
 def test_inspect_tells_everything(plans, capsys):

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -71,10 +72,10 @@ def test_what_is_built_where_it_runs_needs_its_library_and_gpu(name, monkeypatch
     monkeypatch.setattr(backends, "installed", lambda library: False)
     with pytest.raises(BackendMissing, match=r"tensorrt is not installed; .*sudo apt install python3-libnvinfer"):
         resolve_targets(recipe(name).target)
-    gpu = cuda.GpuInfo("a GPU", "8.7", 8 << 30, True)
+    gpu = cuda.GpuInfo("Orin", "8.7", 8 << 30, True, 8)
     monkeypatch.setattr(backends, "installed", lambda library: library == "tensorrt")
     monkeypatch.setattr(cuda, "probe", lambda device=0: gpu)
-    assert resolve_targets(recipe(name).target) == [TARGETS["tensorrt"]]
+    assert resolve_targets(recipe(name).target) == [replace(TARGETS["tensorrt"], name="tensorrt:orin-with-8-sms")]
 
 
 def test_smaller_boards_get_smaller_engines():

@@ -27,7 +27,7 @@ from vlf_edge.runtime.backends import build_process, cuda, tensorrt_build
 from vlf_edge.runtime.backends.tensorrt import TensorRTEngine
 
 rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
-GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False)
+GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def machine(monkeypatch):
         ((), GPU, []),
         (("tensorrt_rtx",), None, ["rtx"]),
         (("tensorrt",), None, []),
-        (("tensorrt",), GPU, ["tensorrt"]),
-        (("tensorrt", "tensorrt_rtx"), GPU, ["rtx", "tensorrt"]),
+        (("tensorrt",), GPU, ["tensorrt:rtx-a2000"]),
+        (("tensorrt", "tensorrt_rtx"), GPU, ["rtx", "tensorrt:rtx-a2000"]),
     ],
 )
 def test_auto_is_what_this_machine_can_build(machine, libraries, gpu, want):

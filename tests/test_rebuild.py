@@ -54,7 +54,8 @@ def test_auto_builds_what_the_plan_lacks(tmp_path, machine, targets, libraries, 
     else:
         batch = 4 if targets else 8
         workspace = gpu.memory_bytes // 8 if gpu.integrated else None
-        options = {"library": want, "max_batch": batch, "compute_capabilities": built_for, "workspace_bytes": workspace}
+        options = {"library": want, "max_batch": batch, "opt_batch": 1, "compute_capabilities": built_for}
+        options["workspace_bytes"] = workspace
         assert here.builds == [(b"frame", options), (b"clip", options)]
         assert given(engines) == ["built 1 of frame", "built 2 of clip"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from machines import (
@@ -9,6 +11,7 @@ from machines import (
     AMPERE,
     BLACKWELL,
     HOPPER,
+    ORIN,
     TARGETS,
     TURING,
     engine_info,
@@ -18,7 +21,9 @@ from machines import (
     sentences_of,
 )
 
+from vlf_edge import Plan
 from vlf_edge.cli import main
+from vlf_edge.compiler import Recipe, build
 from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, VlfError
 from vlf_edge.runtime.selection import engine_serves, open_engines
 
@@ -212,3 +217,37 @@ def test_the_commands_pass_their_options_on(tmp_path, monkeypatch, verb, user):
         {"backend": "auto", "device": 0, "rebuild": "auto", "cuda_graph": True},
         {"backend": "auto", "device": 1, "rebuild": "never", "cuda_graph": False},
     ]
+
+
+def test_one_plan_serves_a_fleet(tmp_path, machine, said):
+    path, agx = plan_with(tmp_path).path, replace(ORIN, multiprocessors=16)
+    for gpu in (HOPPER, ORIN, agx):
+        machine(*ALL, gpu=gpu)
+        build(Recipe(target="tensorrt", max_batch=16, opt_batch=4), base=path)
+    engines = Plan.open(path).manifest.engines
+    assert [(e.target, e.device, e.max_batch, e.opt_batch) for e in engines if e.stage == "frame"] == [
+        ("tensorrt:h100", "H100", 16, 4),
+        ("tensorrt:orin-with-8-sms", "Orin with 8 SMs", 16, 4),
+        ("tensorrt:orin-with-16-sms", "Orin with 16 SMs", 16, 4),
+    ]
+    said()
+    for gpu, builds in ((HOPPER, (1, 2)), (ORIN, (3, 4)), (agx, (5, 6))):
+        here = machine(*ALL, gpu=gpu)
+        frame, clip = builds
+        assert given(open_engines(Plan.open(path))) == [f"built {frame} of frame", f"built {clip} of clip"]
+    assert said() == [] and len(here.builds) == 6
+    # Another version on one of them replaces that one's engines alone.
+    machine(*ALL, gpu=ORIN, version="1.2.4")
+    build(Recipe(target="tensorrt"), base=path)
+    versions = [(e.device, e.version) for e in Plan.open(path).manifest.engines if e.stage == "clip"]
+    assert sorted(versions) == [("H100", "1.2.3"), ("Orin with 16 SMs", "1.2.3"), ("Orin with 8 SMs", "1.2.4")]
+
+
+def test_a_rebuild_has_the_batches_of_the_plans_engines(tmp_path, machine):
+    path = plan_with(tmp_path).path
+    machine(*ALL, gpu=HOPPER)
+    build(Recipe(target="tensorrt", max_batch=64, opt_batch=32), base=path)
+    here = machine(*ALL, gpu=AMPERE)
+    here.builds.clear()
+    open_engines(Plan.open(path))
+    assert [(options["max_batch"], options["opt_batch"]) for _, options in here.builds] == [(64, 32)] * 2

@@ -169,7 +169,7 @@ def test_without_driver_one_sentence_says_what_to_do(monkeypatch):
 
 def test_probe_describes_the_gpu_and_refuses_others(monkeypatch):
     _install(monkeypatch, FakeCuda(sm="12.0"))
-    assert cuda.probe() == cuda.GpuInfo("Toy GPU", "12.0", 1 << 30, False)
+    assert cuda.probe() == cuda.GpuInfo("Toy GPU", "12.0", 1 << 30, False, 4)
     with pytest.raises(BackendMissing, match="no GPU 1: found 1, numbered from 0"):
         cuda.probe(1)
     assert cuda.gpu(1) is None

@@ -24,7 +24,7 @@ from vlf_edge.compiler.quantize import to_float16
 from vlf_edge.runtime import backends
 from vlf_edge.runtime.backends import cuda
 
-GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False)
+GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
 
 
 class Input:
@@ -139,7 +139,7 @@ def test_a_build_puts_raw_engines_with_the_plans_interface_into_the_plan(here, t
     plan = Plan.open(plan.path)
     assert [(e.stage, e.target, e.library, e.version, e.compute_capabilities, e.device, e.max_batch)
             for e in plan.manifest.engines] == [
-        (stage, "tensorrt", "tensorrt", "11.1.0.38", ("8.6",), "RTX A2000", 4) for stage in ("frame", "clip")
+        (stage, "tensorrt:rtx-a2000", "tensorrt", "11.1.0.38", ("8.6",), "RTX A2000", 4) for stage in ("frame", "clip")
     ]  # fmt: skip
     assert [plan.read(e.member) for e in plan.manifest.engines] == [b"engine 0", b"engine 1"]
     assert ("compile engines", 2, 2) in seen and plan.manifest.versions["torch"] and plan.manifest.labels == LABELS

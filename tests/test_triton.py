@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import toy_manifest
-from export_toys import both, error_of, export, full_plan
+from export_toys import both, error_of, export, full_plan, tree
 from onnx_toys import write_fp32_plan
 from triton_server import Server, Symbol, parse
 
@@ -132,6 +132,18 @@ def test_what_triton_cannot_serve_is_one_sentence(tmp_path, capsys, change, engi
     plan = full_plan(tmp_path / "a.plan", *engines, max_batch=2, manifest=manifest)
     assert export(plan, "--triton", tmp_path / "models", *words) == 1
     assert message in error_of(capsys) and not (tmp_path / "models").exists()
+
+
+def test_of_a_fleets_plan_one_gpu_is_chosen(tmp_path, capsys):
+    plan = full_plan(tmp_path / "toy.plan", *both("tensorrt:h100", "tensorrt"), *both("tensorrt:orin", "tensorrt"))
+    assert export(plan, "--triton", tmp_path / "models", "--target", "tensorrt") == 1
+    assert "engines for tensorrt:h100, tensorrt:orin: choose one with --target" in error_of(capsys)
+    assert export(plan, "--triton", tmp_path / "models", "--target", "tensorrt:orin") == 0
+    assert tree(tmp_path / "models")["toy_frame/1/model.plan"] == b"frame.tensorrt-orin.engine"
+    assert export(plan, "--raw", tmp_path / "raw", "--target", "tensorrt") == 0
+    assert {name.split("/")[0] for name in tree(tmp_path / "raw") if "/" in name} == {"tensorrt-h100", "tensorrt-orin"}
+    assert export(plan, "--raw", tmp_path / "none", "--target", "tensorrt:thor") == 1
+    assert error_of(capsys).rstrip().endswith("toy.plan --target tensorrt")
 
 
 def test_of_two_targets_the_one_asked_for(tmp_path):

@@ -33,7 +33,7 @@ class EngineInfo:
 
     library: "tensorrt" or "tensorrt_rtx"; version: of that library.
     compute_capabilities: those it was built for, such as ("8.0", "8.6"); device: GPU it was built on, "" if none.
-    max_batch: the largest N its optimisation profile allows.
+    max_batch: the largest N its optimisation profile allows; opt_batch: the one it is fastest at.
     """
 
     stage: str
@@ -44,6 +44,7 @@ class EngineInfo:
     compute_capabilities: tuple[str, ...]
     device: str
     max_batch: int
+    opt_batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _engine_from_json(raw: dict[str, Any]) -> EngineInfo:
     return EngineInfo(
         **{name: _checked(raw[name], str, name) for name in names},
         compute_capabilities=tuple(_checked(c, str, "compute capability") for c in raw["compute_capabilities"]),
-        max_batch=_checked(raw["max_batch"], int, "max_batch"),
+        **{name: _checked(raw[name], int, name) for name in ("max_batch", "opt_batch")},
     )
 
 

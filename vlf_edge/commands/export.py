@@ -34,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--target",
         metavar="TARGET",
-        help="with --raw and --triton, whose engines; with --triton also cpu, for the portable ONNX graphs (default: "
-        "all for --raw, the TensorRT engines if there are any for --triton)",
+        help="with --raw and --triton, whose engines, as inspect names them, or tensorrt for all of that library; with "
+        "--triton also cpu, for the portable ONNX graphs (default: all for --raw, the TensorRT engines if there are "
+        "any for --triton)",
     )
     add("--triton-name", metavar="NAME", help="with --triton, name of the ensemble (default: the model's name)")
 

@@ -80,7 +80,11 @@ def _describe(plan: Plan, times: Times | None) -> str:
 def _weights(manifest: Manifest) -> str:
     if manifest.random_weights:
         return RANDOM_WEIGHTS
-    return f"from a file, sha256 {str(manifest.weights.get('sha256', '?'))[:16]}"
+    record = manifest.weights.get("record", {})
+    trained = "from a file"
+    if "data" in record:  # quoted: what a file says of itself must not steer the terminal
+        trained = f"trained on {record['data']!r}, {record.get('clips', '?')!r} clips"
+    return f"{trained}, sha256 {str(manifest.weights.get('sha256', '?'))[:16]}"
 
 
 def _labels(labels: tuple[str, ...]) -> str:

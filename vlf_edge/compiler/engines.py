@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import CompileError
 from ..manifest import EngineInfo
@@ -15,7 +15,8 @@ from ..runtime.backends.build_process import build_in_child
 
 @dataclass(frozen=True)
 class Target:
-    """What to build for. library: "tensorrt_rtx" or "tensorrt". compute_capabilities: () is this machine's GPU."""
+    """What to build for. library: "tensorrt_rtx" or "tensorrt". compute_capabilities: () is this machine's GPU.
+    name: a plan holds one engine of a stage for each."""
 
     name: str
     library: str
@@ -46,9 +47,20 @@ def resolve_targets(names: str) -> list[Target]:
     targets = [_target(name.strip()) for name in names.split(",")]
     for target in targets:
         backends.require(target.library)
-        if target.library == "tensorrt":
-            cuda.probe()
-    return list(dict.fromkeys(targets))
+    return list(dict.fromkeys(map(for_this_gpu, targets)))
+
+
+def for_this_gpu(target: Target) -> Target:
+    """TensorRT builds for one model of GPU: the target is named after this machine's, so that one plan can serve many.
+    Raises BackendMissing if there is none."""
+    if target.library != "tensorrt":
+        return target
+    return replace(target, name="tensorrt:" + re.sub(r"[^a-z0-9]+", "-", cuda.probe().model.lower()).strip("-"))
+
+
+def member_name(stage: str, target: Target) -> str:
+    """Of an engine in a plan."""
+    return f"{stage}.{target.name.replace(':', '-')}.engine"
 
 
 def build_engines(
@@ -68,7 +80,7 @@ def build_engines(
     jobs = [(stage, onnx_bytes, target) for stage, onnx_bytes in graphs.items() for target in targets]
     built = []
     for stage, onnx_bytes, target in jobs:
-        member = f"{stage}.{target.name.replace(':', '-')}.engine"
+        member = member_name(stage, target)
         if progress:
             progress(len(built), len(jobs), member)
         engine = build_in_child(
@@ -80,7 +92,8 @@ def build_engines(
             compute_capabilities=target.compute_capabilities,
             workspace_bytes=workspace_bytes,
         )
-        about = (engine.version, engine.compute_capabilities, engine.device, engine.max_batch)
+        batches = (engine.max_batch, min(opt_batch, engine.max_batch))
+        about = (engine.version, engine.compute_capabilities, engine.device, *batches)
         built.append((EngineInfo(stage, target.name, member, target.library, *about), engine.data))
     if progress and jobs:
         progress(len(jobs), len(jobs), "")
@@ -99,5 +112,5 @@ def _target(name: str) -> Target:
 def _buildable_here() -> list[Target]:
     targets = [TARGETS["rtx"]] if backends.installed("tensorrt_rtx") else []
     if backends.installed("tensorrt") and cuda.gpu() is not None:
-        targets.append(TARGETS["tensorrt"])
+        targets.append(for_this_gpu(TARGETS["tensorrt"]))
     return targets

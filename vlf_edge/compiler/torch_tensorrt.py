@@ -29,7 +29,7 @@ from ..runtime import backends
 from ..runtime.backends import cuda
 from ..software import versions_of
 from ..types import TensorSpec
-from .engines import TARGETS, Target
+from .engines import TARGETS, Target, for_this_gpu, member_name
 from .origin import Progress
 
 FRONTEND = "torch-tensorrt"
@@ -95,7 +95,7 @@ def resolve_targets(names: str) -> list[Target]:
             f"--frontend {FRONTEND} compiles with {target.library} for this machine's GPU, got --target {names}; "
             f"expected auto or {target.name} (the default --frontend onnx builds for {', '.join(TARGETS)})"
         )
-    return [target]
+    return [for_this_gpu(target)]
 
 
 def versions() -> dict[str, str]:
@@ -120,7 +120,7 @@ def build_engines(
     kernels may use. progress: as in ``build``. Raises BackendMissing as ``load`` does, CompileError naming the stage.
     """
     toolkit, gpu = load(), cuda.probe()
-    target, version = toolkit.target, backends.load(toolkit.library).__version__
+    target, version = for_this_gpu(toolkit.target), backends.load(toolkit.library).__version__
     built = []
     for stage in stages:
         if progress:
@@ -128,10 +128,10 @@ def build_engines(
         inputs, outputs = interfaces[stage.name]
         batches = (1, min(opt_batch, max_batch), max_batch)
         data = compile_stage(toolkit.module, stage, precision, inputs, outputs, batches, workspace_bytes, _DEVICE)
-        member = f"{stage.name}.{target.name}.engine"
+        member = member_name(stage.name, target)
         where = (gpu.compute_capability,)
-        info = EngineInfo(stage.name, target.name, member, toolkit.library, version, where, gpu.name, max_batch)
-        built.append((info, data))
+        about = (version, where, gpu.model, max_batch, batches[1])
+        built.append((EngineInfo(stage.name, target.name, member, toolkit.library, *about), data))
     if progress:
         progress("compile engines", len(stages), len(stages))
     return built

@@ -46,15 +46,23 @@ def raw_folder(plan: Plan, target: str | None = None) -> Folder:
 
 
 def engines_of(plan: Plan, target: str | None = None) -> list[EngineInfo]:
-    """The plan's engines, or those of one target. Raises PlanMismatch, naming what to build, if there are none."""
-    engines = [engine for engine in plan.manifest.engines if target in (None, engine.target)]
+    """The plan's engines, or those of one target, or ("tensorrt") of one library.
+
+    Raises PlanMismatch, naming what to build, if there are none.
+    """
+    engines = [engine for engine in plan.manifest.engines if target in (None, engine.target, engine.library)]
     if engines:
         return engines
     what = f"no engine of target {target!r}" if target else "no engines"
     raise PlanMismatch(
         f"{plan.path} holds {what}, available: {targets_of(plan.manifest.engines) or 'none'}; "
-        f"add one with: vlf-edge build {plan.path} --target {target or 'TARGET'}"
+        f"add one with: vlf-edge build {plan.path} --target {_buildable(target or 'TARGET')}"
     )
+
+
+def _buildable(target: str) -> str:
+    """What to ask ``vlf-edge build`` for, on a machine with that GPU."""
+    return "tensorrt" if target.startswith("tensorrt:") else target
 
 
 def targets_of(engines: Iterable[EngineInfo]) -> str:

@@ -153,15 +153,17 @@ class GpuEngines:
             return True
         if engine.library == "tensorrt_rtx":  # it compiles its kernels for the GPU at hand
             return False
-        return engine.version != self._trt.__version__ or engine.device not in ("", self._gpu.name)
+        return engine.version != self._trt.__version__ or engine.device not in ("", self._gpu.model)
 
     def _build_options(self, stage: str) -> dict[str, Any]:
         """What to ask ``build_engine`` for. Raises CompileError if TensorRT-RTX does not build for this GPU."""
-        batches = [engine.max_batch for engine in self._plan.manifest.engines if engine.stage == stage]
+        batches = [(e.max_batch, e.opt_batch) for e in self._plan.manifest.engines if e.stage == stage]
+        max_batch, opt_batch = max(batches, default=(_MAX_BATCH, 1))
         targets = self._rtx_targets() if self._library == "tensorrt_rtx" else ()
         return {
             "library": self._library,
-            "max_batch": max(batches, default=_MAX_BATCH),
+            "max_batch": max_batch,
+            "opt_batch": opt_batch,
             "compute_capabilities": targets,
             # Where CPU and GPU share their memory, the builder may not have all of it; how much is judgement.
             "workspace_bytes": self._gpu.memory_bytes // 8 if self._gpu.integrated else None,
@@ -183,7 +185,7 @@ class GpuEngines:
 
     def _depends_on(self, options: dict[str, Any]) -> dict[str, Any]:
         # TensorRT times its kernels on one model of GPU; TensorRT-RTX compiles them where they run.
-        on = {} if self._library == "tensorrt_rtx" else {"gpu": [self._gpu.compute_capability, self._gpu.name]}
+        on = {} if self._library == "tensorrt_rtx" else {"gpu": [self._gpu.compute_capability, self._gpu.model]}
         return {"version": self._trt.__version__, **on, **options}
 
     def _remedy(self) -> str:

@@ -20,12 +20,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GpuInfo:
-    """One CUDA device. compute_capability: such as "8.6". integrated: it shares its memory with the CPU."""
+    """One CUDA device. compute_capability: such as "8.6". integrated: it shares its memory with the CPU.
+    multiprocessors: how many it computes with."""
 
     name: str
     compute_capability: str
     memory_bytes: int
     integrated: bool
+    multiprocessors: int
+
+    @property
+    def model(self) -> str:
+        """What TensorRT times its kernels for. All modules of one Jetson generation go by one name, whatever their
+        size, so that "Orin" is "Orin with 8 SMs"."""
+        return f"{self.name} with {self.multiprocessors} SMs" if self.integrated else self.name
 
     def __str__(self) -> str:
         return f"{self.name} (compute capability {self.compute_capability})"
@@ -74,6 +82,7 @@ def probe(device: int = 0) -> GpuInfo:
         compute_capability=f"{properties.major}.{properties.minor}",
         memory_bytes=int(properties.totalGlobalMem),
         integrated=bool(properties.integrated),
+        multiprocessors=int(properties.multiProcessorCount),
     )
 
 

@@ -76,7 +76,7 @@ def build_engine(
             raise CompileError(f"{library} {trt.__version__} cannot build this graph: {log.drain()}")
         if kept:
             _keep_timings(config, kept)
-        served, name = ((gpu.compute_capability,), gpu.name) if gpu else (compute_capabilities, "")
+        served, name = ((gpu.compute_capability,), gpu.model) if gpu else (compute_capabilities, "")
         return BuiltEngine(bytes(memory), trt.__version__, served, name, largest)
 
     if library == "tensorrt_rtx":
@@ -142,7 +142,7 @@ def _set_profile(builder: Any, config: Any, network: Any, opt_batch: int, max_ba
 
 def _timing_name(trt: ModuleType, gpu: cuda.GpuInfo) -> str:
     """Timings hold for one version of TensorRT on one kind of GPU."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{trt.__version__} sm{gpu.compute_capability} {gpu.name}") + ".timing"
+    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{trt.__version__} sm{gpu.compute_capability} {gpu.model}") + ".timing"
 
 
 def _load_timings(config: Any, path: Path) -> None:
