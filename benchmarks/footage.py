@@ -9,8 +9,9 @@ percentile, with a hand's tremor and a little of every other motion; the code is
 
   still pictures   images, and the first frame of every stretch of a clip, all filmed at 30 frames a second
   playing clips    stretches that play on meanwhile, at their own frame rate: same place, same path of the camera. All
-                   that moves in them disturbs. Where they were filmed by a moving camera, or have cuts, the label is
-                   not the whole truth, so that this figure is a floor
+                   that moves in them disturbs
+  held still       those of them whose own camera, followed by what it shows, moved no more than a hand does that holds
+                   still. Of the others, and of those with cuts, the label is not the whole truth
 
 Every stretch is filmed once for each class. The frames go one by one into Runtime.push with their time stamps, and the
 first decision counts. Opening and closing are not motions of a camera: no window has those labels, and to decide for
@@ -56,7 +57,9 @@ ASPECT = 4 / 3
 FILM_FPS = 30.0
 MIN_VIEW_PX = 64  # what the camera must see of a picture at least, along its short side
 MAX_PICTURE_PX = 720  # short side; larger pictures are shrunk to it, as a video camera would
-STILL, PLAYING = "still pictures", "playing clips"
+# Below this share of corners that move together, it was no camera's motion but a cut, or nothing but passers-by.
+TOGETHER = 0.25
+STILL, PLAYING, HELD = "still pictures", "playing clips", "held still"
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,29 @@ def shrunk(image: np.ndarray) -> np.ndarray:
     return image if scale == 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
+def held_still(frames: Sequence[tuple[np.ndarray, float]]) -> bool:
+    """Whether the camera that filmed (picture, t_s) wandered no further than STRAY, by most of what it shows."""
+    path, greys = np.eye(3), [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture, _ in frames]
+    height, width = greys[0].shape
+    centre = np.array([(width - 1) / 2, (height - 1) / 2, 1])
+    poses = [np.zeros(4)]
+    for before, after in zip(greys, greys[1:]):
+        corners = cv2.goodFeaturesToTrack(before, 300, 0.01, 5)
+        if corners is None:
+            return False
+        moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None)
+        if found.sum() < 4:
+            return False
+        pairs = corners[found == 1], moved[found == 1]
+        step, together = cv2.estimateAffinePartial2D(*pairs, ransacReprojThreshold=0.7)
+        if step is None or together.mean() < TOGETHER:
+            return False
+        path = np.vstack([step, [0, 0, 1]]) @ path
+        x, y = (path @ centre - centre)[:2] / min(height, width)
+        poses.append(np.array([x, y, np.log(np.hypot(path[0, 0], path[1, 0])), np.arctan2(path[1, 0], path[0, 0])]))
+    return bool((np.ptp(poses, axis=0) <= STRAY).all())
+
+
 def decide(runtime: Runtime, camera: Camera, frames: Iterable[tuple[np.ndarray, float]]) -> str:
     """The first decision about what the camera sees of (picture, t_s); "nothing" if the frames make no window."""
     runtime.reset()
@@ -231,12 +257,13 @@ def measure(
     """
     check_labels(runtime)
     span_s = runtime.recognizer.sampling.span_s
-    tallies: dict[str, Counter] = {STILL: Counter(), PLAYING: Counter()}
+    tallies: dict[str, Counter] = {kind: Counter() for kind in (STILL, PLAYING, HELD)}
     skipped: Counter = Counter()
     for number, playing in enumerate(stretches(names, windows, span_s, seed)):
         progress("stretches filmed", number, windows)
         picture = playing[0][0]
         still = [(picture, i / FILM_FPS) for i in range(round(span_s * FILM_FPS))]
+        held = len(playing) > 1 and held_still(playing)
         for place, label in enumerate(CLASSES):
             rng = np.random.default_rng((seed, number, place))
             path = CameraPath.draw(label, span_s, rng)
@@ -246,7 +273,9 @@ def measure(
                 continue
             tallies[STILL][label, decide(runtime, camera, still)] += 1
             if len(playing) > 1:
-                tallies[PLAYING][label, decide(runtime, camera, playing)] += 1
+                decision = decide(runtime, camera, playing)
+                for kind in (PLAYING, HELD) if held else (PLAYING,):
+                    tallies[kind][label, decision] += 1
     progress("stretches filmed", windows, windows)
     return {
         "span_s": span_s,
@@ -294,8 +323,8 @@ def table(figures: dict[str, Any]) -> str:
     ]
     for label in CLASSES:
         mistakes: Counter = Counter()
-        for kind in kinds.values():
-            mistakes.update(kind["classes"].get(label, {}).get("decisions", {}))
+        for kind in (STILL, PLAYING):  # what was held still plays, too
+            mistakes.update(kinds.get(kind, {"classes": {}})["classes"].get(label, {}).get("decisions", {}))
         del mistakes[label]
         cells = "".join(_cell(kind["classes"].get(label)) for kind in kinds.values())
         lines.append(f"{label:18s}{cells}   {_counts(dict(mistakes.most_common(3)))}".rstrip())

@@ -239,6 +239,36 @@ def test_who_follows_the_content_is_right_and_all_windows_are_counted(folder):
             assert row["right"] == row["decisions"].get(label, 0)
 
 
+def film_of(camera: Camera, picture: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    return [(camera.view(picture, i / 25), i / 25) for i in range(50)]
+
+
+@pytest.mark.parametrize("label", CLASSES)
+def test_a_film_is_held_still_if_its_camera_was(label):
+    picture = any_picture(680, 512)
+    for seed in range(5):
+        assert footage.held_still(film_of(any_camera(label, seed, 680, 512), picture)) is (label == "still")
+
+
+def test_people_may_move_where_the_camera_does_not_but_cuts_and_blank_pictures_are_no_still_camera():
+    frames = [(any_picture(seed=3).copy(), i / 25) for i in range(50)]
+    for i, (picture, _) in enumerate(frames):
+        cv2.circle(picture, (40 + 5 * i, 128), 40, (0, 0, 255), -1)
+    assert footage.held_still(frames)
+    assert not footage.held_still(frames[:25] + [(any_picture(seed=4), t_s) for _, t_s in frames[25:]])
+    assert not footage.held_still([(np.zeros((90, 120, 3), np.uint8), i / 25) for i in range(50)])
+
+
+def test_what_was_held_still_is_counted_apart(folder, monkeypatch):
+    names = [str(folder / "more" / "film.avi")]
+    monkeypatch.setattr(footage, "held_still", lambda frames: True)
+    kinds = footage.measure(Follower(), names, 1, 0, no_progress)["kinds"]
+    assert kinds[footage.HELD] == kinds[PLAYING]
+    monkeypatch.setattr(footage, "held_still", lambda frames: False)
+    kinds = footage.measure(Follower(), names, 1, 0, no_progress)["kinds"]
+    assert footage.HELD not in kinds and kinds[PLAYING]["windows"] == len(CLASSES)
+
+
 def test_a_decision_no_camera_can_cause_is_wrong(folder):
     found = footage.measure(Follower(always="open"), [str(folder / "more" / "photo.png")], 1, 0, no_progress)
     assert list(found["kinds"]) == [STILL] and found["kinds"][STILL]["right"] == 0
@@ -273,7 +303,7 @@ def test_the_script_runs_a_plan_through_the_runtime(plan, folder):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["backend"] == "fake" and "cores" in found["machine"]["cpu"] and found["span_s"] == SPAN_S
-    assert [kind["windows"] for kind in found["kinds"].values()] == [len(CLASSES)] * 2
+    assert found["kinds"][STILL]["windows"] == found["kinds"][PLAYING]["windows"] == len(CLASSES)
     lines = footage.table(found).splitlines()
     assert [line.split()[0] for line in lines if line.split()[:1] and line.split()[0] in CLASSES] == list(CLASSES)
     assert f"{found['kinds'][STILL]['right']}/{len(CLASSES)}" in lines[-1]
