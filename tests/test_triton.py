@@ -144,6 +144,8 @@ def test_of_a_fleets_plan_one_gpu_is_chosen(tmp_path, capsys):
     assert {name.split("/")[0] for name in tree(tmp_path / "raw") if "/" in name} == {"tensorrt-h100", "tensorrt-orin"}
     assert export(plan, "--raw", tmp_path / "none", "--target", "tensorrt:thor") == 1
     assert error_of(capsys).rstrip().endswith("toy.plan --target tensorrt")
+    assert export(plan, "--raw", tmp_path / "none", "--target", "tensorrt_rtx") == 1
+    assert error_of(capsys).rstrip().endswith("toy.plan --target rtx")
 
 
 def test_of_two_targets_the_one_asked_for(tmp_path):

@@ -62,7 +62,7 @@ def engines_of(plan: Plan, target: str | None = None) -> list[EngineInfo]:
 
 def _buildable(target: str) -> str:
     """What to ask ``vlf-edge build`` for, on a machine with that GPU."""
-    return "tensorrt" if target.startswith("tensorrt:") else target
+    return {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}.get(target.split(":")[0], target)
 
 
 def targets_of(engines: Iterable[EngineInfo]) -> str:
