@@ -226,6 +226,10 @@ class ClipStage(nn.Module):
         """h(z): tokens (N, K, S, D), each knowing its own frame -> (N, K, S, D), each knowing all frames."""
         return self._mix(tokens).unflatten(1, tokens.shape[1:3])
 
+    def decide(self, mixed: Tensor) -> Tensor:
+        """MLP on the mean of what ``mix`` gave: (N, K, S, D) -> logits (N, C)."""
+        return self.mlp(mixed.mean(dim=(1, 2)))
+
     def _mix(self, tokens: Tensor) -> Tensor:
         return self.h((tokens + self.time_position).flatten(1, 2))  # (N, K*S, D)
 

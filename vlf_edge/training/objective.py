@@ -65,7 +65,7 @@ class Learner(nn.Module):
         """clips: (N, K, H, W, 3) uint8."""
         tokens = self.model.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])  # (N, K, S, D)
         mixed = self.model.clip.mix(tokens)  # (N, K, S, D)
-        logits = self.model.clip.mlp(mixed.mean(dim=(1, 2))).float()  # (N, C)
+        logits = self.model.clip.decide(mixed).float()  # (N, C)
         hints = None
         if self.frame_hint is not None:
             hints = torch.stack([self.frame_hint(tokens), self.clip_hint(mixed)]).float()  # (2, N, K, S, E)
@@ -98,9 +98,10 @@ class Teachers:
         for model in self._models:
             images = _resized(clips, model).flatten(0, 1)
             tokens = model.encode_frames(images).unflatten(0, clips.shape[:2])  # (N, K, S, D)
-            probabilities.append(F.softmax(model.classify_tokens(tokens).float() / TEMPERATURE, dim=1))
+            mixed = model.clip.mix(tokens)  # (N, K, S, D)
+            probabilities.append(F.softmax(model.clip.decide(mixed).float() / TEMPERATURE, dim=1))
             if self._hint:
-                both = torch.stack([tokens, model.clip.mix(tokens)]).float()
+                both = torch.stack([tokens, mixed]).float()
                 hints.append(F.layer_norm(both, both.shape[-1:]))
         return Taught(torch.stack(probabilities).mean(dim=0), torch.cat(hints, dim=-1) if hints else None)
 
