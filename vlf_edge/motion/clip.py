@@ -23,6 +23,7 @@ from .scene import (
     chain,
     contrast,
     detail,
+    horizon,
     jointed_thing,
     occluder,
     plain_thing,
@@ -63,6 +64,23 @@ class _Drift:
         return (self.amplitude * np.sin(2 * np.pi * self.frequency_hz * t_s + self.phase)).sum(axis=1)
 
 
+@dataclass(frozen=True)
+class _Passer:
+    """Somebody else in the scene: it is where the scene is, and moves in it as it likes."""
+
+    thing: tuple[Part, ...]
+    place: np.ndarray  # (2, 3)
+    speed: np.ndarray  # (4,), as a pose, per second
+    swing: np.ndarray  # (4,)
+    swing_hz: float
+    phase: float
+
+    def at(self, t_s: float) -> np.ndarray:
+        """(2, 3) matrix from the thing to the scene."""
+        swing = self.swing * np.sin(2 * np.pi * self.swing_hz * t_s + self.phase)
+        return chain(affine(self.speed * t_s + swing, (self.place[0, 2], self.place[1, 2])), self.place)
+
+
 class MotionClip:
     """One labelled clip: any frame of it can be rendered by itself.
 
@@ -88,6 +106,7 @@ class MotionClip:
         self._surfaces = [number for number in surfaces if number % RANKS <= (1 - ease) * (RANKS - 1)]
         self._compose_motion(rng, hard)
         self._compose_scene(rng, hard, ease, width, height)
+        self._compose_company(rng, hard)
 
     def render(self, index: int) -> np.ndarray:
         """Frame ``index`` (0 to count - 1): (height, width, 3) uint8 BGR."""
@@ -98,6 +117,10 @@ class MotionClip:
         if self._things is not None:
             world = chain(affine(self._behind * t_s), world)
         image = self._canvas.surface(self._surface, chain(jitter, world))
+        scene = chain(jitter, affine(pose, self._pivot) if self._things is None else affine(self._behind * t_s))
+        for passer in self._passers:
+            for part in passer.thing:
+                image = self._canvas.part(image, part, chain(scene, passer.at(t_s)), 0.0)
         if self._things is not None:
             matrix = chain(jitter, chain(affine(pose, self._pivot), self._place))
             for part in self._things:
@@ -187,10 +210,28 @@ class MotionClip:
             occluder=occluder(rng, self._surfaces, width, height) if rng.random() < 0.06 * hard else None,
         )
 
+    def _compose_company(self, rng: np.random.Generator, hard: float) -> None:
+        """Others who move meanwhile, as people do before a camera that turns: large ones a little, small ones more.
+        What a class is about is always more than that."""
+        alone = rng.random() > (0.6 if self.moves_view else 0.25) * hard
+        count = 0 if alone else int(rng.integers(1, 4))
+        largest = 0.35 if self.moves_view and self._forward != "still" else 0.15
+        passers = []
+        for _ in range(count):
+            radius = rng.uniform(0.06, largest)
+            reach = min(0.3, 0.012 / radius**2) * (0.5 if self._forward == "still" else 1.0)
+            ways = rng.normal(0, 1, (2, 4)) * reach * np.array([0.25, 0.25, 0.15, 0.5])
+            place = affine(np.array([*rng.uniform(-0.5, 0.5, 2), np.log(radius), rng.uniform(0, 2 * np.pi)]))
+            thing = plain_thing(rng, self._surfaces)
+            passers.append(_Passer(thing, place, *ways, rng.uniform(0.3, 1.5), rng.uniform(0, 2 * np.pi)))
+        self._passers = tuple(passers)
+
     def _compose_surface(self, rng: np.random.Generator, ease: float, numbers: list[int]) -> None:
         """What fills the view. Where the view moves, it must show that it does: a blank wall is drawn again."""
         for _ in range(_DRAWS):
             self._surface = any_texture(rng, numbers)
+            if self.moves_view and rng.random() < 0.4 * (1 - ease):
+                self._surface = horizon(rng, self._surface, any_texture(rng, numbers))
             scale = rng.uniform(1.4, 3.2) if ease < 0.5 else rng.uniform(1.2, 2.0)
             turn = rng.uniform(0, 2 * np.pi) * (rng.random() < 0.5)
             self._base = affine(np.array([*rng.uniform(-0.5, 0.5, 2), np.log(scale), turn]))

@@ -127,6 +127,16 @@ def any_texture(rng: np.random.Generator, surfaces: Sequence[int]) -> np.ndarray
     return texture(surfaces[int(rng.integers(len(surfaces)))])
 
 
+def horizon(rng: np.random.Generator, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Two surfaces that meet along a line, as a wall and a floor do: the same from end to end is hardly any real view.
+
+    above, below, and the result: (256, 256, 3) uint8.
+    """
+    both, row = above.copy(), int(rng.integers(SIDE_PX // 4, 3 * SIDE_PX // 4))
+    both[row:] = below[row:]
+    return both
+
+
 def plain_thing(rng: np.random.Generator, surfaces: Sequence[int], shapes: Sequence[str] = SHAPES) -> tuple[Part, ...]:
     """A thing of one part. surfaces: the textures to choose from; shapes: the outlines."""
     mask = _mask(shapes[rng.integers(len(shapes))], rng)
