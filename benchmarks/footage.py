@@ -10,12 +10,13 @@ percentile, with a hand's tremor and a little of every other motion; the code is
   still pictures   images, and the first frame of every stretch of a clip, all filmed at 30 frames a second
   playing clips    stretches that play on meanwhile, at their own frame rate: same place, same path of the camera. All
                    that moves in them disturbs
-  held still       those of them whose own camera, followed by what it shows, moved no more than a hand does that holds
-                   still. Of the others, and of those with cuts, the label is not the whole truth
+  steadied clips   those of them whose own camera can be followed by what it shows, after its motion was undone. In the
+                   rest, where the camera itself turns, shakes or cuts, the label is not the whole truth
 
-Every stretch is filmed once for each class. The frames go one by one into Runtime.push with their time stamps, and the
-first decision counts. Opening and closing are not motions of a camera: no window has those labels, and to decide for
-them is wrong.
+Every stretch is filmed once for each class, but clips that play never with a camera that stands still: people who move
+before it are what the other classes mean, too, and no label says which. The frames go one by one into Runtime.push with
+their time stamps, and the first decision counts. Opening and closing are not motions of a camera: no window has those
+labels, and to decide for them is wrong.
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ ASPECT = 4 / 3
 FILM_FPS = 30.0
 MIN_VIEW_PX = 64  # what the camera must see of a picture at least, along its short side
 MAX_PICTURE_PX = 720  # short side; larger pictures are shrunk to it, as a video camera would
-# Below this share of corners that move together, it was no camera's motion but a cut, or nothing but passers-by.
+# Below this share of corners that move together, it was no camera's motion but a cut, or nothing but people who move.
 TOGETHER = 0.25
-STILL, PLAYING, HELD = "still pictures", "playing clips", "held still"
+STILL, PLAYING, STEADIED = "still pictures", "playing clips", "steadied clips"
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,11 @@ def find_footage(names: Sequence[str]) -> list[str]:
     return found
 
 
-def stretches(names: Sequence[str], count: int, span_s: float, seed: int) -> Iterator[list[tuple[np.ndarray, float]]]:
-    """``count`` stretches of ``span_s`` seconds, evenly from all files and at random places in them, as (picture, t_s)
-    with times that begin at 0. Of an image and of a clip that is too short: one frame. Raises SourceError."""
+def stretches(
+    names: Sequence[str], count: int, span_s: float, seed: int
+) -> Iterator[tuple[str, list[tuple[np.ndarray, float]]]]:
+    """``count`` stretches of ``span_s`` seconds, evenly from all files and at random places in them: each its file and
+    (picture, t_s), times from 0. Of an image and of a clip that is too short: one frame. Raises SourceError."""
     rng = np.random.default_rng(seed)
     for place, chosen in enumerate(rng.permutation(len(names))):
         share = count // len(names) + (place < count % len(names))
@@ -188,7 +191,7 @@ def stretches(names: Sequence[str], count: int, span_s: float, seed: int) -> Ite
         long_enough = times_s <= end_s - span_s + TOLERANCE_S
         starts_s = np.sort(rng.choice(times_s[long_enough] if long_enough.any() else times_s, share))
         for frames in cut(names[chosen], starts_s.tolist(), span_s if long_enough.any() else 0.0):
-            yield [(picture, t_s - frames[0][1]) for picture, t_s in frames]
+            yield names[chosen], [(picture, t_s - frames[0][1]) for picture, t_s in frames]
 
 
 def cut(name: str, starts_s: list[float], length_s: float) -> Iterator[list[tuple[np.ndarray, float]]]:
@@ -215,27 +218,36 @@ def shrunk(image: np.ndarray) -> np.ndarray:
     return image if scale == 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def held_still(frames: Sequence[tuple[np.ndarray, float]]) -> bool:
-    """Whether the camera that filmed (picture, t_s) wandered no further than STRAY, by most of what it shows."""
-    path, greys = np.eye(3), [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture, _ in frames]
-    height, width = greys[0].shape
-    centre = np.array([(width - 1) / 2, (height - 1) / 2, 1])
-    poses = [np.zeros(4)]
+def steadied(frames: Sequence[tuple[np.ndarray, float]]) -> list[tuple[np.ndarray, float]] | None:
+    """The same as a camera on a stand would have filmed it, cut to what is always in the picture: (picture, t_s).
+
+    Every picture is laid over the first by what most corners do from one to the next. None where too few go together.
+    """
+    path, paths = np.eye(3), [np.eye(3)]
+    greys = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture, _ in frames]
     for before, after in zip(greys, greys[1:]):
         corners = cv2.goodFeaturesToTrack(before, 300, 0.01, 5)
         if corners is None:
-            return False
+            return None
         moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None)
         if found.sum() < 4:
-            return False
-        pairs = corners[found == 1], moved[found == 1]
-        step, together = cv2.estimateAffinePartial2D(*pairs, ransacReprojThreshold=0.7)
+            return None
+        step, together = cv2.estimateAffinePartial2D(corners[found == 1], moved[found == 1], ransacReprojThreshold=0.7)
         if step is None or together.mean() < TOGETHER:
-            return False
+            return None
         path = np.vstack([step, [0, 0, 1]]) @ path
-        x, y = (path @ centre - centre)[:2] / min(height, width)
-        poses.append(np.array([x, y, np.log(np.hypot(path[0, 0], path[1, 0])), np.arctan2(path[1, 0], path[0, 0])]))
-    return bool((np.ptp(poses, axis=0) <= STRAY).all())
+        paths.append(path)
+    height, width = greys[0].shape
+    back = np.linalg.inv(paths)
+    corners = back[:, :2] @ np.array([[0, 0, 1], [width - 1, 0, 1], [width - 1, height - 1, 1], [0, height - 1, 1]]).T
+    xs, ys = np.ceil(corners[:, 0]), np.ceil(corners[:, 1])  # (n, 4), from the top left clockwise
+    left, top = max(0, int(xs[:, [0, 3]].max())), max(0, int(ys[:, :2].max()))
+    right, bottom = int(xs[:, 1:3].min()), int(ys[:, 2:].min())
+    if min(right - left, bottom - top) < MIN_VIEW_PX:
+        return None
+    origin = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
+    size = right - left, bottom - top
+    return [(cv2.warpAffine(frame, (origin @ way)[:2], size), t_s) for (frame, t_s), way in zip(frames, back)]
 
 
 def decide(runtime: Runtime, camera: Camera, frames: Iterable[tuple[np.ndarray, float]]) -> str:
@@ -257,33 +269,38 @@ def measure(
     """
     check_labels(runtime)
     span_s = runtime.recognizer.sampling.span_s
-    tallies: dict[str, Counter] = {kind: Counter() for kind in (STILL, PLAYING, HELD)}
-    skipped: Counter = Counter()
-    for number, playing in enumerate(stretches(names, windows, span_s, seed)):
+    tallies: dict[str, Counter] = {kind: Counter() for kind in (STILL, PLAYING, STEADIED)}
+    in_files: dict[str, dict[str, Counter]] = {name: {kind: Counter() for kind in tallies} for name in sorted(names)}
+    skipped: dict[str, Counter] = {kind: Counter() for kind in tallies}
+    for number, (name, playing) in enumerate(stretches(names, windows, span_s, seed)):
         progress("stretches filmed", number, windows)
-        picture = playing[0][0]
-        still = [(picture, i / FILM_FPS) for i in range(round(span_s * FILM_FPS))]
-        held = len(playing) > 1 and held_still(playing)
-        for place, label in enumerate(CLASSES):
-            rng = np.random.default_rng((seed, number, place))
-            path = CameraPath.draw(label, span_s, rng)
-            camera = Camera.place(path, picture.shape[1], picture.shape[0], rng)
-            if camera is None:
-                skipped[label] += 1
-                continue
-            tallies[STILL][label, decide(runtime, camera, still)] += 1
-            if len(playing) > 1:
-                decision = decide(runtime, camera, playing)
-                for kind in (PLAYING, HELD) if held else (PLAYING,):
-                    tallies[kind][label, decision] += 1
+        kinds = {STILL: [(playing[0][0], i / FILM_FPS) for i in range(round(span_s * FILM_FPS))]}
+        if len(playing) > 1:
+            steady = steadied(playing)
+            kinds |= {PLAYING: playing} if steady is None else {PLAYING: playing, STEADIED: steady}
+        for kind, frames in kinds.items():
+            height_px, width_px = frames[0][0].shape[:2]
+            for place, label in enumerate(CLASSES):
+                if label == "still" and kind != STILL:
+                    continue
+                rng = np.random.default_rng((seed, number, place))
+                camera = Camera.place(CameraPath.draw(label, span_s, rng), width_px, height_px, rng)
+                if camera is None:
+                    skipped[kind][label] += 1
+                    continue
+                seen = label, decide(runtime, camera, frames)
+                tallies[kind][seen] += 1
+                in_files[name][kind][seen] += 1
     progress("stretches filmed", windows, windows)
     return {
         "span_s": span_s,
-        "files": len(names),
         "stretches": windows,
         "seed": seed,
-        "skipped": dict(skipped),
-        "kinds": {kind: rates(tally) for kind, tally in tallies.items() if tally},
+        "skipped": {kind: dict(labels) for kind, labels in skipped.items() if labels},
+        "kinds": {kind: {**rates(tally), "classes": by_class(tally)} for kind, tally in tallies.items() if tally},
+        "files": {
+            name: {kind: rates(tally) for kind, tally in of_kind.items() if tally} for name, of_kind in in_files.items()
+        },
     }
 
 
@@ -296,42 +313,50 @@ def check_labels(runtime: Runtime) -> None:
         )
 
 
+def by_class(tally: Counter) -> dict[str, dict[str, Any]]:
+    """{(truth, decision): count} -> each class's rates and its decisions, most frequent first."""
+    return {
+        label: {**rates(of_label), "decisions": {decided: count for (_, decided), count in of_label.most_common()}}
+        for label in CLASSES
+        if (of_label := Counter({seen: count for seen, count in tally.items() if seen[0] == label}))
+    }
+
+
 def rates(tally: Counter) -> dict[str, Any]:
-    """{(truth, decision): count} -> windows, how many were right, top-1; of all, and under "classes" of each."""
-    classes = {}
-    for label in CLASSES:
-        decisions = {decided: count for (truth, decided), count in tally.most_common() if truth == label}
-        if decisions:
-            classes[label] = {**_rate(decisions.get(label, 0), sum(decisions.values())), "decisions": decisions}
-    return {**_rate(sum(row["right"] for row in classes.values()), tally.total()), "classes": classes}
-
-
-def _rate(right: int, windows: int) -> dict[str, Any]:
-    return {"windows": windows, "right": right, "top1": round(right / windows, 4)}
+    """{(truth, decision): count} -> windows, how many were right, top-1."""
+    right = sum(count for (truth, decided), count in tally.items() if truth == decided)
+    return {"windows": tally.total(), "right": right, "top1": round(right / tally.total(), 4)}
 
 
 def table(figures: dict[str, Any]) -> str:
     """For people."""
-    kinds = figures["kinds"]
+    kinds, files = figures["kinds"], figures["files"]
     weights = "RANDOM WEIGHTS, labels mean nothing" if figures["random_weights"] else "trained weights"
+    wide = max(len(name) for name in [*CLASSES, *map(_short, files)]) + 1
     lines = [
         header(figures["machine"]),
         f"{figures['model']} {figures['precision']} on {figures['backend']}, {weights}; windows of "
-        f"{figures['span_s']:g} s; {figures['stretches']} stretches, {figures['files']} files, seed {figures['seed']}",
+        f"{figures['span_s']:g} s; {figures['stretches']} stretches, {len(files)} files, seed {figures['seed']}",
         "",
-        f"{'class':18s}" + "".join(f"{kind:>24s}" for kind in kinds) + "   mistaken for",
+        f"{'class':{wide}s}" + "".join(f"{kind:>24s}" for kind in kinds) + "   mistaken for",
     ]
     for label in CLASSES:
-        mistakes: Counter = Counter()
-        for kind in (STILL, PLAYING):  # what was held still plays, too
-            mistakes.update(kinds.get(kind, {"classes": {}})["classes"].get(label, {}).get("decisions", {}))
+        rows = [kind["classes"].get(label) for kind in kinds.values()]
+        mistakes = sum((Counter(row["decisions"]) for row in rows if row), Counter())
         del mistakes[label]
-        cells = "".join(_cell(kind["classes"].get(label)) for kind in kinds.values())
-        lines.append(f"{label:18s}{cells}   {_counts(dict(mistakes.most_common(3)))}".rstrip())
-    lines.append(f"{'all':18s}" + "".join(map(_cell, kinds.values())))
-    if figures["skipped"]:
-        lines += ["", "left out, since the camera's path does not fit into the picture: " + _counts(figures["skipped"])]
+        cells = "".join(map(_cell, rows))
+        lines.append(f"{label:{wide}s}{cells}   {_counts(dict(mistakes.most_common(3)))}".rstrip())
+    lines += [
+        f"{_short(name):{wide}s}" + "".join(_cell(found.get(kind)) for kind in kinds) for name, found in files.items()
+    ]
+    lines.append(f"{'all':{wide}s}" + "".join(map(_cell, kinds.values())))
+    for kind, labels in figures["skipped"].items():
+        lines += ["", f"left out of {kind}, since the camera's path does not fit: {_counts(labels)}"]
     return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    return Path(name).name
 
 
 def _cell(row: dict[str, Any] | None) -> str:
