@@ -29,6 +29,7 @@ def test_a_plan_begins_at_any_step_and_is_shared_among_processes():
 def test_progress_goes_from_zero_to_one_by_epochs():
     seen = [batch[0].progress for batch in PLAN]
     assert seen == pytest.approx(np.repeat([0, 1 / 3, 2 / 3, 1], 3))
+    assert {batch[0].progress for batch in Plan(**{**vars(PLAN), "easy_first": False})} == {1.0}
 
 
 def test_an_endless_set_is_read_in_its_own_order():

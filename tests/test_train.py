@@ -77,6 +77,18 @@ def test_the_same_seed_gives_the_same_weights_with_any_workers(settings, tmp_pat
     assert equal(tensors(outs[0]), tensors(outs[1])) and not equal(tensors(outs[0]), tensors(outs[2]))
 
 
+def test_only_new_models_begin_with_easy_clips(settings, sets, monkeypatch):
+    told = []
+    sets["train"].set_progress = told.append
+    train(settings)
+    assert set(told) == {1.0}
+    told.clear()
+    toy = load_weights(settings.start).model
+    monkeypatch.setattr(start, "create_model", lambda *_, **__: toy.train())
+    train(replace(settings, start=None, model="vlf-tiny", out=settings.out.replace("w.", "new.")))
+    assert set(told) == {0.0, 1.0}
+
+
 def test_a_run_leaves_the_callers_random_state_alone(settings):
     before = torch.random.get_rng_state()
     train(replace(settings, epochs=1))

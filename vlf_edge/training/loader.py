@@ -25,7 +25,7 @@ _DRAWS = 16
 
 
 class Ticket(NamedTuple):
-    """Which clip is wanted. place: in the run, from 0; None: at test time. progress: 0 to 1, of the run."""
+    """Which clip is wanted. place: in the run, from 0; None: at test time. progress: 0 to 1, from easy to hard."""
 
     index: int
     place: int | None = None
@@ -72,7 +72,8 @@ class Plan(Sampler):
     """The tickets of every step from ``first`` on.
 
     clips: as many as the data set has, visited in an order that is drawn anew whenever all were seen; None: the data
-    set never ends and is read in its own order. rank, world: this process takes its share of each batch, in one piece.
+    set never ends and is read in its own order. easy_first: clips get harder from epoch to epoch; else they are as hard
+    as they come from the start. rank, world: this process takes its share of each batch, in one piece.
     """
 
     clips: int | None
@@ -81,6 +82,7 @@ class Plan(Sampler):
     epochs: int
     seed: int
     first: int = 0
+    easy_first: bool = True
     rank: int = 0
     world: int = 1
 
@@ -91,7 +93,7 @@ class Plan(Sampler):
         share = self.batch // self.world
         turn, order = -1, np.arange(0)
         for step in range(self.first, self.steps_per_epoch * self.epochs):
-            progress = (step // self.steps_per_epoch) / max(1, self.epochs - 1)
+            progress = (step // self.steps_per_epoch) / max(1, self.epochs - 1) if self.easy_first else 1.0
             tickets, begin = [], step * self.batch + self.rank * share
             for place in range(begin, begin + share):
                 if self.clips and place // self.clips != turn:

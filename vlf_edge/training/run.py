@@ -165,6 +165,8 @@ class Run:
             epochs=settings.epochs,
             seed=settings.seed,
             first=self.step,
+            # Weights that know something would only forget what is hard.
+            easy_first=settings.start is None,
             rank=device.rank,
             world=device.world,
         )
