@@ -83,6 +83,17 @@ def test_still_clips_hardly_change_and_others_do():
     assert all(np.median([change(label, seed) for seed in range(8)]) > 1.5 * still for label in ("left", "clockwise"))
 
 
+@pytest.mark.parametrize("label, least, most", [("up", 0.3, 0.6), ("still", 0.2, 0.6), ("open", 0.1, 0.4)])
+def test_others_move_besides_but_never_fill_the_view(label, least, most):
+    shares = []
+    for seed in range(60):
+        one, alone = clip(label, seed), clip(label, seed)
+        alone._passers = ()
+        shares.append(max((one.render(i) != alone.render(i)).any(axis=2).mean() for i in (0, 30, 59)))
+    assert least < np.mean(np.array(shares) > 0) < most
+    assert np.max(shares) < 0.75 and np.mean(shares) < 0.15
+
+
 def test_held_out_clips_show_other_surfaces():
     from vlf_edge.motion.textures import HELD_OUT, TRAINING
 

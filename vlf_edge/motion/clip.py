@@ -1,9 +1,10 @@
 """Motion-13: rendered clips whose class lies in time alone.
 
 What moves is the whole view (a camera that turns, walks, rolls) or one thing in front of a still or slowly moving
-background. A class names how the image content moves: "left" is content moving to the left, as when a camera turns to
-the right. Five pairs are each other's reverse: played backwards, a clip of one is, frame for frame, the clip of the
-other with the same seed. So no single frame, and no bag of frames, tells the two apart; only their order does.
+background; others may move besides, but less. A class names how the image content moves: "left" is content moving to
+the left, as when a camera turns to the right. Five pairs are each other's reverse: played backwards, a clip of one is,
+frame for frame, the clip of the other with the same seed. So no single frame, and no bag of frames, tells the two
+apart; only their order does.
 """
 
 from __future__ import annotations
@@ -113,14 +114,12 @@ class MotionClip:
         step, t_s = self._step(index), self._time_s(index)
         pose = self._pose(t_s)
         jitter = affine(self._drift.at(t_s))
-        world = chain(affine(pose, self._pivot), self._base) if self._things is None else self._base
-        if self._things is not None:
-            world = chain(affine(self._behind * t_s), world)
-        image = self._canvas.surface(self._surface, chain(jitter, world))
-        scene = chain(jitter, affine(pose, self._pivot) if self._things is None else affine(self._behind * t_s))
+        scene = affine(pose, self._pivot) if self._things is None else affine(self._behind * t_s)
+        image = self._canvas.surface(self._surface, chain(jitter, chain(scene, self._base)))
         for passer in self._passers:
+            matrix = chain(jitter, chain(scene, passer.at(t_s)))
             for part in passer.thing:
-                image = self._canvas.part(image, part, chain(scene, passer.at(t_s)), 0.0)
+                image = self._canvas.part(image, part, matrix, 0.0)
         if self._things is not None:
             matrix = chain(jitter, chain(affine(pose, self._pivot), self._place))
             for part in self._things:
