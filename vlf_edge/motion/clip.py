@@ -211,7 +211,7 @@ class MotionClip:
 
     def _compose_company(self, rng: np.random.Generator, hard: float) -> None:
         """Others who move meanwhile, as people do before a camera that turns: large ones a little, small ones more.
-        What a class is about is always more than that."""
+        What a class is about is nearly always more than that."""
         alone = rng.random() > (0.6 if self.moves_view else 0.25) * hard
         count = 0 if alone else int(rng.integers(1, 4))
         largest = 0.35 if self.moves_view and self._forward != "still" else 0.15
