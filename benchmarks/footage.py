@@ -10,8 +10,8 @@ percentile, with a hand's tremor and a little of every other motion; the code is
   still pictures   images, and the first frame of every stretch of a clip, all filmed at 30 frames a second
   playing clips    stretches that play on meanwhile, at their own frame rate: same place, same path of the camera. All
                    that moves in them disturbs
-  steadied clips   those of them whose own camera can be followed by what it shows, after its motion was undone. In the
-                   rest, where the camera itself turns, shakes or cuts, the label is not the whole truth
+  steadied clips   those of them whose own camera can be followed by what it shows, after its motion was undone. As they
+                   were filmed, where that camera turns or shakes, or with cuts, the label is not the whole truth
 
 Every stretch is filmed once for each class, but clips that play never with a camera that stands still: people who move
 before it are what the other classes mean, too, and no label says which. The frames go one by one into Runtime.push with
@@ -269,16 +269,16 @@ def measure(
     """
     check_labels(runtime)
     span_s = runtime.recognizer.sampling.span_s
-    tallies: dict[str, Counter] = {kind: Counter() for kind in (STILL, PLAYING, STEADIED)}
-    in_files: dict[str, dict[str, Counter]] = {name: {kind: Counter() for kind in tallies} for name in sorted(names)}
+    tallies: dict[str, dict[str, Counter]] = {kind: {} for kind in (STILL, PLAYING, STEADIED)}  # then by file
     skipped: dict[str, Counter] = {kind: Counter() for kind in tallies}
     for number, (name, playing) in enumerate(stretches(names, windows, span_s, seed)):
         progress("stretches filmed", number, windows)
         kinds = {STILL: [(playing[0][0], i / FILM_FPS) for i in range(round(span_s * FILM_FPS))]}
         if len(playing) > 1:
-            steady = steadied(playing)
-            kinds |= {PLAYING: playing} if steady is None else {PLAYING: playing, STEADIED: steady}
+            kinds |= {PLAYING: playing, STEADIED: steadied(playing)}
         for kind, frames in kinds.items():
+            if frames is None:
+                continue
             height_px, width_px = frames[0][0].shape[:2]
             for place, label in enumerate(CLASSES):
                 if label == "still" and kind != STILL:
@@ -287,19 +287,19 @@ def measure(
                 camera = Camera.place(CameraPath.draw(label, span_s, rng), width_px, height_px, rng)
                 if camera is None:
                     skipped[kind][label] += 1
-                    continue
-                seen = label, decide(runtime, camera, frames)
-                tallies[kind][seen] += 1
-                in_files[name][kind][seen] += 1
+                else:
+                    tallies[kind].setdefault(name, Counter())[label, decide(runtime, camera, frames)] += 1
     progress("stretches filmed", windows, windows)
+    totals = {kind: sum(of_file.values(), Counter()) for kind, of_file in tallies.items() if of_file}
     return {
         "span_s": span_s,
         "stretches": windows,
         "seed": seed,
         "skipped": {kind: dict(labels) for kind, labels in skipped.items() if labels},
-        "kinds": {kind: {**rates(tally), "classes": by_class(tally)} for kind, tally in tallies.items() if tally},
+        "kinds": {kind: {**rates(total), "classes": by_class(total)} for kind, total in totals.items()},
         "files": {
-            name: {kind: rates(tally) for kind, tally in of_kind.items() if tally} for name, of_kind in in_files.items()
+            name: {kind: rates(tallies[kind][name]) for kind in totals if name in tallies[kind]}
+            for name in sorted(names)
         },
     }
 

@@ -250,12 +250,15 @@ def film_of(camera: Camera, picture: np.ndarray) -> list[tuple[np.ndarray, float
     return [(camera.view(picture, i / 25), i / 25) for i in range(50)]
 
 
-@pytest.mark.parametrize("label", [label for label in CLASSES if not label.endswith("clockwise")])
+@pytest.mark.parametrize("label", CLASSES)
 def test_a_film_is_steadied_whatever_its_camera_did(label):
-    """Then nothing moves: all of its pictures are, but for what lies between pixels, the first."""
+    """Then nothing moves: all of its pictures are, but for what lies between pixels, the first. Rolls are a quarter of
+    what the class has: of larger ones too little is always in the picture."""
     picture = cv2.GaussianBlur(any_picture(680, 512), (0, 0), 2)
+    share = 0.25 if label.endswith("clockwise") else 1.0
     for seed in range(3):
-        film = film_of(any_camera(label, seed, 680, 512), picture)
+        camera = any_camera(label, seed, 680, 512)
+        film = film_of(replace(camera, path=replace(camera.path, travel=share * camera.path.travel)), picture)
         steady = footage.steadied(film)
         assert [t_s for _, t_s in steady] == [t_s for _, t_s in film]
         first, last = (steady[i][0].astype(float) for i in (0, -1))

@@ -60,7 +60,8 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         "--from",
         dest="start",
         metavar="WEIGHTS",
-        help="start from these weights, or from those that come with vlf-edge: vlf-tiny; other classes get a new head",
+        help="start from these weights, or from those that come with vlf-edge: vlf-tiny; other classes get a new head, "
+        "and clips of rendered motion are hard from the first one on",
     )
     add("--qat", action="store_true", help="fine-tune --from for int8: the plan takes over the scales learned")
     add("--teacher", nargs="+", default=[], metavar="WEIGHTS", help="weights to distil from, several as an ensemble")

@@ -117,13 +117,10 @@ class MotionClip:
         scene = affine(pose, self._pivot) if self._things is None else affine(self._behind * t_s)
         image = self._canvas.surface(self._surface, chain(jitter, chain(scene, self._base)))
         for passer in self._passers:
-            matrix = chain(jitter, chain(scene, passer.at(t_s)))
-            for part in passer.thing:
-                image = self._canvas.part(image, part, matrix, 0.0)
+            image = self._canvas.thing(image, passer.thing, chain(jitter, chain(scene, passer.at(t_s))))
         if self._things is not None:
             matrix = chain(jitter, chain(affine(pose, self._pivot), self._place))
-            for part in self._things:
-                image = self._canvas.part(image, part, matrix, pose[4])
+            image = self._canvas.thing(image, self._things, matrix, pose[4])
         noise = np.random.default_rng((self.seed, step))
         return self._canvas.expose(image, self._lens, step / (self.count - 1) - 0.5, noise)
 

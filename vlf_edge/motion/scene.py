@@ -84,8 +84,13 @@ class Canvas:
             borderMode=self._cv2.BORDER_REFLECT,
         )
 
-    def part(self, image: np.ndarray, part: Part, matrix: np.ndarray, aperture: float) -> np.ndarray:
-        """``image`` with one part of a thing over it; ``matrix`` maps the thing (unit: its radius) to the view."""
+    def thing(self, image: np.ndarray, parts: Sequence[Part], matrix: np.ndarray, aperture: float = 0.0) -> np.ndarray:
+        """``image`` with a thing over it; ``matrix`` maps the thing (unit: its radius) to the view."""
+        for part in parts:
+            image = self._part(image, part, matrix, aperture)
+        return image
+
+    def _part(self, image: np.ndarray, part: Part, matrix: np.ndarray, aperture: float) -> np.ndarray:
         cv2 = self._cv2
         half = part.pixels.shape[0] / 2
         to_thing = np.array([[1 / half, 0, -1.0], [0, 1 / half, -1.0]])
