@@ -57,7 +57,7 @@ def test_modules_load_without_any_backend(folder):
 
 def test_rendering_clips_needs_numpy_and_opencv_alone():
     others = tuple(name for name in HEAVY if name != "cv2")
-    code = "from vlf_edge.motion import MotionClip\nprint(MotionClip('nod', 1, 64, 48).render(0).shape)"
+    code = "from vlf_edge.synthetic import MotionClip\nprint(MotionClip('nod', 1, 64, 48).render(0).shape)"
     done = run_without((*others, "safetensors"), code)
     assert done.stdout == "(48, 64, 3)\n", done.stderr
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from ..errors import SourceError, VlfError
 
 if TYPE_CHECKING:
-    from ..runtime.sources import Source
     from ..types import Frame
+    from ..video.sources import Source
 
 HELP = "record clips for calibration"
 

@@ -18,7 +18,7 @@ from .backend import add_backend_arguments, backend_options
 if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..runtime.sinks import Sink
-    from ..runtime.sources import Source
+    from ..video.sources import Source
 
 HELP = "live decisions from a camera, a file or the test pattern"
 
