@@ -13,7 +13,8 @@ import numpy as np
 
 from vlf_edge import Plan
 from vlf_edge.backends.engine import Engine
-from vlf_edge.runtime import Recognizer, open_engines
+from vlf_edge.backends.selection import open_engines
+from vlf_edge.runtime import Recognizer
 from vlf_edge.video.preprocess import Preprocessor
 
 

@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs until the source ends, the time is up or Ctrl-C."""
-    from ..runtime import Runtime, open_source
+    from ..runtime import Runtime
+    from ..video import open_source
 
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
