@@ -8,7 +8,7 @@ import pytest
 from conftest import toy_manifest
 from test_recognizer import fake_engines
 
-from vlf_edge import Frame, SourceError, VlfError
+from vlf_edge import Frame, Sampling, SourceError, VlfError
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.sinks import PrintSink
@@ -55,9 +55,9 @@ class SilentSource(Source):
         self.closed.set()
 
 
-def toy_recognizer(**engine_options):
+def toy_recognizer(sampling=None, **engine_options):
     manifest = toy_manifest()
-    return Recognizer(manifest, fake_engines(manifest, **engine_options))
+    return Recognizer(manifest, fake_engines(manifest, **engine_options), sampling=sampling)
 
 
 def our_threads():
@@ -91,15 +91,14 @@ def test_threads_change_nothing_about_the_decisions(images):
 def test_a_file_waits_for_a_slow_engine(images):
     toy = toy_recognizer(delay_s=0.002)
     steps = list(Pipeline(toy, ScriptedSource(images, grid(40))))
-    assert [step.frame.seq for step in steps] == list(range(40)) and toy.stats.counts["dropped"] == 0
+    assert [step.frame.seq for step in steps] == list(range(40)) and toy.total().counts["dropped"] == 0
 
 
 def test_a_camera_drops_the_oldest_and_every_frame_is_accounted_for(images):
-    toy = toy_recognizer(delay_s=0.02)
+    toy = toy_recognizer(sampling=Sampling(4, 0.04), delay_s=0.02)
     source = ScriptedSource(images, [i * 0.01 for i in range(40)], live=True, pause_s=0.001)
-    toy.sampling = toy._sampler.sampling = type(toy.sampling)(4, 0.04)
     steps = list(Pipeline(toy, source))
-    counts = toy.stats.counts
+    counts = toy.total().counts
     assert counts["dropped"] > 0
     assert counts["captured"] == 40 == counts["encoded"] + counts["off_grid"] + counts["dropped"]
     assert steps[-1].frame.seq == 39, "the newest frame is never the one dropped"
@@ -180,7 +179,7 @@ def test_close_returns_while_the_camera_hangs():
 
 
 def test_a_source_that_ignores_close_is_named(images, caplog, monkeypatch):
-    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.05)
+    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.1)
     release = threading.Event()
 
     class Deaf(SilentSource):
@@ -191,5 +190,5 @@ def test_a_source_that_ignores_close_is_named(images, caplog, monkeypatch):
     pipeline = Pipeline(toy_recognizer(), Deaf())
     pipeline.close()
     pipeline.close()
-    assert [record.message for record in caplog.records] == ["silent still hangs in a read 0 s after it was closed"]
+    assert [record.message for record in caplog.records] == ["silent still hangs in a read 0.1 s after it was closed"]
     release.set()

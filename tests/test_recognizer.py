@@ -51,7 +51,7 @@ def test_one_decision_costs_one_frame_encode_and_one_clip_run(images):
         toy.push(image, i * 0.25)
     assert engines["frame"].frames == engines["frame"].calls == 10, "each frame once, never again"
     assert engines["clip"].calls == 7
-    assert dict(toy.stats.counts) == {"captured": 10, "encoded": 10, "decisions": 7}
+    assert +toy.total().counts == {"captured": 10, "encoded": 10, "decisions": 7}
 
 
 def test_frames_off_the_grid_cost_nothing(images):
@@ -60,7 +60,7 @@ def test_frames_off_the_grid_cost_nothing(images):
     toy = Recognizer(manifest, engines)
     predictions = [toy.push(image, i / 40) for i, image in enumerate(images)]
     assert engines["frame"].calls == 4 and sum(p is not None for p in predictions) == 4
-    assert toy.stats.counts == {"captured": 40, "encoded": 4, "off_grid": 36, "decisions": 1}
+    assert toy.total().counts == {"captured": 40, "encoded": 4, "off_grid": 36, "decisions": 1}
     assert toy.stats.summary()["ms"]["preprocess"]["n"] == 4, "refused frames are never resized"
 
 
@@ -72,7 +72,7 @@ def test_a_gap_restarts_the_window_and_says_so(images):
     assert all(p.label is None and p.scores is None and p.topk == () for p in predictions if p.state != "ok")
     np.testing.assert_array_equal(predictions[-1].logits, toy.classify(images[4:8]).logits)
     assert (predictions[-1].t_start_s, predictions[-1].t_end_s) == (2.0, 2.75)
-    assert toy.stats.counts["gaps"] == 1
+    assert toy.total().counts["gaps"] == 1
 
 
 def test_a_camera_too_slow_for_the_plan_is_named_once(images, caplog):
