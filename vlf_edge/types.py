@@ -113,7 +113,6 @@ class Prediction:
     t_end_s: float
     seq: int
     age_ms: float
-    stream: str = "main"
     label: str | None = None
     score: float | None = None
     scores: np.ndarray | None = field(default=None, repr=False, compare=False)
@@ -121,6 +120,7 @@ class Prediction:
     topk: tuple[tuple[str, float], ...] = ()
     dropped: int = 0
     random_weights: bool = False
+    stream: str = "main"
 
 
 def _check(name: str, value: Any, kind: type | tuple[type, ...], least: float, most: float) -> None:

@@ -188,6 +188,7 @@ class Recognizer:
             decided = self.executor.step(due)
         except BaseException:
             for frame in due:
+                frame.stream.sampler.reset()
                 frame.stream.ring.clear()
                 frame.stream.stats.counts["failed"] += 1
             raise
