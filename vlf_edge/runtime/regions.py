@@ -78,7 +78,8 @@ def cut_region(image: np.ndarray, box: Sequence[float], margin: float, aspect: f
     if x2 - x1 < 1 or y2 - y1 < 1:
         return None
     grown_height = max((y2 - y1) * (1 + 2 * margin), (x2 - x1) * (1 + 2 * margin) / aspect)
-    cut_height, cut_width = max(1, round(grown_height)), max(1, round(grown_height * aspect))
+    cut_height = max(1, math.ceil(grown_height))
+    cut_width = max(1, math.ceil(cut_height * aspect))
     top = _into(round((y1 + y2 - cut_height) / 2), cut_height, height)
     left = _into(round((x1 + x2 - cut_width) / 2), cut_width, width)
     cut = image[max(0, top) : top + cut_height, max(0, left) : left + cut_width]
