@@ -9,10 +9,8 @@ import argparse
 import os
 import sys
 
-import cv2
-
 import vlf_edge
-from vlf_edge import PrintSink, VideoSink, annotate
+from vlf_edge import signals
 
 
 def arguments() -> argparse.Namespace:
@@ -31,6 +29,8 @@ def arguments() -> argparse.Namespace:
 
 def show(image) -> bool:
     """Puts an image into the window; False once the user wants to leave."""
+    import cv2
+
     cv2.imshow("vlf_edge", image)
     return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
@@ -47,26 +47,32 @@ def run(args: argparse.Namespace) -> None:
     options = {"backend": args.backend, "rebuild": args.rebuild, "cuda_graph": not args.no_cuda_graph}
     with vlf_edge.Runtime(args.engine, **options) as runtime:
         source = vlf_edge.open_source(args.source)
-        sinks = [PrintSink(sys.stdout)] + ([VideoSink(args.save, source)] if args.save else [])
+        sinks = [vlf_edge.PrintSink(sys.stdout)] + ([vlf_edge.VideoSink(args.save, source)] if args.save else [])
         latest = None
-        try:
-            with runtime.pipeline(source, every_frame=bool(args.save or args.show)) as steps:
-                for frame, prediction in steps:
-                    latest = prediction or latest
-                    for sink in sinks:
-                        sink.write(frame, prediction)
-                    if args.show and not show(annotate(frame.image, latest)):
-                        break
-        except KeyboardInterrupt:
-            pass
-        finally:
-            for sink in sinks:
-                sink.close()
-            print(runtime.summary(), file=sys.stderr)
+        with signals.telling():  # the video has an end to be written
+            try:
+                every_frame = bool(args.save or args.show)
+                with runtime.pipeline(source, every_frame=every_frame) as steps, signals.telling(steps.close):
+                    for frame, prediction in steps:
+                        latest = prediction or latest
+                        for sink in sinks:
+                            sink.write(frame, prediction)
+                        if args.show and not show(vlf_edge.annotate(frame.image, latest)):
+                            break
+            finally:
+                for sink in sinks:
+                    sink.close()
+                print(runtime.summary(), file=sys.stderr)
 
 
-if __name__ == "__main__":
+def main() -> int:
     try:
         run(arguments())
     except vlf_edge.VlfError as error:
-        sys.exit(f"camera.py: {error}")
+        print(f"camera.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    signals.run(main, "camera.py")  # Ctrl-C ends it, with the video finished

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from ..errors import BackendMissing
+from ..errors import BackendMissing, raise_interrupt
 
 _INSTALL = {
     "openvino": "pip install 'vlf_edge[cpu]'",
@@ -39,6 +39,7 @@ def load(library: str) -> ModuleType:
     try:
         return importlib.import_module(library)
     except (ImportError, OSError, RuntimeError) as error:
+        raise_interrupt(error)
         raise BackendMissing(
             f"{library} is installed but cannot be imported ({error}); reinstall it with: {_INSTALL[library]}"
         ) from error

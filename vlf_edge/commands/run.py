@@ -1,7 +1,7 @@
 """Run a plan on a camera, a file, a folder or the test pattern, and print its decisions.
 
 Files are run as fast as the machine can, every frame of them; cameras live, the newest frame first.
-Stop a camera with Ctrl-C; a summary follows on stderr.
+Stop a camera with Ctrl-C: the video of --save is finished, and a summary follows on stderr.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from .. import signals
 from ..errors import VlfError
 from .backend import add_backend_arguments, backend_options
 
@@ -60,8 +61,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def play(runtime: Runtime, source: Source, sinks: list[Sink], duration_s: float | None = None) -> None:
-    """Sends every step of the source through the sinks, until it ends, the time is up or Ctrl-C ends a camera."""
+    """Sends every step of the source through the sinks, until it ends, the time is up or a signal ends it."""
     with ExitStack() as stack:
+        stack.enter_context(signals.telling())  # sinks have something to finish
         for sink in sinks:
             stack.enter_context(sink)
         steps = stack.enter_context(runtime.pipeline(source, every_frame=any(sink.every_frame for sink in sinks)))
@@ -70,13 +72,10 @@ def play(runtime: Runtime, source: Source, sinks: list[Sink], duration_s: float 
             timer.daemon = True
             timer.start()
             stack.callback(timer.cancel)
-        try:
-            for frame, prediction in steps:
-                for sink in sinks:
-                    sink.write(frame, prediction)
-        except KeyboardInterrupt:
-            if not source.live:
-                raise
+        stack.enter_context(signals.telling(steps.close))
+        for frame, prediction in steps:
+            for sink in sinks:
+                sink.write(frame, prediction)
 
 
 def _sinks(args: argparse.Namespace, source: Source) -> list[Sink]:
