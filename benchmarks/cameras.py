@@ -142,8 +142,8 @@ def table(figures: dict[str, Any]) -> str:
     """For people."""
     lines = [
         header(figures["machine"]),
-        f"{figures['plan']} on {figures['backend']}: {figures['decisions_per_camera_s']} decisions a second asked of each "
-        f"camera, frames wait at most {figures['max_batch_delay_ms']:g} ms for others",
+        f"{figures['plan']} on {figures['backend']}: {figures['decisions_per_camera_s']} decisions a second asked of "
+        f"each camera, frames wait at most {figures['max_batch_delay_ms']:g} ms for others",
         "",
         f"{'way':12s} {'cameras':>7s} {'asked/s':>8s} {'made/s':>8s} {'share':>6s} {'age p50':>8s} {'age p99 ms':>10s}"
         f" {'dropped':>8s} {'undelivered':>11s}",

@@ -27,42 +27,38 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(image) -> bool:
-    """Puts an image into the window; False once the user wants to leave."""
-    import cv2
+class Window(vlf_edge.Sink):
+    """A window with the frames and the latest decision on them, until Q or Esc is pressed."""
 
-    cv2.imshow("vlf_edge", image)
-    return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
+    every_frame = True
+    wants_more = True
 
+    def __init__(self):
+        import cv2
 
-def check_display() -> None:
-    """OpenCV ends the whole process where there is no screen; one line is better."""
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        sys.exit("camera.py: --show needs a screen and there is none here; use --save FILE instead")
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            # OpenCV ends the whole process where there is no screen; one line is better.
+            raise vlf_edge.VlfError("--show needs a screen and there is none here; use --save FILE instead")
+        self._cv2, self._latest = cv2, None
+
+    def write(self, frame, prediction):
+        self._latest = prediction or self._latest
+        self._cv2.imshow("vlf_edge", vlf_edge.annotate(frame.image, self._latest))
+        self.wants_more = self._cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.show:
-        check_display()
+    window = [Window()] if args.show else []
     options = {"backend": args.backend, "rebuild": args.rebuild, "cuda_graph": not args.no_cuda_graph}
-    with vlf_edge.Runtime(args.engine, **options) as runtime:
+    with signals.telling(), vlf_edge.Runtime(args.engine, **options) as runtime:  # a video has an end to be written
         source = vlf_edge.open_source(args.source)
-        sinks = [vlf_edge.PrintSink(sys.stdout)] + ([vlf_edge.VideoSink(args.save, source)] if args.save else [])
-        latest = None
-        with signals.telling():  # the video has an end to be written
-            try:
-                every_frame = bool(args.save or args.show)
-                with runtime.pipeline(source, every_frame=every_frame) as steps, signals.telling(steps.close):
-                    for frame, prediction in steps:
-                        latest = prediction or latest
-                        for sink in sinks:
-                            sink.write(frame, prediction)
-                        if args.show and not show(vlf_edge.annotate(frame.image, latest)):
-                            break
-            finally:
-                for sink in sinks:
-                    sink.close()
-                print(runtime.summary(), file=sys.stderr)
+        sinks = [vlf_edge.PrintSink(sys.stdout), *window]
+        if args.save:
+            sinks.append(vlf_edge.ThreadedSink(vlf_edge.VideoSink(args.save, source), drop_oldest=source.live))
+        try:
+            runtime.run(source, sinks)
+        finally:
+            print(runtime.summary(), file=sys.stderr)
 
 
 def main() -> int:

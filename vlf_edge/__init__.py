@@ -25,6 +25,7 @@ _HOME = {
     "Sink": "runtime",
     "Source": "video",
     "TensorSpec": "types",
+    "ThreadedSink": "runtime",
     "VideoSink": "runtime",
     "annotate": "runtime",
     "BackendMissing": "errors",

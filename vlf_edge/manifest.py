@@ -58,12 +58,12 @@ class StageRoles:
 
     @property
     def input_role(self) -> str:
-        """"image" or "window"."""
+        """ "image" or "window"."""
         return self.inputs[self.main_input]
 
     @property
     def output_role(self) -> str:
-        """"tokens" or "logits"."""
+        """ "tokens" or "logits"."""
         return self.outputs[self.main_output]
 
 

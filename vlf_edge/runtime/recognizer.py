@@ -1,6 +1,6 @@
 """Recognizer: push a frame of any stream, perhaps get a decision. Plain single-threaded code; threads are pipeline.py's.
 
-    frame --accept: is it on its stream's grid? cut to size--> DueFrame --decide: executor, softmax--> Prediction
+frame --accept: is it on its stream's grid? cut to size--> DueFrame --decide: executor, softmax--> Prediction
 """
 
 from __future__ import annotations

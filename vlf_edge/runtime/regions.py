@@ -100,5 +100,7 @@ def _checked(track: Any, box: Any) -> tuple[float, float, float, float]:
     try:
         x1, y1, x2, y2 = map(float, box)
     except (TypeError, ValueError):
-        raise VlfError(f"the box of track {track!r} is {box!r}; expected four numbers x1, y1, x2, y2 in pixels") from None
+        raise VlfError(
+            f"the box of track {track!r} is {box!r}; expected four numbers x1, y1, x2, y2 in pixels"
+        ) from None
     return x1, y1, x2, y2

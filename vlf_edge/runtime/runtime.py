@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import signals
 from ..backends.selection import open_engines
 from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
@@ -62,9 +63,7 @@ class Runtime:
         self._pushing = threading.Lock()
         self._engines = open_engines(self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
         try:
-            self.recognizer = Recognizer(
-                manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams
-            )
+            self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams)
         except BaseException:
             self.close()
             raise
@@ -123,9 +122,7 @@ class Runtime:
         with self._alone():
             self.recognizer.forget(stream)
 
-    def stream(
-        self, source: Any, *, fps: float | None = None, max_batch_delay_ms: float = 0.0
-    ) -> Iterator[Prediction]:
+    def stream(self, source: Any, *, fps: float | None = None, max_batch_delay_ms: float = 0.0) -> Iterator[Prediction]:
         """Predictions from a source, captured and inferred on threads of their own, until it ends or the caller stops.
 
         source: see ``open_source``; or {name: source}, run together until all of them end: each prediction names its
@@ -171,7 +168,8 @@ class Runtime:
     ) -> None:
         """Plays a source into sinks until it ends, the time is up, or a sink wants no more (``Sink.wants_more``).
 
-        source: as for ``stream``. The sinks are closed at the end, whatever happens.
+        source: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs under
+        ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
         with ExitStack() as stack:
             for sink in sinks:
@@ -185,6 +183,7 @@ class Runtime:
                 timer.daemon = True
                 timer.start()
                 stack.callback(timer.cancel)
+            stack.enter_context(signals.telling(steps.close))
             for frame, prediction in steps:
                 for sink in sinks:
                     sink.write(frame, prediction)
@@ -279,5 +278,3 @@ def name_sources(sources: Sequence[str]) -> dict[str, str]:
             name = f"{base}#{number}"
         named[name] = source
     return named
-
-
