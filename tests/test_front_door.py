@@ -94,7 +94,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 GRAPHS = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
-GROUND = ("_version", "atomic", "cache", "errors", "lazy", "opencv", "software", "types")
+GROUND = ("_version", "atomic", "cache", "errors", "lazy", "opencv", "software", "telemetry", "types")
 # Who may import whom: each room names the rooms below it. Arrows go down only, so there are no circles.
 ROOMS = {
     "synthetic": (),

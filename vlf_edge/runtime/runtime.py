@@ -31,7 +31,7 @@ class Runtime:
 
     plan: path of a vlf.plan, or a Plan. backend: "auto" picks the fastest that is here; or "tensorrt",
     "tensorrt_rtx", "openvino", "onnxruntime". device: number of the GPU. rebuild: "never", "auto" (where no engine of
-    the plan fits the GPU, the first start builds one) or "always"; cuda_graph: see ``open_engines``. phases:
+    the plan fits the GPU, the first start builds one) or "always"; cuda_graph, threads: see ``open_engines``. phases:
     interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many classes
     ``Prediction.topk`` lists. max_streams: most streams at a time.
 
@@ -50,6 +50,7 @@ class Runtime:
         device: int = 0,
         rebuild: str = "auto",
         cuda_graph: bool = True,
+        threads: int | None = None,
         phases: int | None = None,
         topk: int = 5,
         max_streams: int = 1024,
@@ -60,7 +61,9 @@ class Runtime:
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
         self._pushing = threading.Lock()
-        self._engines = open_engines(self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
+        self._engines = open_engines(
+            self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+        )
         try:
             self.recognizer = Recognizer(
                 manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams
