@@ -41,11 +41,12 @@ class OpenVINOEngine(CpuEngine):
             config["INFERENCE_NUM_THREADS"] = threads
         try:
             self._model = shared_core().compile_model(shared_core().read_model(onnx_bytes), "CPU", config)
+            self._request = self._model.create_infer_request()
+            inputs, outputs = _specs(self._model.inputs), _specs(self._model.outputs)
         except Exception as error:
             cause = said(error, self.noise)
             raise PlanMismatch(f"OpenVINO {openvino.__version__} cannot run this graph: {cause}") from error
-        self._request = self._model.create_infer_request()
-        super().__init__("openvino", _specs(self._model.inputs), _specs(self._model.outputs))
+        super().__init__("openvino", inputs, outputs)
 
     @property
     def precision_hint(self) -> str:
