@@ -16,7 +16,7 @@ from .cpu import CpuEngine, refuse_after_fork, said
 # One request at a time, as soon as can be; and threads that the system may move. Pinned to a core, as this hint has it
 # otherwise, a thread waits for whatever else runs on that core. Measured with benchmarks/threads.py and vlf-tiny on two
 # cores that others used too: a pinned decision took 3.7 times as long beside one more busy process, and 5.6 times
-# beside three. One thread took 0.43 and 0.25 of the time there, but half as long again as two where nobody else is.
+# beside three. One thread took 0.43 and 0.25 of the time there, but 2.9 ms instead of 1.9 on quiet cores (one run).
 SETTINGS: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
 
 
