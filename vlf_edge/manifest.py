@@ -152,7 +152,8 @@ def _manifest_from_json(raw: Any) -> Manifest:
         raise PlanError("not a vlf.plan: manifest.json has no format number")
     if raw["format"] not in FORMATS:
         raise PlanMismatch(
-            f"plan format {raw['format']!r}; this version of vlf_edge reads {' and '.join(map(str, FORMATS))}: upgrade vlf_edge"
+            f"plan format {raw['format']!r}; this version of vlf_edge reads {' and '.join(map(str, FORMATS))}: "
+            "upgrade vlf_edge"
         )
     try:
         raw = raw if raw["format"] > 1 else {**raw, "roles": {}}

@@ -7,6 +7,7 @@ import importlib.util
 from types import ModuleType
 
 from ..errors import BackendMissing, raise_interrupt
+from ..telemetry import barred
 
 _INSTALL = {
     "openvino": "pip install 'vlf_edge[cpu]'",
@@ -37,7 +38,8 @@ def load(library: str) -> ModuleType:
     """Imports a library. Raises BackendMissing with the install line if it is absent or broken."""
     require(library)
     try:
-        return importlib.import_module(library)
+        with barred():
+            return importlib.import_module(library)
     except (ImportError, OSError, RuntimeError) as error:
         raise_interrupt(error)
         raise BackendMissing(

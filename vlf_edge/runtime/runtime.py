@@ -32,7 +32,7 @@ class Runtime:
 
     plan: path of a vlf.plan, or a Plan. backend: "auto" picks the fastest that is here; or "tensorrt",
     "tensorrt_rtx", "openvino", "onnxruntime". device: number of the GPU. rebuild: "never", "auto" (where no engine of
-    the plan fits the GPU, the first start builds one) or "always"; cuda_graph: see ``open_engines``. phases:
+    the plan fits the GPU, the first start builds one) or "always"; cuda_graph, threads: see ``open_engines``. phases:
     interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many classes
     ``Prediction.topk`` lists. max_streams: most streams at a time.
 
@@ -51,6 +51,7 @@ class Runtime:
         device: int = 0,
         rebuild: str = "auto",
         cuda_graph: bool = True,
+        threads: int | None = None,
         phases: int | None = None,
         topk: int = 5,
         max_streams: int = 1024,
@@ -61,7 +62,9 @@ class Runtime:
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
         self._pushing = threading.Lock()
-        self._engines = open_engines(self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
+        self._engines = open_engines(
+            self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+        )
         try:
             self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams)
         except BaseException:
@@ -252,8 +255,8 @@ class Runtime:
             )
         if not self._pushing.acquire(blocking=False):
             raise VlfError(
-                "this Runtime is being used by another thread at this moment: give each thread a Runtime of its own, or "
-                "collect the frames and give them to push_many"
+                "this Runtime is being used by another thread at this moment: give each thread a Runtime of its own, "
+                "or collect the frames and give them to push_many"
             )
         try:
             yield
