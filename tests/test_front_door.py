@@ -95,8 +95,8 @@ def imports_of(path: Path) -> set[str]:
 
 GRAPHS = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 GROUND = (
-    "_version", "atomic", "cache", "errors", "lazy", "opencv", "printable", "scratch", "signals", "software", "telemetry",
-    "types",
+    "_version", "atomic", "cache", "errors", "lazy", "opencv", "scratch", "signals", "software",
+    "telemetry", "types",
 )  # fmt: skip
 # Who may import whom: each room names the rooms below it. Arrows go down only, so there are no circles.
 ROOMS = {

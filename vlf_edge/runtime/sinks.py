@@ -1,4 +1,4 @@
-"""Where decisions go. A sink runs on the caller's thread, and an error in it is the caller's; a ThreadedSink has its own."""
+"""Where decisions go. A sink runs on the caller's thread, and errors are the caller's; a ThreadedSink has its own."""
 
 from __future__ import annotations
 
