@@ -150,8 +150,8 @@ class Recognizer:
         if stream.failures >= _FAILURES:
             raise ModelError(
                 f"{stream.name}: the model's answer was not a number {stream.failures} times without a good one "
-                f"between them, on {self.executor.backend}: weights or engines are broken; try another backend, or build "
-                "the plan anew"
+                f"between them, on {self.executor.backend}: weights or engines are broken; try another backend, or "
+                "build the plan anew"
             )
         stream.last_used_s = captured_s
         seq = stream.next_seq if seq is None else seq
