@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from toy_graphs import toy_clip, toy_frame
 
 from vlf_edge import Plan
-from vlf_edge.backends.cpu import said
+from vlf_edge.backends.cpu import int8_saturates, said
 from vlf_edge.backends.onnxruntime import OnnxRuntimeEngine
 from vlf_edge.backends.openvino import OpenVINOEngine
 from vlf_edge.backends.selection import open_engines
@@ -173,3 +173,61 @@ def test_openvino_takes_the_threads_and_pins_none():
     with OpenVINOEngine(toy_frame(), threads=1) as engine:
         assert engine._model.get_property("INFERENCE_NUM_THREADS") == 1
         assert engine._model.get_property("ENABLE_CPU_PINNING") is False
+
+
+@pytest.mark.parametrize(
+    "flags, saturates",
+    [
+        ("fpu sse2 avx avx2 fma", True),
+        ("fpu sse2 avx avx2 avx_vnni", False),
+        ("fpu avx512f avx512bw", True),
+        ("fpu avx512f avx512_vnni", False),
+        ("fpu avx512f amx_tile amx_int8", False),
+    ],
+)
+def test_a_cpu_that_cannot_multiply_int8_exactly_is_known(tmp_path, monkeypatch, flags, saturates):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
+    monkeypatch.setattr("vlf_edge.backends.cpu.platform.machine", lambda: "x86_64")
+    assert int8_saturates.__wrapped__(cpuinfo) == saturates
+    monkeypatch.setattr("vlf_edge.backends.cpu.platform.machine", lambda: "aarch64")
+    assert not int8_saturates.__wrapped__(cpuinfo)
+
+
+def test_without_proc_nothing_is_assumed(tmp_path):
+    assert not int8_saturates.__wrapped__(tmp_path / "none")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_where_int8_saturates_a_graph_is_computed_as_it_is_written(engine, monkeypatch):
+    """Weights and inputs at their largest: pairs of products that do not fit into 16 bits."""
+    rng = np.random.default_rng(0)
+    weight = np.sign(rng.normal(size=(64, 8))).astype(np.float32) * 127
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["dq"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "zero"], ["wdq"]),
+        helper.make_node("MatMul", ["dq", "wdq"], ["y"]),
+    ]
+    constants = [
+        helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+        helper.make_tensor("zero", TensorProto.INT8, [], [0]),
+        helper.make_tensor("w", TensorProto.INT8, weight.shape, weight.astype(np.int8).tobytes(), raw=True),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8])
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    monkeypatch.setattr(f"{engine.__module__}.int8_saturates", lambda: True)
+    given = np.full((3, 64), 127, np.float32)
+    with engine(model.SerializeToString()) as opened:
+        np.testing.assert_allclose(opened.infer({"x": given})["y"], given @ weight, rtol=1e-5)
+
+
+def test_an_int8_plan_says_that_it_is_no_faster_here(plans, caplog, monkeypatch):
+    monkeypatch.setattr("vlf_edge.backends.selection.int8_saturates", lambda: True)
+    for precision, said_so in (("int8", True), ("fp32", False)):
+        caplog.clear()
+        for opened in open_engines(Plan.open(plans[precision]), backend="openvino").values():
+            opened.close()
+        assert ("computes the int8 plan in float" in caplog.text) == said_so

@@ -13,6 +13,7 @@ from .. import backends
 from ..errors import BackendMissing, CompileError, PlanMismatch, VlfError
 from ..plan import Plan
 from . import cuda
+from .cpu import int8_saturates
 from .engine import Engine
 from .gpu_engines import GpuEngines, open_all, why
 from .gpu_engines import engine_serves as engine_serves
@@ -135,6 +136,13 @@ def _open_on_cpu(plan: Plan, reasons: list[str], threads: int | None) -> dict[st
 
 
 def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, Engine]:
+    if plan.manifest.precision == "int8" and backend in CPU_BACKENDS and int8_saturates():
+        log.warning(
+            "this CPU has no instructions that multiply int8 exactly (VNNI): %s computes the int8 plan in float, with "
+            "the same answers but no faster than fp32",
+            backend,
+        )
+
     def opener(stage: str) -> Engine:
         if backend == "fake":
             from .fake import FakeEngine
