@@ -140,4 +140,4 @@ def _open_portable(plan: Plan, backend: str) -> dict[str, Engine]:
 
         return OnnxRuntimeEngine(onnx_bytes)
 
-    return open_all(plan, opener)
+    return open_all(plan, "portable", opener)
