@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 
 from vlf_edge import CalibrationError, Preprocess, Sampling, SourceError
-from vlf_edge.compiler import calibrate
-from vlf_edge.compiler.calibrate import collect_clips
-from vlf_edge.compiler.clips import NamedClip, list_clips, spread
-from vlf_edge.runtime.preprocess import Preprocessor
+from vlf_edge.compiler.calibration import windows as calibrate
+from vlf_edge.compiler.calibration.clips import NamedClip, list_clips, spread
+from vlf_edge.compiler.calibration.windows import collect_clips
 from vlf_edge.runtime.ring import FeatureRing
-from vlf_edge.runtime.sampler import Sampler
-from vlf_edge.runtime.sources import open_source
+from vlf_edge.video.preprocess import Preprocessor
+from vlf_edge.video.sampler import Sampler
+from vlf_edge.video.sources import open_source
 
 SAMPLING, PREPROCESS = Sampling(4, 1.0), Preprocess(32, 32, 32)
 

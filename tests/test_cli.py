@@ -10,7 +10,7 @@ import pytest
 
 from vlf_edge import Plan
 from vlf_edge.cli import main
-from vlf_edge.compiler import origin
+from vlf_edge.compiler import fp32_model as origin
 
 SOURCE = "test://motion?seconds=4&width=160&height=120"
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from vlf_edge import Frame, SourceError, VlfError
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.sinks import PrintSink
-from vlf_edge.runtime.sources import IterableSource, Source
+from vlf_edge.video.sources import IterableSource, Source
 
 DEADLINE_S = 10
 

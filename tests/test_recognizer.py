@@ -5,8 +5,8 @@ import pytest
 from conftest import LABELS, toy_manifest
 
 from vlf_edge import PlanMismatch, Sampling, ShapeError, VlfError
+from vlf_edge.backends.fake import FakeEngine
 from vlf_edge.manifest import Manifest
-from vlf_edge.runtime.backends.fake import FakeEngine
 from vlf_edge.runtime.recognizer import Recognizer
 
 

@@ -4,9 +4,9 @@ import pytest
 from test_calibrate import write_clip
 
 from vlf_edge import CameraError, ShapeError, SourceError, open_source
-from vlf_edge.motion import CLASSES, MotionClip
-from vlf_edge.runtime.motion import SEGMENT_S, MotionOptions, MotionPattern
-from vlf_edge.runtime.sources import expand_clips
+from vlf_edge.synthetic import CLASSES, MotionClip
+from vlf_edge.video.motion_pattern import SEGMENT_S, MotionOptions, MotionPattern
+from vlf_edge.video.sources import expand_clips
 
 
 def times_s(source):
@@ -117,7 +117,7 @@ def test_absent_camera_names_those_present(camera):
 
 def test_device_that_is_no_camera(tmp_path):
     (tmp_path / "video0").write_text("")
-    from vlf_edge.runtime.sources import CameraSource
+    from vlf_edge.video.sources import CameraSource
 
     with pytest.raises(CameraError, match="is there but does not open"):
         CameraSource(str(tmp_path / "video0"))

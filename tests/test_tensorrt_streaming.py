@@ -13,9 +13,9 @@ from fake_cuda import PRIMARY, CudaError, FakeCuda, FakeDriver
 from fake_tensorrt import API, Strict, fake_tensorrt, members, spec
 from test_tensorrt import VERSIONS, _install, cache  # noqa: F401
 
+from vlf_edge.backends import gpu_frame
+from vlf_edge.backends.tensorrt import TensorRTEngine
 from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError, VlfError
-from vlf_edge.runtime import gpu_frame
-from vlf_edge.runtime.backends.tensorrt import TensorRTEngine
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.streaming import HostStreaming
 

@@ -21,6 +21,8 @@ _HOME = {
     "PrintSink": "runtime",
     "Runtime": "runtime",
     "Sampling": "types",
+    "Sink": "runtime",
+    "Source": "video",
     "TensorSpec": "types",
     "VideoSink": "runtime",
     "annotate": "runtime",
@@ -36,7 +38,7 @@ _HOME = {
     "VlfError": "errors",
     "WeightsError": "errors",
     "build": "compiler",
-    "open_source": "runtime",
+    "open_source": "video",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

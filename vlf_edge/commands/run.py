@@ -18,7 +18,7 @@ from .backend import add_backend_arguments, backend_options
 if TYPE_CHECKING:
     from ..runtime import Runtime
     from ..runtime.sinks import Sink
-    from ..runtime.sources import Source
+    from ..video.sources import Source
 
 HELP = "live decisions from a camera, a file or the test pattern"
 
@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs until the source ends, the time is up or Ctrl-C."""
-    from ..runtime import Runtime, open_source
+    from ..runtime import Runtime
+    from ..video import open_source
 
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")

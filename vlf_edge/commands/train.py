@@ -101,7 +101,7 @@ def _add_learning_arguments(group: argparse._ArgumentGroup) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Trains; prints what came of it."""
-    from ..compiler.origin import require
+    from ..compiler.fp32_model import require
 
     require("models", "training", ("torch", "timm", "safetensors"))
     from ..training import train

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
+from .. import backends
+from ..backends import cuda
 from ..errors import BackendMissing, CompileError
 from ..manifest import EngineInfo
 from ..models.stage import Stage
-from ..runtime import backends
-from ..runtime.backends import cuda
 from ..software import versions_of
 from ..types import TensorSpec
 from .engines import TARGETS, Target, for_this_gpu, member_name
-from .origin import Progress
+from .fp32_model import Progress
 
 FRONTEND = "torch-tensorrt"
 PRECISIONS = ("fp32", "fp16")

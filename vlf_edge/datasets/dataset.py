@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SourceError, VlfError
-from ..runtime.preprocess import Preprocessor
-from ..runtime.sampler import segment_centres
 from ..types import Preprocess, Sampling
+from ..video.preprocess import Preprocessor
+from ..video.sampler import segment_centres
 from .annotations import Row, few, read_annotations
 from .augment import Augmentation, enlarged, find_mirrors, flip_table
 from .frames import measure_extent, read_frames, segment_instants

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..types import Frame, Prediction
+from ..video.sources import Source
 from .channel import Channel, ChannelClosed
 from .recognizer import Recognizer
-from .sources import Source
 
 log = logging.getLogger(__name__)
 _JOIN_S = 5.0

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.engine import Engine
+from ..backends.gpu_frame import GpuFrame, is_gpu_frame
 from ..errors import PlanMismatch, ShapeError, VlfError
 from ..manifest import Manifest
 from ..types import Prediction, Sampling
-from .engine import Engine
-from .gpu_frame import GpuFrame, is_gpu_frame
-from .preprocess import Preprocessor, check_image
-from .sampler import Sampler, Tick, segment_centres
+from ..video.preprocess import Preprocessor, check_image
+from ..video.sampler import Sampler, Tick, segment_centres
 from .stats import Stats
 from .streaming import open_streaming
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.selection import open_engines
 from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
 from ..types import Prediction
+from ..video.sampler import segment_centres
+from ..video.sources import open_source
 from .pipeline import Pipeline
 from .recognizer import Recognizer
-from .sampler import segment_centres
-from .selection import open_engines
 from .sinks import RANDOM_WEIGHTS_NOTE
-from .sources import open_source
 
 
 class Runtime:

@@ -10,9 +10,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..errors import SourceError
+from ..opencv import load_cv2
 from ..types import Frame, Prediction
-from .opencv import load_cv2
-from .sources import DEFAULT_FPS, Source
+from ..video.sources import DEFAULT_FPS, Source
 
 RANDOM_WEIGHTS_NOTE = "[random weights: labels mean nothing]"
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.engine import Engine
+from ..backends.gpu_frame import GpuFrame
 from ..errors import ShapeError
 from ..types import Sampling
-from .engine import Engine
-from .gpu_frame import GpuFrame
 from .ring import FeatureRing, Ring
 from .stats import Stats
 
@@ -77,7 +77,7 @@ def open_streaming(engines: Mapping[str, Engine], sampling: Sampling, stats: Sta
     """The best way to run these engines, {"frame": ..., "clip": ...}, on a stream. Raises PlanMismatch, VlfError."""
     frame, clip = engines["frame"], engines["clip"]
     if frame.on_gpu and clip.on_gpu:
-        from .backends.tensorrt_streaming import TensorRTStreaming
+        from .tensorrt_streaming import TensorRTStreaming
 
         return TensorRTStreaming(frame, clip, sampling, stats)
     return HostStreaming(frame, clip, sampling, stats)

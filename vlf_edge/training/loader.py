@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..datasets import ClipDataset, Sample
 from ..errors import SourceError, VlfError
-from ..runtime.opencv import load_cv2
+from ..opencv import load_cv2
 
 # A clip that cannot be read is replaced by another one, drawn this often before the place is left empty.
 _DRAWS = 16
