@@ -9,16 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .errors import PlanError, PlanMismatch
 from .types import TensorSpec
 
-if TYPE_CHECKING:
-    from .manifest import Graph, Manifest
-
 MAX_VALUES = 1 << 27  # of one sample of a tensor; of a window, for all phases of its ring together
 _FLOATS = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX graph of a plan. kind: "fp32" (source), "portable" (CPU) or "typed" (TensorRT)."""
+
+    stage: str
+    kind: str
+    member: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -46,32 +53,28 @@ _STAGES: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[str, ...], tuple[str,
 }
 
 
-def check_interface(manifest: Manifest) -> None:
-    """Holds the tensors of all graphs against their roles, the manifest's sizes and each other.
+def check_interface(names: tuple[str, ...], graphs: Iterable[Graph], sizes: Mapping[str, int], phases: int) -> None:
+    """Holds the tensors of all graphs against their roles, the plan's sizes and each other.
 
+    names: the plan's stages. sizes: those of the axes that the manifest tells (K, H, W, C). phases: rings of K frames.
     Raises PlanError with the first that does not fit, PlanMismatch for stages that this version does not know.
     """
-    stages = _STAGES.get(manifest.stages)
+    stages = _STAGES.get(names)
     if stages is None:
-        known = "; ".join(", ".join(names) for names in _STAGES)
+        known = "; ".join(map(", ".join, _STAGES))
         raise PlanMismatch(
-            f"this plan has the stages {', '.join(manifest.stages)}; this version of vlf_edge knows: {known}"
+            f"this plan has the stages {', '.join(names)}; this version of vlf_edge knows: {known}"
         )
-    sizes = {
-        "H": manifest.preprocess.height_px,
-        "W": manifest.preprocess.width_px,
-        "K": manifest.sampling.frames,
-        "C": len(manifest.labels),
-    }
+    sizes = dict(sizes)
     dtypes: dict[tuple[str, str], str] = {}
-    for graph in sorted(manifest.graphs, key=lambda graph: manifest.stages.index(graph.stage)):
+    for graph in sorted(graphs, key=lambda graph: names.index(graph.stage)):
         for side, specs, roles in zip(("inputs", "outputs"), (graph.inputs, graph.outputs), stages[graph.stage]):
             what = f"the {graph.kind} graph of stage {graph.stage!r}"
             if len(specs) != len(roles) or len({spec.name for spec in specs}) != len(specs):
                 raise PlanError(f"not a sound vlf.plan: {what} has the {side} {_listed(specs)}, expected {_any(roles)}")
             for spec, role in zip(specs, roles):
                 _check_tensor(what, spec, role, sizes, dtypes, graph.kind)
-                values = _values(spec) * (manifest.sampling.phases if "K" in ROLES[role].axes else 1)
+                values = _values(spec) * (phases if "K" in ROLES[role].axes else 1)
                 if values > MAX_VALUES:
                     raise PlanError(
                         f"not a sound vlf.plan: {what} has {spec}, which makes {values} values to keep; the limit is "

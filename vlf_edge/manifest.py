@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .errors import PlanError, PlanMismatch, VlfError
+from .interface import Graph as Graph
 from .interface import check_interface
 from .onnx_graph import DTYPES, MAX_AXES
 from .types import Preprocess, Sampling, TensorSpec
@@ -24,17 +25,6 @@ MAX_BATCH = 65_536
 MAX_CHARACTERS = 300  # of a label or name
 _SHOWN = 300  # characters of what a message quotes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX graph of a plan. kind: "fp32" (source), "portable" (CPU) or "typed" (TensorRT)."""
-
-    stage: str
-    kind: str
-    member: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -139,7 +129,13 @@ def _manifest_from_json(raw: Any) -> Manifest:
         shown = repr(error) if len(repr(error)) <= _SHOWN else f"{repr(error)[:_SHOWN]}..."
         raise PlanError(f"not a sound vlf.plan: manifest.json is missing or misstates something ({shown})") from None
     manifest = Manifest(**values)
-    check_interface(manifest)
+    sizes = {
+        "H": manifest.preprocess.height_px,
+        "W": manifest.preprocess.width_px,
+        "K": manifest.sampling.frames,
+        "C": len(manifest.labels),
+    }
+    check_interface(manifest.stages, manifest.graphs, sizes, manifest.sampling.phases)
     return manifest
 
 
