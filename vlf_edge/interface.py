@@ -88,7 +88,7 @@ def _check_tensor(
     """sizes, dtypes: those known so far, by axis, and by kind of graph and role; what is new is added."""
     form = ROLES[role]
     fits = len(spec.shape) == len(form.axes) and spec.dtype in form.dtypes
-    for axis, size in zip(form.axes, spec.shape):
+    for axis, size in zip(form.axes, spec.shape) if fits else ():
         if axis == "N":
             fits = fits and (isinstance(size, str) or size == 1)
         elif not isinstance(size, int) or (axis if isinstance(axis, int) else sizes.setdefault(axis, size)) != size:

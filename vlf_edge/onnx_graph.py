@@ -21,8 +21,8 @@ from .errors import PlanError
 from .types import TensorSpec
 
 MAX_BYTES = 1 << 30  # of one graph; protobuf ends at 2 GiB
-MAX_NODES = 10_000  # our largest graphs have some 1,000; OpenVINO takes minutes for tens of thousands
-MAX_FIELDS = 1_000_000
+MAX_NODES = 4_000  # our largest graphs have some 1,000; time to open grows faster than the number
+MAX_FIELDS = 300_000
 MAX_AXES = 16
 DOMAINS = ("", "ai.onnx")  # two names of one domain: ONNX's own operators
 _MAX_TEXT_BYTES = 1000
