@@ -98,7 +98,7 @@ class Manifest:
 def _manifest_from_json(raw: Any) -> Manifest:
     if not isinstance(raw, dict) or "format" not in raw:
         raise PlanError("not a vlf.plan: manifest.json has no format number")
-    if raw["format"] != FORMAT:
+    if raw["format"] != FORMAT or not isinstance(raw["format"], int) or isinstance(raw["format"], bool):
         raise PlanMismatch(
             f"plan format {str(raw['format'])[:40]}; this version of vlf_edge reads format {FORMAT}: upgrade vlf_edge"
         )
