@@ -63,7 +63,8 @@ def test_every_field_is_described():
 def test_every_field_must_be_there_and_of_its_type(tmp_path, path):
     kind, _ = ROWS[path]
     wrong: dict[str, Any] = {
-        "number": ["1", 1.5, True, None, [1]], "seconds": ["1", True, None], "name": [1, None, [], "", "\x1b", "x" * 301],
+        "number": ["1", 1.5, True, None, [1]], "seconds": ["1", True, None],
+        "name": [1, None, [], "", "\x1b", "x" * 301],
         "text": [1, None, "\x1b"], "names": ["abc", [1], [""], ["\x1b"], {}, None], "objects": [{}, ["x"], "x", None],
         "object": [[], "x", None], "list": ["N", [1.5], [None], [True], [""], {}, None],
     }  # fmt: skip
