@@ -157,7 +157,12 @@ def tensor(stage, side, **changes):
 
 
 def one_kind(change):
-    return lambda manifest: change({"graphs": manifest["graphs"][:1]})
+    return lambda manifest: change({"graphs": [g for g in manifest["graphs"] if g["kind"] == "typed"]})
+
+
+def both_stages_of_one_kind(manifest):
+    one_kind(tensor("frame", "outputs", shape=["N", 4, 7]))(manifest)
+    one_kind(tensor("clip", "inputs", shape=["N", 4, 4, 7]))(manifest)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +175,10 @@ def one_kind(change):
         (tensor("clip", "inputs", shape=["N", 8, 4, 6]), r"expected window float32\(N, 4, 4, 6\)"),
         (tensor("clip", "inputs", shape=["N", 4, 4, 7]), "expected window"),
         (one_kind(tensor("frame", "outputs", dtype="float16")), "expected window float16"),
-        (tensor("frame", "outputs", shape=["N", 4]), r"expected tokens float32 or float16\(N, S, D\), which"),
+        (both_stages_of_one_kind, "has other shapes than that of another kind"),
+        (tensor("frame", "outputs", shape=["N", 4]), r"has tokens .*, expected window float32\(N, 4, 4\)"),
+        (tensor("frame", "outputs", shape=["N"]), r"expected tokens float32 or float16\(N, ...\)"),
+        (one_kind(tensor("clip", "outputs", name="other")), "expected logits"),
         (tensor("frame", "outputs", shape=[]), "0 shape of tensor tokens, expected 1 to 16"),
         (tensor("frame", "outputs", shape=[0, 4, 6]), "size of tokens is 0, expected 1"),
         (tensor("frame", "outputs", shape=[2, 4, 6]), "expected tokens"),
@@ -182,9 +190,9 @@ def one_kind(change):
         (tensor("frame", "inputs", name=""), "name of a tensor ''"),
         (lambda m: m["graphs"][0].update(inputs=[]), "0 tensors, expected 1"),
         (lambda m: m["graphs"][0].update(outputs=[]), "0 tensors, expected 1"),
-        (lambda m: m["graphs"][0].update(inputs=m["graphs"][0]["inputs"] * 2), "expected 1: image"),
+        (lambda m: m["graphs"][0].update(inputs=m["graphs"][0]["inputs"] * 2), "expected image"),
         (lambda m: m.update(stages=["frame", "audio"]), "is of stage 'clip', which is none of its stages"),
-        (lambda m: m.update(stages=["clip", "frame"]), "has the stages clip, frame; this version of vlf_edge knows"),
+        (lambda m: m.update(stages=["clip", "frame"]), "stage 'clip' has tokens .*, expected image uint8"),
         (lambda m: m.update(stages=["frame", "clip", "clip"]), "two stages of one name"),
         (lambda m: m["graphs"].append(m["graphs"][0]), "two graphs of one name"),
         (lambda m: m["labels"].__setitem__(0, "x" * 301), "expected 1 to 300 characters"),
@@ -210,12 +218,49 @@ def test_a_window_is_bounded_with_all_its_phases(toy_plan, tmp_path):
         Plan.open(craft(tmp_path / "x.plan", manifest, members))
 
 
-def test_plans_of_one_stage_are_known_too(tmp_path):
-    images = TensorSpec("images", "uint8", ("N", 4, 32, 32, 3))
+def test_a_whole_clip_is_a_window_of_images(tmp_path):
     manifest = toy_manifest()
-    graphs = tuple(replace(g, inputs=(images,)) for g in manifest.graphs if g.stage == "clip")
-    plan = write_toy_plan(tmp_path / "one.plan", replace(manifest, stages=("clip",), graphs=graphs))
-    assert plan.graph("clip", "portable")
+    for images, fits in (((4, 32, 32, 3), True), ((3, 32, 32, 3), False), ((4, 3, 32, 32), False), ((4, 4, 6), False)):
+        spec = TensorSpec("images", "uint8", ("N", *images))
+        graphs = tuple(replace(g, inputs=(spec,)) for g in manifest.graphs if g.stage == "clip")
+        one = replace(manifest, stages=("clip",), graphs=graphs)
+        if fits:
+            assert write_toy_plan(tmp_path / "one.plan", one).graph("clip", "portable")
+        else:
+            with pytest.raises(PlanError, match=r"expected window uint8\(N, 4, 32, 32, 3\)"):
+                write_toy_plan(tmp_path / "one.plan", one)
+
+
+def recurrent(*, state=(7,), after=(7,), dtype="float16", features=(9,), roles=None):
+    """One stage that takes an image and a state, and gives features beside its logits."""
+    floats = {"hidden": state, "next": after, "features": features, "logits": (len(LABELS),)}
+    specs = {name: TensorSpec(name, "float32", ("N", *shape)) for name, shape in floats.items()}
+    specs |= {"next": replace(specs["next"], dtype=dtype), "image": TensorSpec("image", "uint8", ("N", 32, 32, 3))}
+    inputs, outputs = (tuple(specs[n] for n in names.split()) for names in ("image hidden", "features logits next"))
+    graphs = tuple(replace(g, inputs=inputs, outputs=outputs) for g in toy_manifest().graphs if g.stage == "frame")
+    roles = roles or {n: n for n in ("image", "features", "logits")} | {"hidden": "state:next", "next": "state"}
+    return replace(toy_manifest(), stages=("frame",), graphs=graphs, roles={"frame": roles})
+
+
+def test_states_and_features_have_roles_too(tmp_path):
+    plan = write_toy_plan(tmp_path / "r.plan", recurrent(dtype="float32"))
+    assert plan.manifest.format == 2 and plan.manifest.stage_roles[0].state == {"hidden": "next"}
+    plan.verify()
+    for wrong, words in (
+        (recurrent(), r"has hidden float32\(N, 7\), expected state float16\(N, 7\)"),
+        (recurrent(dtype="float32", after=(8,)), r"expected state float32\(N, 8\)"),
+        (recurrent(dtype="float32", features=(2, 9)), r"expected features float32 or float16\(N, D\)"),
+        (recurrent(roles={"image": "image"}), "the roles of stage 'frame' do not fit its tensors"),
+        (recurrent(roles={"image": "x\x1b"}), "role of image"),
+        (replace(recurrent(), roles={"audio": {}}), "roles of 'audio', which is none of its stages"),
+        (replace(recurrent(), roles={"frame": []}), "roles is list, expected dict"),
+    ):
+        with pytest.raises(PlanError, match=words):
+            write_toy_plan(tmp_path / "w.plan", wrong)
+
+
+def test_the_digest_of_a_plan_without_roles_is_what_it_always_was():
+    assert Plan.open(SHIPPED).digest == "bc399ff993e9aae77a16ee7844bb325703721c3a8bad219c7bd9058305d29473"
 
 
 # What the graphs are

@@ -14,8 +14,18 @@ from conftest import toy_manifest, write_toy_plan
 from crafted import craft, parts_of
 
 from vlf_edge import Manifest, Plan, PlanError, PlanMismatch, Preprocess, Sampling, TensorSpec
-from vlf_edge.interface import _STAGES, ROLES
-from vlf_edge.manifest import FORMAT, GRAPH_KINDS, MAX_CHARACTERS, MAX_SIZE, PRECISIONS, EngineInfo, Graph
+from vlf_edge.interface import INPUTS, OUTPUTS
+from vlf_edge.manifest import (
+    FORMATS,
+    GRAPH_KINDS,
+    INPUT_ROLES,
+    MAX_CHARACTERS,
+    MAX_SIZE,
+    OUTPUT_ROLES,
+    PRECISIONS,
+    EngineInfo,
+    Graph,
+)
 from vlf_edge.onnx_graph import DTYPES
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "plan.md").read_text()
@@ -40,7 +50,7 @@ ROWS = {name: (kind, limits) for name, kind, limits, _ in table("field")}
 
 def plan_parts(tmp_path):
     manifest, members = parts_of(write_toy_plan(tmp_path / "toy.plan"))
-    manifest["engines"] = [copy.deepcopy(ENGINE)]
+    manifest |= {"engines": [copy.deepcopy(ENGINE)], "format": 2, "roles": {}}
     return manifest, members | {ENGINE["member"]: b"engine"}
 
 
@@ -56,6 +66,7 @@ def holder_of(manifest: dict[str, Any], path: str) -> tuple[Any, str]:
 def test_every_field_is_described():
     described = {(path[: path.rfind(".") + 1], path[path.rfind(".") + 1 :]) for path in ROWS}
     whole = {("", "preprocess"), ("", "sampling")}  # described by their parts
+    described -= {("", "format")}
     assert described | whole == {(path, field.name) for path, kind in FIELDS.items() for field in fields(kind)}
 
 
@@ -115,20 +126,21 @@ def test_limits_and_lists_are_those_of_the_code():
     for _, limit, where in table("what"):
         module, name = where.split(".")
         assert getattr(importlib.import_module(f"vlf_edge.{module}"), name) == int(limit), where
-    assert f"1 to {MAX_CHARACTERS} characters" in TEXT and f"from 1 to {MAX_SIZE}" in TEXT and FORMAT == 1
+    assert f"1 to {MAX_CHARACTERS} characters" in TEXT and f"from 1 to {MAX_SIZE}" in TEXT
+    assert ROWS["format"][1] == ", ".join(map(str, FORMATS))
     assert f"Element types: {', '.join(DTYPES)}." in TEXT
     described = {name: meaning for name, *_, meaning in table("field")}
     assert described["precision"] == "{}, {} or {}".format(*PRECISIONS)
     assert described["graphs[].kind"] == "{}, {} or {}".format(*GRAPH_KINDS)
 
 
-def test_stages_and_roles_are_those_of_the_code():
-    assert table("stages") == [
-        [", ".join(names), stage, *map(", ".join, sides)]
-        for names, stages in _STAGES.items()
-        for stage, sides in stages.items()
+def test_roles_are_those_of_the_code():
+    assert (tuple(INPUTS), tuple(OUTPUTS)) == (INPUT_ROLES, OUTPUT_ROLES)
+    assert [row[:4] for row in table("role")] == [
+        [name, side, ", ".join("..." if axis is ... else str(axis) for axis in role.axes), ", ".join(role.dtypes)]
+        for side, roles in (("inputs", INPUTS), ("outputs", OUTPUTS))
+        for name, role in roles.items()
     ]
-    assert table("role") == [[n, ", ".join(map(str, r.axes)), ", ".join(r.dtypes)] for n, r in ROLES.items()]
 
 
 def test_what_readers_do_with_what_they_do_not_know(tmp_path):
@@ -141,8 +153,8 @@ def test_what_readers_do_with_what_they_do_not_know(tmp_path):
     for part in ("preprocess", "sampling"):
         with pytest.raises(PlanError, match="later"):
             Plan.open(craft(tmp_path / "x.plan", manifest | {part: {**manifest[part], "later": 1}}, members))
-    with pytest.raises(PlanMismatch, match="plan format 2; .*upgrade vlf_edge"):
-        Plan.open(craft(tmp_path / "x.plan", manifest | {"format": 2}, members))
+    with pytest.raises(PlanMismatch, match="plan format 3; .*upgrade vlf_edge"):
+        Plan.open(craft(tmp_path / "x.plan", manifest | {"format": 3}, members))
 
 
 def test_members_are_named_as_described(tmp_path):

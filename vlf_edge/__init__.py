@@ -16,6 +16,7 @@ _HOME = {
     "JsonLinesSink": "runtime",
     "Manifest": "manifest",
     "Plan": "plan",
+    "ModelError": "errors",
     "Prediction": "types",
     "Preprocess": "types",
     "PrintSink": "runtime",

@@ -9,6 +9,7 @@ VlfError                 the user can fix it; the message is one sentence or two
 ├── PlanError            a plan file is damaged, foreign or unsafe
 │   └── PlanMismatch     a sound plan, but not for this model, machine or use
 ├── BackendMissing       a library or device is not here (names the exact install line)
+├── ModelError           a model's answers are no numbers
 ├── ShapeError           an array of the wrong shape or dtype crossed a border
 └── SourceError          a camera, file or folder gives no frames
     └── CameraError      a camera is absent, busy or silent
@@ -51,6 +52,10 @@ class PlanMismatch(PlanError):
 
 class BackendMissing(VlfError):
     """A library or device that the request needs is not on this machine."""
+
+
+class ModelError(VlfError):
+    """A model answers with NaN or infinity: its weights or engines are broken."""
 
 
 class ShapeError(VlfError):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from .errors import PlanError, PlanMismatch, VlfError
 from .interface import Graph as Graph
+from .interface import StageRoles as StageRoles
 from .interface import check_interface
 from .onnx_graph import DTYPES, MAX_AXES
 from .types import Preprocess, Sampling, TensorSpec
 
-FORMAT = 1
+# 2: ``roles`` are given. Plans that need none are still written as 1, which every reader knows.
+FORMATS = (1, 2)
+INPUT_ROLES = ("image", "window", "state")
+OUTPUT_ROLES = ("tokens", "logits", "features", "state")
 PRECISIONS = ("fp32", "fp16", "int8")
 GRAPH_KINDS = ("fp32", "portable", "typed")
 # docs/plan.md gives these, and a test holds it to them.
@@ -52,7 +57,9 @@ class Manifest:
     """All that a plan says about itself.
 
     model: name and sizes, as in the model's own dataclass. labels: C class names, in logit order.
-    precision: "fp32", "fp16" or "int8". stages: ("frame", "clip"), or ("clip",) for models that mix frames early.
+    precision: "fp32", "fp16" or "int8". stages: names, in the order in which they run.
+    roles: {stage: {tensor: role}}, see ``StageRoles``; the role of an input that carries a state is "state:OUTPUT".
+    Empty: one input and one output each, image -> tokens, window -> logits.
     weights: {"origin": "random" | "file", "sha256": ..., ...}.
     quantization: method, counts, hashes and what stayed in float; empty unless int8.
     versions: of the libraries that made the graphs. members: {name: {"sha256": ..., "bytes": ...}}, set by ``write``.
@@ -70,7 +77,17 @@ class Manifest:
     quantization: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     members: dict[str, dict[str, Any]] = field(default_factory=dict)
-    format: int = FORMAT
+    roles: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def format(self) -> int:
+        """The oldest format that says all of this."""
+        return 2 if self.roles else 1
+
+    @cached_property
+    def stage_roles(self) -> tuple[StageRoles, ...]:
+        """What the tensors of each stage are for, in the order in which the stages run. Raises PlanError."""
+        return tuple(_roles_of(self, stage) for stage in self.stages)
 
     @property
     def random_weights(self) -> bool:
@@ -87,7 +104,10 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` is the inverse."""
-        return asdict(self)
+        raw = {"format": self.format, **asdict(self)}
+        if self.format == 1:  # the digest of a plan is that of what it said when it was written
+            del raw["roles"]
+        return raw
 
     @classmethod
     def from_json(cls, raw: Any) -> Manifest:
@@ -98,11 +118,13 @@ class Manifest:
 def _manifest_from_json(raw: Any) -> Manifest:
     if not isinstance(raw, dict) or "format" not in raw:
         raise PlanError("not a vlf.plan: manifest.json has no format number")
-    if raw["format"] != FORMAT or not isinstance(raw["format"], int) or isinstance(raw["format"], bool):
+    if type(raw["format"]) is not int or raw["format"] not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
         raise PlanMismatch(
-            f"plan format {str(raw['format'])[:40]}; this version of vlf_edge reads format {FORMAT}: upgrade vlf_edge"
+            f"plan format {str(raw['format'])[:40]}; this version of vlf_edge reads {known}: upgrade vlf_edge"
         )
     try:
+        raw = raw if raw["format"] > 1 else {**raw, "roles": {}}
         values = {f.name: raw[f.name] for f in fields(Manifest)}
         values["labels"] = tuple(_text(label, "label") for label in _list(values["labels"], "labels", MAX_CLASSES))
         values["stages"] = tuple(_text(stage, "stage") for stage in _list(values["stages"], "stages", MAX_STAGES))
@@ -110,9 +132,14 @@ def _manifest_from_json(raw: Any) -> Manifest:
         values["sampling"] = Sampling(**values["sampling"])
         values["graphs"] = tuple(map(_graph_from_json, _list(values["graphs"], "graphs", MAX_PARTS)))
         values["engines"] = tuple(map(_engine_from_json, _list(values["engines"], "engines", MAX_PARTS, least=0)))
-        for name in ("model", "weights", "quantization", "versions", "members"):
+        for name in ("model", "weights", "quantization", "versions", "members", "roles"):
             _checked(values[name], dict, name)
         _checked(values["weights"].get("record", {}), dict, "training record")
+        for stage, roles in values["roles"].items():
+            if stage not in values["stages"]:
+                raise ValueError(f"roles of {stage!r}, which is none of its stages")
+            for name, role in _checked(roles, dict, "roles").items():
+                _text(name, "name of a tensor"), _text(role, f"role of {name}")
         for name, value in values["model"].items():
             _text(name, "name of a size"), isinstance(value, str) and _text(value, name)
         for name, version in values["versions"].items():
@@ -135,7 +162,7 @@ def _manifest_from_json(raw: Any) -> Manifest:
         "K": manifest.sampling.frames,
         "C": len(manifest.labels),
     }
-    check_interface(manifest.stages, manifest.graphs, sizes, manifest.sampling.phases)
+    check_interface(manifest.stage_roles, manifest.graphs, sizes, manifest.sampling.phases)
     return manifest
 
 
@@ -150,6 +177,40 @@ def _check_parts(stages: tuple[str, ...], graphs: tuple[Graph, ...], engines: tu
     ):
         if len(set(names)) < len(names):
             raise ValueError(f"two {what} of one name")
+
+
+def _roles_of(manifest: Manifest, stage: str) -> StageRoles:
+    graph = next((graph for graph in manifest.graphs if graph.stage == stage), None)
+    if graph is None:
+        raise PlanError(f"not a sound vlf.plan: it has no graph of its stage {stage!r}")
+    given = manifest.roles.get(stage) or _usual_roles(manifest, stage, graph)
+    inputs, outputs, state = {}, {}, {}
+    for spec in graph.inputs:
+        role, _, successor = given.get(spec.name, "").partition(":")
+        inputs[spec.name] = role
+        if role == "state":
+            state[spec.name] = successor
+    for spec in graph.outputs:
+        outputs[spec.name] = given.get(spec.name, "")
+    sound = (
+        {*inputs.values()} <= {*INPUT_ROLES}
+        and {*outputs.values()} <= {*OUTPUT_ROLES}
+        and sum(role != "state" for role in inputs.values()) == 1
+        and sum(role in ("tokens", "logits") for role in outputs.values()) == 1
+        and sorted(state.values()) == sorted(name for name, role in outputs.items() if role == "state")
+        and set(given) <= {*inputs, *outputs}
+    )
+    if not sound:
+        shown = f"{given}"[:_SHOWN]
+        raise PlanError(f"not a sound vlf.plan: the roles of stage {stage!r} do not fit its tensors: {shown}")
+    return StageRoles(stage, inputs, outputs, state)
+
+
+def _usual_roles(manifest: Manifest, stage: str, graph: Graph) -> dict[str, str]:
+    """Of plans that give none: every stage has one input and one output."""
+    first, last = len(manifest.stages) > 1 and stage == manifest.stages[0], stage == manifest.stages[-1]
+    tensors = {spec.name: "image" if first else "window" for spec in graph.inputs}
+    return tensors | {spec.name: "logits" if last else "tokens" for spec in graph.outputs}
 
 
 def _graph_from_json(raw: dict[str, Any]) -> Graph:
@@ -197,7 +258,7 @@ def _text(raw: Any, what: str, least: int = 1) -> str:
 
 
 def _list(raw: Any, what: str, most: int, least: int = 1) -> list[Any]:
-    if not least <= len(_checked(raw, list, what)) <= most:
+    if not least <= len(_checked(raw, (list, tuple), what)) <= most:
         raise ValueError(f"{len(raw)} {what}, expected {least} to {most}")
     return raw
 
@@ -208,7 +269,8 @@ def _number(raw: Any, what: str, least: int, most: int) -> int:
     return raw
 
 
-def _checked(value: Any, kind: type, what: str) -> Any:
+def _checked(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{what} is {type(value).__name__}, expected {kind.__name__}")
+        expected = kind[0] if isinstance(kind, tuple) else kind
+        raise TypeError(f"{what} is {type(value).__name__}, expected {expected.__name__}")
     return value

@@ -18,10 +18,10 @@ class Engine(ABC):
     backend: "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx" or "fake".
     inputs, outputs: what goes in and comes out; a string in a shape is a dynamic axis, "N" the batch.
     dynamic_batch: whether N may change from call to call. max_batch: largest N, None if it has no limit or is fixed.
-    on_gpu: whether it can be chained with others in the memory of an NVIDIA GPU, see ``streaming.py``.
+    chains_on_gpu: whether it can be chained with others in the memory of an NVIDIA GPU.
     """
 
-    on_gpu = False
+    chains_on_gpu = False
 
     def __init__(
         self,
@@ -56,6 +56,20 @@ class Engine(ABC):
         except Exception as error:  # each library has classes of its own
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise VlfError(f"{self.backend} failed to run {self!r}: {said[-1][:300]}") from error
+
+    def infer_all(self, inputs: Mapping[str, np.ndarray], batch: int | None = None) -> dict[str, np.ndarray]:
+        """As ``infer``, for any number n >= 1 of items (n, ...) in every input: in batches as large as the engine
+        takes, and no larger than ``batch``."""
+        count = len(next(iter(inputs.values())))
+        largest = (self.max_batch or count) if self.dynamic_batch else 1
+        size = min(largest, batch or count)
+        if count <= size:
+            return self.infer(inputs)
+        parts = [
+            self.infer({name: array[start : start + size] for name, array in inputs.items()})
+            for start in range(0, count, size)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def check_open(self) -> None:
         """Raises RuntimeError once the engine is closed."""

@@ -59,7 +59,7 @@ class TensorRTEngine(Engine):
     engine on this GPU.
     """
 
-    on_gpu = True
+    chains_on_gpu = True
 
     def __init__(self, engine_bytes: bytes, library: str, device: int = 0, *, cuda_graph: bool = True):
         self._trt = trt = load(library)

@@ -25,7 +25,12 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, frame: Frame, prediction: Prediction | None) -> None:
-        """One step: a frame and, where it led to one, its prediction."""
+        """One step: a frame and, where it led to one, its prediction. Both name their stream."""
+
+    @property
+    def wants_more(self) -> bool:
+        """False ends the run, as when somebody has closed the window."""
+        return True
 
     def close(self) -> None:
         """Finishes the output; idempotent."""
@@ -140,7 +145,8 @@ class VideoSink(Sink):
 
 def describe(prediction: Prediction) -> str:
     """A prediction as one line of text."""
-    words = [f"{prediction.t_end_s:9.2f} s", f"{prediction.state:8s}"]
+    words = [] if prediction.stream == "main" else [f"{prediction.stream:12s}"]
+    words += [f"{prediction.t_end_s:9.2f} s", f"{prediction.state:8s}"]
     if prediction.label is not None:
         words += [f"{prediction.label:24s} {prediction.score:6.1%}"]
     words += [f"{prediction.age_ms:7.1f} ms old"]
@@ -154,6 +160,7 @@ def describe(prediction: Prediction) -> str:
 def to_json(prediction: Prediction) -> dict[str, Any]:
     """A prediction as plain JSON values, under the names of Prediction's fields; scores and logits are left out."""
     return {
+        "stream": prediction.stream,
         "state": prediction.state,
         "label": prediction.label,
         "score": None if prediction.score is None else round(prediction.score, 6),

@@ -8,7 +8,7 @@ it. A frame may serve several instants when phases interleave faster than the ca
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..types import Sampling
 
@@ -17,15 +17,17 @@ TOLERANCE_S = 1e-3
 
 
 @dataclass(frozen=True)
-class Tick:
+class GridSlot:
     """A frame that the model should see: it serves the instants ``first`` to ``last`` of the grid, inclusive.
 
+    due_s: when instant ``first`` is, on the stream's clock.
     gap: frames were missing, or time ran backwards: nothing older may share a window with this frame, and the grid
     begins anew with it (``first`` is 0).
     """
 
     first: int
     last: int
+    due_s: float
     gap: bool = False
 
 
@@ -33,7 +35,8 @@ class Sampler:
     """Maps the time stamps of a stream to grid instants.
 
     A frame that comes more than half a step after its instant is too late to stand for it: the distance to the
-    instant before would exceed 1.5 steps. That is a gap.
+    instant before would exceed 1.5 steps. That is a gap. So is a step back in time of more than half a step; a smaller
+    one is a stamp that jitters, and that frame is passed over.
     """
 
     def __init__(self, sampling: Sampling):
@@ -46,29 +49,46 @@ class Sampler:
         self._last_s = -math.inf
         self._next = 0
 
-    def accept(self, t_s: float) -> Tick | None:
-        """What the frame taken at ``t_s`` (seconds, any fixed origin) is for; None: nothing, do not even resize it."""
+    def accept(self, t_s: float, *, begins: bool = False) -> GridSlot | None:
+        """What the frame taken at ``t_s`` (seconds, any fixed origin) is for; None: nothing, do not even resize it.
+
+        begins: nothing before this frame belongs with it, whatever the stamps say.
+        """
         if self._origin_s is None:
             return self._start(t_s, gap=False)
-        if t_s == self._last_s:
-            return None
-        if t_s < self._last_s:
+        if begins or t_s < self._last_s - self._patience_s:
             return self._start(t_s, gap=True)
-        self._last_s = t_s
-        late_s = t_s - (self._origin_s + self._next * self.sampling.grid_s)
-        if late_s < -TOLERANCE_S:
+        if t_s <= self._last_s:
             return None
-        if late_s > 0.5 * self.sampling.step_s + TOLERANCE_S:
+        self._last_s = t_s
+        due_s = self._origin_s + self._next * self.sampling.grid_s
+        if t_s < due_s - TOLERANCE_S:
+            return None
+        if self._too_late(t_s, due_s):
             return self._start(t_s, gap=True)
         first = self._next
         newest = math.floor((t_s - self._origin_s + TOLERANCE_S) / self.sampling.grid_s)
         self._next = max(first, newest) + 1
-        return Tick(first, self._next - 1)
+        return GridSlot(first, self._next - 1, due_s)
 
-    def _start(self, t_s: float, gap: bool) -> Tick:
+    def stand_in(self, lost: GridSlot, slot: GridSlot, t_s: float) -> GridSlot:
+        """The slot of the frame taken at ``t_s``, the next after a frame that was lost: with the lost frame's instants
+        too if it can stand for them, else its own, before which the lost ones are then a hole."""
+        if slot.gap or slot.first != lost.last + 1 or self._too_late(t_s, lost.due_s):
+            return slot
+        return replace(slot, first=lost.first, due_s=lost.due_s, gap=lost.gap)
+
+    @property
+    def _patience_s(self) -> float:
+        return 0.5 * self.sampling.step_s
+
+    def _too_late(self, t_s: float, due_s: float) -> bool:
+        return t_s - due_s > self._patience_s + TOLERANCE_S
+
+    def _start(self, t_s: float, gap: bool) -> GridSlot:
         self._origin_s = self._last_s = t_s
         self._next = 1
-        return Tick(0, 0, gap)
+        return GridSlot(0, 0, t_s, gap)
 
 
 def segment_centres(count: int, frames: int) -> list[int]:

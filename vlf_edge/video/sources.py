@@ -63,8 +63,8 @@ class Source(ABC):
     def __exit__(self, *exc_info) -> None:
         self.close()
 
-    def _frame(self, image: np.ndarray, t_s: float) -> Frame:
-        frame = Frame(image, t_s, self._seq, time.monotonic())
+    def _frame(self, image: np.ndarray, t_s: float, *, begins: bool = False) -> Frame:
+        frame = Frame(image, t_s, self._seq, time.monotonic(), begins)
         self._seq += 1
         return frame
 
@@ -175,15 +175,14 @@ class ImageFilesSource(Source):
 
 
 class PlaylistSource(Source):
-    """Video files one after another. Each restarts its own clock, which the sampler takes for the gap it is, so that
-    no window ever straddles two files."""
+    """Video files one after another, each on its own clock. The first frame of each says that it begins something new,
+    so that no window ever straddles two files."""
 
     def __init__(self, name: str, paths: Sequence[Path]):
         super().__init__(name)
         self.paths = tuple(paths)
         self._waiting = list(paths)
         self._current: VideoFileSource | None = None
-        self._ended = 0
         self._closed = False
         with VideoFileSource(self._waiting[0]) as first:
             self.fps = first.fps
@@ -196,11 +195,9 @@ class PlaylistSource(Source):
                 self._current = VideoFileSource(self._waiting.pop(0))
             frame = self._current.read()
             if frame is not None:
-                # A file of one frame ends at the very instant the next begins: a microsecond makes that a step back.
-                return self._frame(frame.image, frame.t_s - 1e-6 * self._ended)
+                return self._frame(frame.image, frame.t_s, begins=frame.seq == 0 and self._seq > 0)
             self._current.close()
             self._current = None
-            self._ended += 1
         return None
 
     def close(self) -> None:

@@ -184,7 +184,7 @@ class _Reader:
         sampler, stretches, numbers = Sampler(self._sampling), [], []
         for frame in self._frames(index):
             numbers.append(frame.seq)
-            tick = sampler.accept(frame.t_s)
+            tick = sampler.accept(frame.t_s, begins=frame.begins)
             if tick is None:
                 continue
             if tick.gap or not stretches:

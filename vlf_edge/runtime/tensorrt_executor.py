@@ -17,10 +17,10 @@ from ..errors import PlanMismatch, ShapeError
 from ..types import Sampling
 from .ring import Ring
 from .stats import Stats
-from .streaming import StreamingModel
+from .executor import Executor
 
 
-class TensorRTStreaming(StreamingModel):
+class TensorRTExecutor(Executor):
     """Two TensorRT engines on one GPU. All memory is allocated here, once; it goes with the engines.
 
     Raises PlanMismatch if the clip stage does not take what the frame stage gives.
