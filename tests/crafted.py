@@ -48,7 +48,7 @@ ODD: tuple[Any, ...] = (
 
 
 def mutate_json(value: Any, rng: np.random.Generator) -> Any:
-    """A copy with one place changed: replaced, removed, doubled, or swapped with another."""
+    """A copy with one or two places changed: replaced, renamed, removed, doubled, or taken from another."""
     value = copy.deepcopy(value)
     places: list[tuple[Any, Any]] = []
     queue = [value]
@@ -60,12 +60,14 @@ def mutate_json(value: Any, rng: np.random.Generator) -> Any:
     for _ in range(rng.integers(1, 3)):
         holder, key = places[rng.integers(len(places))]
         try:
-            match rng.integers(5):
+            match rng.integers(6):
                 case 0:
                     del holder[key]
                 case 1 if isinstance(holder, list):
                     holder.extend([holder[key]] * int(rng.choice([1, 2, 70, 300])))
-                case 2:
+                case 2 if isinstance(holder, dict):
+                    holder[str(ODD[rng.integers(len(ODD))])] = holder.pop(key)
+                case 3:
                     other, place = places[rng.integers(len(places))]
                     holder[key] = copy.deepcopy(other[place])
                 case _:
@@ -139,6 +141,8 @@ def main(count: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.plan"
         manifest, members = parts_of(Plan.open(write_fp32_plan(path, {"name": "toy"}, "abcde")))
+        roles = {"frame": {"image": "image", "tokens": "tokens"}, "clip": {"tokens": "window", "logits": "logits"}}
+        manifest |= {"format": 2, "roles": roles}
         for i in range(count):
             what = mutant(path, manifest, members, rng)
             try:

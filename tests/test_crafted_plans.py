@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import zipfile
@@ -198,6 +199,8 @@ def both_stages_of_one_kind(manifest):
         (lambda m: m["labels"].__setitem__(0, "x" * 301), "expected 1 to 300 characters"),
         (lambda m: m.update(versions={"onnx": "1\x1b[2J"}), "characters that can be printed"),
         (lambda m: m["sampling"].update(phases=64, frames=256), "expected window"),
+        (lambda m: m.update(format="a\x1b[2J"), r"plan format 'a\\x1b\[2J'; .*upgrade vlf_edge"),
+        (lambda m: m.update(format=True), "plan format True"),
     ],
 )
 def test_tensors_are_held_against_their_roles(toy_plan, tmp_path, change, words):
@@ -261,6 +264,14 @@ def test_states_and_features_have_roles_too(tmp_path):
 
 def test_the_digest_of_a_plan_without_roles_is_what_it_always_was():
     assert Plan.open(SHIPPED).digest == "bc399ff993e9aae77a16ee7844bb325703721c3a8bad219c7bd9058305d29473"
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "x" * 400])
+def test_members_that_are_not_there_are_named_safely(toy_plan, tmp_path, name):
+    manifest, members = parts_of(toy_plan)
+    raw = json.dumps(manifest | {"members": manifest["members"] | {name: {"sha256": "0" * 64, "bytes": 1}}})
+    with pytest.raises(PlanError, match="name of a member .*characters that can be printed"):
+        Plan.open(craft(tmp_path / "x.plan", manifest, members, raw=raw.encode()))
 
 
 # What the graphs are

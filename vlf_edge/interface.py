@@ -117,7 +117,7 @@ def _check_graph(
     """entry: what stands in a window for each frame, None if that is not known."""
     for specs, names, known in ((graph.inputs, roles.inputs, INPUTS), (graph.outputs, roles.outputs, OUTPUTS)):
         if [spec.name for spec in specs] != list(names):
-            raise PlanError(f"not a sound vlf.plan: {what} has {_listed(specs)}, expected {', '.join(names)}")
+            raise PlanError(f"not a sound vlf.plan: {what} has {_listed(specs)}, expected {', '.join(list(names)[:4])}")
         for spec in specs:
             role = names[spec.name]
             axes, dtypes = known[role].axes, known[role].dtypes

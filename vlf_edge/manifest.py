@@ -121,7 +121,7 @@ def _manifest_from_json(raw: Any) -> Manifest:
     if type(raw["format"]) is not int or raw["format"] not in FORMATS:
         known = " and ".join(map(str, FORMATS))
         raise PlanMismatch(
-            f"plan format {str(raw['format'])[:40]}; this version of vlf_edge reads {known}: upgrade vlf_edge"
+            f"plan format {repr(raw['format'])[:40]}; this version of vlf_edge reads {known}: upgrade vlf_edge"
         )
     try:
         raw = raw if raw["format"] > 1 else {**raw, "roles": {}}
@@ -144,7 +144,10 @@ def _manifest_from_json(raw: Any) -> Manifest:
             _text(name, "name of a size"), isinstance(value, str) and _text(value, name)
         for name, version in values["versions"].items():
             _text(name, "name of a library"), _text(version, f"version of {name}")
+        if len(values["members"]) > MAX_PARTS:
+            raise ValueError(f"{len(values['members'])} members, expected 0 to {MAX_PARTS}")
         for name, entry in values["members"].items():
+            _text(name, "name of a member")
             if not _SHA256.fullmatch(_checked(entry["sha256"], str, f"{name} sha256")):
                 raise ValueError(f"{name} sha256 is {entry['sha256']!r}")
             _number(entry["bytes"], f"{name} bytes", 0, 1 << 40)

@@ -150,7 +150,7 @@ def _check_members(path: Path, manifest: Manifest, sizes: Mapping[str, int]) -> 
     """Manifest and archive must name the same members, and every graph and engine must be one of them."""
     listed = set(manifest.members) | {"manifest.json"}
     if listed != set(sizes):
-        odd = ", ".join(sorted(listed ^ set(sizes)))
+        odd = ", ".join(sorted(listed ^ set(sizes))[:5])
         raise PlanError(f"{path} is damaged: manifest and archive disagree about {odd}; build it again")
     for name, entry in manifest.members.items():
         if entry["bytes"] != sizes[name]:
