@@ -102,8 +102,12 @@ def machine_of(monkeypatch, tmp_path):
         monkeypatch.setattr(compiler_engines, "build_in_child", partial(build, device=0))
         monkeypatch.setattr(cuda, "probe", probe)
         monkeypatch.setattr(tensorrt, "TensorRTEngine", gpu_engine)
-        monkeypatch.setattr(openvino, "OpenVINOEngine", lambda data, precision: Opened("openvino", data, precision))
-        monkeypatch.setattr(onnxruntime, "OnnxRuntimeEngine", lambda data: Opened("onnxruntime", data, data.decode()))
+        monkeypatch.setattr(
+            openvino, "OpenVINOEngine", lambda data, precision, threads: Opened("openvino", data, precision)
+        )
+        monkeypatch.setattr(
+            onnxruntime, "OnnxRuntimeEngine", lambda data, threads: Opened("onnxruntime", data, data.decode())
+        )
         return here
 
     return set_up

@@ -80,6 +80,15 @@ def test_a_failed_build_is_no_figure(toy_plan, tmp_path):
     assert done.returncode == 1 and done.stdout == "" and "vlf-edge: " in done.stderr
 
 
+def test_threads_times_every_way_beside_neighbours(toy_plan):
+    options = ("--backends", "onnxruntime", "--neighbours", "0", "1", "--rounds", "1", "--decisions", "2")
+    rows = figures("threads.py", "--plan", str(toy_plan), *options)["rows"]
+    assert len(rows) == 8 and {row["neighbours"] for row in rows} == {0, 1}
+    for row in rows:
+        assert positive(row, "open_s", "open_worst_s", "p50_ms", "p50_ratio", "worst_ms")
+        assert row["p50_ratio"] == 1 or row["way"] != "as shipped"
+
+
 def test_startup_opens_and_decides(toy_plan):
     found = figures("startup.py", "--plan", str(toy_plan), "--backends", "onnxruntime", "--runs", "1")
     assert positive(found["import"], "import_s", "goal_s") and positive(found["help"], "help_s", "python_alone_s")

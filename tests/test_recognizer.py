@@ -80,8 +80,8 @@ def test_a_camera_too_slow_for_the_plan_is_named_once(images, caplog):
     states = {toy.push(image, i * 0.5).state for i, image in enumerate(images[1:12])}
     assert states == {"warming", "gap"}
     assert [r.message for r in caplog.records] == [
-        "main: 3 gaps without a full window between them: frames come too seldom for this plan, which needs one at least "
-        "every 0.125 s; use a faster camera, a faster machine or a plan with a longer span"
+        "main: 3 gaps without a full window between them: frames come too seldom for this plan, which needs one at "
+        "least every 0.125 s; use a faster camera, a faster machine or a plan with a longer span"
     ]
 
 

@@ -212,10 +212,11 @@ def test_the_commands_pass_their_options_on(tmp_path, monkeypatch, verb, user):
 
     monkeypatch.setattr(f"{user}.open_engines", opened)
     command = verb.format(plan=plan_with(tmp_path).path).split()
-    assert main(command) == main([*command, "--device", "1", "--rebuild", "never", "--no-cuda-graph"]) == 1
+    options = ["--device", "1", "--rebuild", "never", "--no-cuda-graph", "--threads", "2"]
+    assert main(command) == main([*command, *options]) == 1
     assert passed == [
-        {"backend": "auto", "device": 0, "rebuild": "auto", "cuda_graph": True},
-        {"backend": "auto", "device": 1, "rebuild": "never", "cuda_graph": False},
+        {"backend": "auto", "device": 0, "rebuild": "auto", "cuda_graph": True, "threads": None},
+        {"backend": "auto", "device": 1, "rebuild": "never", "cuda_graph": False, "threads": 2},
     ]
 
 

@@ -41,8 +41,8 @@ def test_json_lines_for_programs(images):
         sink.write(frame(images[0]), WARMING)
     decided, warming = map(json.loads, out.getvalue().splitlines())
     assert decided == {
-        "state": "ok", "label": "wave", "score": 0.875, "topk": [["wave", 0.875], ["still", 0.1]], "t_start_s": 1.0,
-        "t_end_s": 3.0, "age_ms": 12.5, "seq": 90, "dropped": 3, "random_weights": False,
+        "stream": "main", "state": "ok", "label": "wave", "score": 0.875, "topk": [["wave", 0.875], ["still", 0.1]],
+        "t_start_s": 1.0, "t_end_s": 3.0, "age_ms": 12.5, "seq": 90, "dropped": 3, "random_weights": False,
     }  # fmt: skip
     assert warming["label"] is None and warming["score"] is None and warming["topk"] == []
 

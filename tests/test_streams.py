@@ -37,7 +37,12 @@ def same(got, want, tolerance: float) -> None:
     assert (got is None) == (want is None)
     if got is None:
         return
-    assert (got.state, got.t_start_s, got.t_end_s, got.stream) == (want.state, want.t_start_s, want.t_end_s, want.stream)
+    assert (got.state, got.t_start_s, got.t_end_s, got.stream) == (
+        want.state,
+        want.t_start_s,
+        want.t_end_s,
+        want.stream,
+    )
     if want.state == "ok":
         error = np.linalg.norm(got.logits - want.logits) / np.linalg.norm(want.logits)
         assert error <= tolerance

@@ -8,8 +8,11 @@
 Names are resolved when first used, so importing vlf_edge costs almost nothing and never loads torch, onnx or cv2.
 """
 
+from . import telemetry
 from ._version import __version__ as __version__
 from .lazy import lazy
+
+telemetry.switch_off()
 
 _HOME = {
     "Frame": "types",
@@ -25,6 +28,7 @@ _HOME = {
     "Sink": "runtime",
     "Source": "video",
     "TensorSpec": "types",
+    "ThreadedSink": "runtime",
     "VideoSink": "runtime",
     "annotate": "runtime",
     "BackendMissing": "errors",

@@ -68,3 +68,16 @@ class SourceError(VlfError):
 
 class CameraError(SourceError):
     """A camera is absent, busy, not permitted or silent."""
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raises KeyboardInterrupt if that is what ``error`` came of: to be asked where a library was imported and failed.
+
+    For programs that handle Ctrl-C in Python's way. A library in C that is interrupted while it is imported says that
+    it cannot be imported, and with luck what interrupted it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        cause = cause.__cause__ or cause.__context__

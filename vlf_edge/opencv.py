@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from .errors import BackendMissing
+from .errors import BackendMissing, raise_interrupt
 
 
 def load_cv2() -> ModuleType:
@@ -12,6 +12,7 @@ def load_cv2() -> ModuleType:
     try:
         import cv2
     except ImportError as error:
+        raise_interrupt(error)
         if ".so" in str(error):
             raise BackendMissing(
                 f"OpenCV is installed but a library of the system is missing ({error}): "

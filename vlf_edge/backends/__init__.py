@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from ..errors import BackendMissing
+from ..errors import BackendMissing, raise_interrupt
+from ..telemetry import barred
 
 _INSTALL = {
     "openvino": "pip install 'vlf_edge[cpu]'",
@@ -37,8 +38,10 @@ def load(library: str) -> ModuleType:
     """Imports a library. Raises BackendMissing with the install line if it is absent or broken."""
     require(library)
     try:
-        return importlib.import_module(library)
+        with barred():
+            return importlib.import_module(library)
     except (ImportError, OSError, RuntimeError) as error:
+        raise_interrupt(error)
         raise BackendMissing(
             f"{library} is installed but cannot be imported ({error}); reinstall it with: {_INSTALL[library]}"
         ) from error

@@ -12,16 +12,18 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .. import signals
 from ..cache import cache_folder
 from ..errors import BackendMissing, CompileError, VlfError
+from ..scratch import scratch_folder
 from .tensorrt_build import BuiltEngine, build_engine
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ def build_in_child(onnx_bytes: bytes, what: str, **options: Any) -> BuiltEngine:
     what: the name of what is built, for messages. options: the arguments of ``build_engine`` but ``timings``.
     Raises CompileError, which also says how a process ended that died, and BackendMissing.
     """
-    with tempfile.TemporaryDirectory(prefix="vlf-edge-build-") as folder:
+    with scratch_folder("vlf-edge-build-") as folder:
         here = Path(folder)
         (here / _GRAPH).write_bytes(onnx_bytes)
         # Ours, not the child's: for a user without a home it can be a folder of this process alone.
@@ -46,14 +48,7 @@ def build_in_child(onnx_bytes: bytes, what: str, **options: Any) -> BuiltEngine:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
         environment["PYTHONHASHSEED"] = "0"
         prefix = _repeatably() if options["library"] == "tensorrt_rtx" else ()
-        child = subprocess.run(
-            [*prefix, sys.executable, "-c", _CHILD],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        child = _run([*prefix, sys.executable, "-c", _CHILD], folder, environment)
         if child.returncode != 0 or not (here / _RESULT).exists():
             raise CompileError(f"building {what} ended its process: {_how_it_ended(child)}")
         result = json.loads((here / _RESULT).read_text())
@@ -61,6 +56,28 @@ def build_in_child(onnx_bytes: bytes, what: str, **options: Any) -> BuiltEngine:
             raise _error(result, what)
         result["compute_capabilities"] = tuple(result["compute_capabilities"])
         return BuiltEngine(data=(here / _ENGINE).read_bytes(), **result)
+
+
+def _run(command: list[str], folder: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    """As ``subprocess.run``, but a signal that ends us takes the child along at once."""
+    with ExitStack() as stack:
+        with signals.unbroken():
+            child = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            stack.enter_context(signals.clearing(child.kill))
+        with child:
+            try:
+                output, _ = child.communicate()
+            except BaseException:
+                child.kill()
+                raise
+    return subprocess.CompletedProcess(command, child.returncode, output)
 
 
 def build_in_folder(folder: str) -> None:

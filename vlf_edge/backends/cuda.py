@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendMissing, VlfError
+from ..errors import BackendMissing, VlfError, raise_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def _bindings(name: str, old_name: str) -> ModuleType:
     for candidate in (name, old_name):
         try:
             return importlib.import_module(candidate)
-        except (ImportError, OSError):
+        except (ImportError, OSError) as error:
+            raise_interrupt(error)
             continue
     raise BackendMissing(
         "cuda-bindings, which GPU engines need, cannot be imported; install it with: pip install cuda-bindings"

@@ -10,8 +10,11 @@ import numpy as np
 from ..errors import PlanMismatch
 from ..types import TensorSpec
 from . import load
-from .engine import Engine
+from .cpu import CpuEngine, said
 
+# Each session has threads of its own, which after a run go on spinning: on the cores that the other stage needs now.
+# Stopping them made a vlf decision 1.6 times faster on two cores.
+SETTINGS = {"session.force_spinning_stop": "1"}
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -24,7 +27,7 @@ _DTYPES = {
 }
 
 
-class OnnxRuntimeEngine(Engine):
+class OnnxRuntimeEngine(CpuEngine):
     """Runs a portable ONNX graph on the CPU, in the types of the graph.
 
     threads: None leaves their number to ONNX Runtime (all physical cores).
@@ -32,25 +35,29 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(self, onnx_bytes: bytes, *, threads: int | None = None):
         onnxruntime = load("onnxruntime")
+        onnxruntime.disable_telemetry_events()  # which a program that imported it before vlf_edge still has on
         options = onnxruntime.SessionOptions()
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 3  # errors; warnings about unused initialisers are of no use to a caller
-        # Each session has threads of its own, which after a run go on spinning: on the cores that the other stage needs
-        # now. Stopping them made a vlf decision 1.6 times faster on two cores.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.log_severity_level = 4  # what goes wrong is in the exception; on stderr it would be said twice
+        for name, value in SETTINGS.items():
+            options.add_session_config_entry(name, value)
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session = onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+            # Without its fallback: that prints to stdout and tries the same provider again.
+            self._session = onnxruntime.InferenceSession(
+                onnx_bytes, options, providers=["CPUExecutionProvider"], enable_fallback=False
+            )
         except Exception as error:  # its exceptions have no base class of their own
-            raise PlanMismatch(f"ONNX Runtime {onnxruntime.__version__} cannot run this graph: {error}") from error
+            cause = said(error)
+            raise PlanMismatch(f"ONNX Runtime {onnxruntime.__version__} cannot run this graph: {cause}") from error
         super().__init__("onnxruntime", _specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
 
-    def _infer(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, self._session.run(names, dict(inputs))))
 
-    def _close(self) -> None:
+    def _release(self) -> None:
         self._session = None
 
 

@@ -23,12 +23,19 @@ GPU_BACKENDS = ("tensorrt", "tensorrt_rtx")
 CPU_BACKENDS = ("openvino", "onnxruntime")
 BACKENDS = (*GPU_BACKENDS, *CPU_BACKENDS, "fake")
 REBUILD = ("never", "auto", "always")
+MAX_THREADS = 1024
 
 _ASKED_FOR = "a rebuild was asked for"
 
 
 def open_engines(
-    plan: Plan, *, backend: str = "auto", device: int = 0, rebuild: str = "auto", cuda_graph: bool = True
+    plan: Plan,
+    *,
+    backend: str = "auto",
+    device: int = 0,
+    rebuild: str = "auto",
+    cuda_graph: bool = True,
+    threads: int | None = None,
 ) -> dict[str, Engine]:
     """Opens every stage of a plan on one backend: {stage: Engine}.
 
@@ -37,18 +44,21 @@ def open_engines(
     replay their work as one CUDA graph.
     rebuild: "auto" builds engines for this GPU from the plan's graphs where none of the plan's own fits, and keeps them
     in the user's cache folder, so that the first start takes long; "never" builds nothing; "always" builds anew.
+    threads: how many the CPU's libraries compute with; None: one for each physical core. GPUs do not ask for it.
 
     What does not fit is told in one sentence of the log, with what was done instead. Raises BackendMissing (a library
     or a GPU is not here), PlanMismatch (no engine of this plan fits this GPU), CompileError (nor can one be built).
     """
     if rebuild not in REBUILD:
         raise VlfError(f"rebuild is {rebuild!r}; expected {', '.join(REBUILD)}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise VlfError(f"threads is {threads}; expected 1 to {MAX_THREADS}, or nothing for one on each physical core")
     if backend == "auto":
-        return _open_auto(plan, device, rebuild, cuda_graph)
+        return _open_auto(plan, device, rebuild, cuda_graph, threads)
     if backend in GPU_BACKENDS:
         return _open_on_gpu(GpuEngines(plan, backend, device, cuda_graph=cuda_graph), rebuild)
     if backend in BACKENDS:
-        return _open_portable(plan, backend)
+        return _open_portable(plan, backend, threads)
     raise BackendMissing(f"there is no backend {backend!r}; available: auto, {', '.join(BACKENDS[:-1])}")
 
 
@@ -72,7 +82,7 @@ def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
         raise CompileError(f"{why(error)}; {failed}") from failed
 
 
-def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool) -> dict[str, Engine]:
+def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool, threads: int | None) -> dict[str, Engine]:
     reasons: list[str] = []
     if rebuild != "always":
         for library in GPU_BACKENDS:
@@ -103,15 +113,15 @@ def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool) -> dict[
                 return gpu.open_built(reason, refresh=rebuild == "always")
             except VlfError as error:  # the CPU can still decide
                 reasons.append(why(error))
-    return _open_on_cpu(plan, reasons)
+    return _open_on_cpu(plan, reasons, threads)
 
 
-def _open_on_cpu(plan: Plan, reasons: list[str]) -> dict[str, Engine]:
+def _open_on_cpu(plan: Plan, reasons: list[str], threads: int | None) -> dict[str, Engine]:
     """reasons: why not the GPU. Nobody who is content with the CPU needs to hear at every start how to change that."""
     for name in filter(backends.installed, CPU_BACKENDS):
         try:
-            engines = _open_portable(plan, name)
-        except BackendMissing as error:  # installed, but broken
+            engines = _open_portable(plan, name, threads)
+        except BackendMissing as error:  # installed, but broken, or of no use in a forked process
             reasons.append(why(error))
             continue
         if reasons:
@@ -124,7 +134,7 @@ def _open_on_cpu(plan: Plan, reasons: list[str]) -> dict[str, Engine]:
     )
 
 
-def _open_portable(plan: Plan, backend: str) -> dict[str, Engine]:
+def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, Engine]:
     def opener(stage: str) -> Engine:
         if backend == "fake":
             from .fake import FakeEngine
@@ -135,9 +145,9 @@ def _open_portable(plan: Plan, backend: str) -> dict[str, Engine]:
         if backend == "openvino":
             from .openvino import OpenVINOEngine
 
-            return OpenVINOEngine(onnx_bytes, precision=plan.manifest.precision)
+            return OpenVINOEngine(onnx_bytes, precision=plan.manifest.precision, threads=threads)
         from .onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(onnx_bytes)
+        return OnnxRuntimeEngine(onnx_bytes, threads=threads)
 
     return open_all(plan, "portable", opener)

@@ -17,10 +17,16 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         help="engines for this GPU: never, the plan's own alone; auto, where none of those fits, built once and kept "
         "in ~/.cache/vlf_edge; always, built anew (default: auto)",
     )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads on the CPU; fewer leave cores to others (default: one for each physical core)",
+    )
     parser.add_argument("--no-cuda-graph", action="store_true", help="start the GPU's kernels one by one")
 
 
 def backend_options(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_backend_arguments`` added, as ``Runtime`` and ``evaluate`` take it."""
-    options = {name: getattr(args, name) for name in ("backend", "device", "rebuild")}
+    options = {name: getattr(args, name) for name in ("backend", "device", "rebuild", "threads")}
     return {**options, "cuda_graph": not args.no_cuda_graph}

@@ -24,7 +24,7 @@ from torch.fx.node import map_aggregate, map_arg
 
 from .. import backends
 from ..backends import cuda
-from ..errors import BackendMissing, CompileError
+from ..errors import BackendMissing, CompileError, raise_interrupt
 from ..manifest import EngineInfo
 from ..models.stage import Stage
 from ..software import versions_of
@@ -77,6 +77,7 @@ def load() -> Toolkit:
             module = importlib.import_module("torch_tensorrt")
             convert = module.dynamo.convert_exported_program_to_serialized_trt_engine
     except Exception as error:  # AssertionError, OSError, plain Exception: whatever it is, its versions do not fit
+        raise_interrupt(error)
         raise _missing(f"torch_tensorrt cannot be imported ({_first_line(error)})") from error
     unknown = sorted(set(_OPTIONS) - inspect.signature(convert).parameters.keys())
     if unknown:  # its **kwargs would swallow them

@@ -91,10 +91,18 @@ class EngineClassifier(Classifier):
 
 
 def open_classifier(
-    plan: Plan, *, backend: str = "auto", device: int = 0, rebuild: str = "auto", cuda_graph: bool = True
+    plan: Plan,
+    *,
+    backend: str = "auto",
+    device: int = 0,
+    rebuild: str = "auto",
+    cuda_graph: bool = True,
+    threads: int | None = None,
 ) -> EngineClassifier:
     """A plan on the engines that run it here; see ``open_engines`` for the arguments and errors."""
-    engines = open_engines(plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
+    engines = open_engines(
+        plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+    )
     return EngineClassifier(plan, engines)
 
 

@@ -34,6 +34,7 @@ def evaluate(
     device: int = 0,
     rebuild: str = "auto",
     cuda_graph: bool = True,
+    threads: int | None = None,
     batch: int = 8,
     limit: int | None = None,
     seed: int = 0,
@@ -42,8 +43,8 @@ def evaluate(
     """Measures a plan on labelled clips. Returns plain JSON values.
 
     data, split, limit, seed: see ``open_dataset``. against: what to compare with, see ``open_reference``. live: also
-    play the same clips through the streaming pipeline. backend, device, rebuild, cuda_graph: see ``open_engines``.
-    batch: clips, frames and windows at a time. progress: called with (what, done, total).
+    play the same clips through the streaming pipeline. backend, device, rebuild, cuda_graph, threads: see
+    ``open_engines``. batch: clips, frames and windows at a time. progress: called with (what, done, total).
 
     The report holds what ran on what, the files that are missing, what ``summarize`` gives, latency_ms {stage: {p50,
     p99}}, and, where asked for, "against" (what ``contrast`` gives) and "live" (clips, windows, top1, clip_top1 on the
@@ -57,7 +58,8 @@ def evaluate(
     plan = plan if isinstance(plan, Plan) else Plan.open(plan)
     stats = Stats()
     with ExitStack() as stack:
-        on: dict[str, Any] = {"backend": backend, "device": device, "rebuild": rebuild, "cuda_graph": cuda_graph}
+        on: dict[str, Any] = {"backend": backend, "device": device, "rebuild": rebuild}
+        on |= {"cuda_graph": cuda_graph, "threads": threads}
         model = stack.enter_context(open_classifier(plan, **on))
         if rebuild == "always":  # what was built a moment ago is new enough for what else is opened
             on["rebuild"] = "auto"

@@ -29,18 +29,21 @@ def open_reference(
     device: int = 0,
     rebuild: str = "auto",
     cuda_graph: bool = True,
+    threads: int | None = None,
 ) -> Classifier:
     """Opens what ``plan`` is to be compared with.
 
     what: "fp32" (the plan's own unquantised graphs, on the CPU), a .plan file (on its engines; backend, device,
-    rebuild, cuda_graph: see ``open_engines``) or a weights file (by PyTorch, on the CPU). Raises BackendMissing,
-    PlanError, WeightsError, and VlfError for any other kind of file.
+    rebuild, cuda_graph, threads: see ``open_engines``) or a weights file (by PyTorch, on the CPU). Raises
+    BackendMissing, PlanError, WeightsError, and VlfError for any other kind of file.
     """
     if what == OWN_FP32:
-        return EngineClassifier(plan, _fp32_engines(plan), name="its own fp32 graphs")
+        return EngineClassifier(plan, _fp32_engines(plan, threads), name="its own fp32 graphs")
     suffix = Path(what).suffix
     if suffix == ".plan":
-        return open_classifier(Plan.open(what), backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
+        return open_classifier(
+            Plan.open(what), backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+        )
     if suffix in _WEIGHTS:
         return _open_weights(what, plan)
     raise VlfError(f"cannot compare with {what!r}; expected fp32, a .plan file or weights ({', '.join(_WEIGHTS)})")
@@ -82,17 +85,17 @@ def _open_weights(what: str, plan: Plan) -> WeightsClassifier:
     return WeightsClassifier(what, load_weights(what), plan.manifest.sampling.span_s)
 
 
-def _fp32_engines(plan: Plan) -> dict[str, Engine]:
+def _fp32_engines(plan: Plan, threads: int | None) -> dict[str, Engine]:
     """The graphs that every later build starts from. ONNX Runtime first: nothing in it rounds to less than float32."""
     graphs = {stage: plan.graph(stage, "fp32") for stage in plan.manifest.stages}
     if backends.installed("onnxruntime"):
         from ..backends.onnxruntime import OnnxRuntimeEngine
 
-        return {stage: OnnxRuntimeEngine(graph) for stage, graph in graphs.items()}
+        return {stage: OnnxRuntimeEngine(graph, threads=threads) for stage, graph in graphs.items()}
     if backends.installed("openvino"):
         from ..backends.openvino import OpenVINOEngine
 
-        return {stage: OpenVINOEngine(graph, precision="fp32") for stage, graph in graphs.items()}
+        return {stage: OpenVINOEngine(graph, precision="fp32", threads=threads) for stage, graph in graphs.items()}
     raise BackendMissing(
         f"the fp32 graphs of {plan.path} need ONNX Runtime or OpenVINO; install one with: "
         f"{backends.install_command('openvino')}"

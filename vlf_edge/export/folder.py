@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import signals
 from ..errors import PlanError, VlfError
+from ..scratch import scratch_folder
 
 RECORD = "vlf.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -61,10 +62,11 @@ def write_folder(path: str | os.PathLike[str], folder: Folder) -> list[Path]:
     place = Path(os.path.realpath(path))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=place.parent, ignore_cleanup_errors=True) as scratch:
+        with scratch_folder(".partial-", place.parent) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             _fill(new, folder)
-            _exchange(place, new, old)
+            with signals.unbroken():
+                _exchange(place, new, old)
     except OSError as error:
         raise VlfError(f"cannot export to {path}: {error.strerror}") from None
     return sorted(Path(path, name) for name in (*folder.files, RECORD))

@@ -9,6 +9,7 @@ _HOME = {
     "Recognizer": "recognizer",
     "Runtime": "runtime",
     "Sink": "sinks",
+    "ThreadedSink": "threaded_sink",
     "VideoSink": "sinks",
     "annotate": "sinks",
 }

@@ -211,9 +211,7 @@ def open_executor(
     classes = (executor.decider or executor.encoder).engine
     last = next(spec for spec in classes.outputs if spec.name == (executor.decider or executor.encoder).output)
     if last.shape[-1] != len(manifest.labels):
-        raise PlanMismatch(
-            f"this plan names {len(manifest.labels)} labels, but its model has {last.shape[-1]} classes"
-        )
+        raise PlanMismatch(f"this plan names {len(manifest.labels)} labels, but its model has {last.shape[-1]} classes")
     return executor
 
 
@@ -233,5 +231,3 @@ def _encoder_and_decider(
         f"this version of vlf_edge runs no plan of these stages ({described}); it runs image -> tokens with window -> "
         "logits, window -> logits, and image -> logits"
     )
-
-

@@ -233,4 +233,3 @@ class _Work:
                 dropped = lost.prediction.dropped + step.prediction.dropped
                 step = step._replace(prediction=replace(step.prediction, dropped=dropped))
         return step
-

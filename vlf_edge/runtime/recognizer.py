@@ -1,6 +1,6 @@
-"""Recognizer: push a frame of any stream, perhaps get a decision. Plain single-threaded code; threads are pipeline.py's.
+"""Recognizer: push a frame of any stream, perhaps get a decision. Plain code; threads are pipeline.py's.
 
-    frame --accept: is it on its stream's grid? cut to size--> DueFrame --decide: executor, softmax--> Prediction
+frame --accept: is it on its stream's grid? cut to size--> DueFrame --decide: executor, softmax--> Prediction
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Recognizer:
     engines: {stage: engine}, for every stage of the manifest; they stay the caller's to close. sampling: the plan's own
     unless given. topk: how many classes ``Prediction.topk`` lists. max_streams: most streams kept at a time.
     idle_s: a stream without a frame for so long (wall time) gives its place to a new one when all are taken.
-    streams: {name: Stream}. stats: the times of all streams together, a batch counting once; counts are each stream's own.
+    streams: {name: Stream}. stats: the times of all streams together, a batch counting once; counts are the streams'.
     """
 
     def __init__(
@@ -149,9 +149,9 @@ class Recognizer:
         t_s, captured_s = self._check(image, t_s, captured_s)
         if stream.failures >= _FAILURES:
             raise ModelError(
-                f"{stream.name}: the model's answer was not a number {stream.failures} times without a good one between "
-                f"them, on {self.executor.backend}: weights or engines are broken; try another backend, or build the "
-                "plan anew"
+                f"{stream.name}: the model's answer was not a number {stream.failures} times without a good one "
+                f"between them, on {self.executor.backend}: weights or engines are broken; try another backend, or "
+                "build the plan anew"
             )
         stream.last_used_s = captured_s
         seq = stream.next_seq if seq is None else seq

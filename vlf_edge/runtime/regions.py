@@ -36,7 +36,7 @@ class Regions:
         image: (H, W, 3) uint8 BGR. t_s: seconds. boxes: {track: (x1, y1, x2, y2)} in pixels. Returns {track:
         prediction}, None where a track's own grid does not want this frame. A box that is not finite, is empty or lies
         outside the picture is no sight of its track, as if it were not there. A track unseen for a window's span is
-        forgotten; if it comes back, it is ``warming``. Raises ShapeError, VlfError for a box of other than four numbers.
+        forgotten; if it comes back, it is ``warming``. Raises ShapeError, and VlfError for what is no box.
         """
         check_image(image)
         sizes = self._recognizer.manifest.preprocess
@@ -100,5 +100,7 @@ def _checked(track: Any, box: Any) -> tuple[float, float, float, float]:
     try:
         x1, y1, x2, y2 = map(float, box)
     except (TypeError, ValueError):
-        raise VlfError(f"the box of track {track!r} is {box!r}; expected four numbers x1, y1, x2, y2 in pixels") from None
+        raise VlfError(
+            f"the box of track {track!r} is {box!r}; expected four numbers x1, y1, x2, y2 in pixels"
+        ) from None
     return x1, y1, x2, y2

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import signals
 from ..backends.selection import open_engines
 from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
@@ -31,7 +32,7 @@ class Runtime:
 
     plan: path of a vlf.plan, or a Plan. backend: "auto" picks the fastest that is here; or "tensorrt",
     "tensorrt_rtx", "openvino", "onnxruntime". device: number of the GPU. rebuild: "never", "auto" (where no engine of
-    the plan fits the GPU, the first start builds one) or "always"; cuda_graph: see ``open_engines``. phases:
+    the plan fits the GPU, the first start builds one) or "always"; cuda_graph, threads: see ``open_engines``. phases:
     interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many classes
     ``Prediction.topk`` lists. max_streams: most streams at a time.
 
@@ -50,6 +51,7 @@ class Runtime:
         device: int = 0,
         rebuild: str = "auto",
         cuda_graph: bool = True,
+        threads: int | None = None,
         phases: int | None = None,
         topk: int = 5,
         max_streams: int = 1024,
@@ -60,11 +62,11 @@ class Runtime:
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
         self._pushing = threading.Lock()
-        self._engines = open_engines(self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph)
+        self._engines = open_engines(
+            self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+        )
         try:
-            self.recognizer = Recognizer(
-                manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams
-            )
+            self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams)
         except BaseException:
             self.close()
             raise
@@ -123,9 +125,7 @@ class Runtime:
         with self._alone():
             self.recognizer.forget(stream)
 
-    def stream(
-        self, source: Any, *, fps: float | None = None, max_batch_delay_ms: float = 0.0
-    ) -> Iterator[Prediction]:
+    def stream(self, source: Any, *, fps: float | None = None, max_batch_delay_ms: float = 0.0) -> Iterator[Prediction]:
         """Predictions from a source, captured and inferred on threads of their own, until it ends or the caller stops.
 
         source: see ``open_source``; or {name: source}, run together until all of them end: each prediction names its
@@ -171,7 +171,8 @@ class Runtime:
     ) -> None:
         """Plays a source into sinks until it ends, the time is up, or a sink wants no more (``Sink.wants_more``).
 
-        source: as for ``stream``. The sinks are closed at the end, whatever happens.
+        source: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs under
+        ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
         with ExitStack() as stack:
             for sink in sinks:
@@ -185,6 +186,7 @@ class Runtime:
                 timer.daemon = True
                 timer.start()
                 stack.callback(timer.cancel)
+            stack.enter_context(signals.telling(steps.close))
             for frame, prediction in steps:
                 for sink in sinks:
                     sink.write(frame, prediction)
@@ -253,8 +255,8 @@ class Runtime:
             )
         if not self._pushing.acquire(blocking=False):
             raise VlfError(
-                "this Runtime is being used by another thread at this moment: give each thread a Runtime of its own, or "
-                "collect the frames and give them to push_many"
+                "this Runtime is being used by another thread at this moment: give each thread a Runtime of its own, "
+                "or collect the frames and give them to push_many"
             )
         try:
             yield
@@ -279,5 +281,3 @@ def name_sources(sources: Sequence[str]) -> dict[str, str]:
             name = f"{base}#{number}"
         named[name] = source
     return named
-
-

@@ -1,4 +1,4 @@
-"""Where decisions go. Sinks run on the caller's thread and are context managers; an error in one is the caller's."""
+"""Where decisions go. A sink runs on the caller's thread, and errors are the caller's; a ThreadedSink has its own."""
 
 from __future__ import annotations
 
@@ -123,12 +123,13 @@ class VideoWriter:
 class VideoSink(Sink):
     """Every frame that reached the recogniser, with the latest decision on it, as a video (class VideoWriter).
 
-    source: gives the frame rate; its own files are never written to.
+    source: gives the frame rate; its own files are never written to. stream: only that stream's frames (None: all).
     """
 
     every_frame = True
 
-    def __init__(self, path: str | Path, source: Source):
+    def __init__(self, path: str | Path, source: Source, stream: str | None = None):
+        self._stream = stream
         for read in source.paths:
             if Path(path).exists() and Path(path).samefile(read):
                 raise SourceError(f"cannot save to {path}: it is what {source.name} is read from; give another name")
@@ -136,6 +137,8 @@ class VideoSink(Sink):
         self._latest: Prediction | None = None
 
     def write(self, frame: Frame, prediction: Prediction | None) -> None:
+        if self._stream not in (None, frame.stream):
+            return
         self._latest = prediction or self._latest
         self._writer.write(annotate(frame.image, self._latest))
 

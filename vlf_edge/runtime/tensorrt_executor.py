@@ -15,9 +15,9 @@ from ..backends.gpu_frame import GpuFrame, names_no_stream, view_gpu_frame
 from ..backends.tensorrt import TensorRTEngine
 from ..errors import PlanMismatch, ShapeError
 from ..types import Sampling
+from .executor import Executor
 from .ring import Ring
 from .stats import Stats
-from .executor import Executor
 
 
 class TensorRTExecutor(Executor):

@@ -40,6 +40,8 @@ from .validate import Scores, Validator
 Progress = Callable[[str, int, int], None]
 _SAVE_EVERY_S = 300.0
 _CHECK_EVERY_STEPS = 20
+# What is worth a state of its own before the weights are judged, which can be long and is ended at once by a signal.
+_WORTH_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -121,6 +123,8 @@ class Run:
     def go(self, progress: Progress, should_stop: Callable[[], bool]) -> Outcome:
         """Takes all steps that are left, or fewer if time is up or it is told to stop."""
         limit_s = math.inf if self.settings.max_minutes is None else 60 * self.settings.max_minutes
+        if self.step == self.steps_per_epoch * (len(self.history) + 1):  # it was stopped while this was under way
+            self._publish(ends_epoch=True)
         for batch in self._batches():
             self._learn_from(batch)
             epoch, done = divmod(self.step - 1, self.steps_per_epoch)
@@ -205,6 +209,8 @@ class Run:
     def _publish(self, ends_epoch: bool) -> None:
         """Judges the averaged weights; writes them, the curves and the state. A stretch that does not end its epoch
         is shown in the curves, but the resumed run judges that epoch again."""
+        if ends_epoch and time.monotonic() - self._saved_s > _WORTH_S:
+            self._save()
         self.device.follow(self.average.module.buffers())
         scores = self.validator(self.average.module)
         row = self._row(scores)

@@ -1,0 +1,175 @@
+"""What OpenVINO and ONNX Runtime do besides computing: forks, errors while they run, and messages that are no text."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import toy_manifest
+from onnx import TensorProto, helper
+from toy_graphs import toy_clip, toy_frame
+
+from vlf_edge import Plan
+from vlf_edge.backends.cpu import said
+from vlf_edge.backends.onnxruntime import OnnxRuntimeEngine
+from vlf_edge.backends.openvino import OpenVINOEngine
+from vlf_edge.backends.selection import open_engines
+from vlf_edge.errors import PlanMismatch, VlfError
+
+pytest.importorskip("openvino")
+pytest.importorskip("onnxruntime")
+
+ENGINES = [OpenVINOEngine, OnnxRuntimeEngine]
+IMAGE = {"image": np.zeros((1, 16, 16, 3), np.uint8)}
+FORK_LIMIT_S = 20  # a child that hangs is ended by a signal; none is near this when it works
+
+
+def in_forked_child(run) -> str:
+    """What ``run`` returned there, or which VlfError it raised."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(FORK_LIMIT_S)
+        try:
+            try:
+                answer = f"{run()}"
+            except VlfError as error:
+                answer = f"{type(error).__name__}: {error}"
+            os.write(writer, answer.encode())
+            os._exit(0)
+        finally:
+            os._exit(1)  # no second pytest
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0, "the child hung or failed"
+    return text
+
+
+@pytest.mark.parametrize("engine_class", ENGINES)
+def test_an_engine_refuses_to_run_in_a_forked_child(engine_class):
+    with engine_class(toy_frame()) as engine:
+
+        def child():
+            with engine:  # and closing it there waits for nobody
+                engine.infer(IMAGE)
+
+        told = in_forked_child(child)
+        assert told.startswith("VlfError: ") and "before the process was forked" in told and '"spawn"' in told
+        assert engine.infer(IMAGE)["tokens"].shape == (1, 16, 4), "the parent's is as it was"
+
+
+def test_openvino_refuses_to_open_in_a_forked_child():
+    OpenVINOEngine(toy_frame()).close()  # a closed engine has left threads behind, too
+    told = in_forked_child(lambda: OpenVINOEngine(toy_frame()))
+    assert told.startswith("BackendMissing: openvino was used before this process was forked")
+
+
+def test_a_plan_opens_in_a_forked_child_on_onnxruntime(tmp_path):
+    members = {"frame.fp32.onnx": toy_frame(), "clip.fp32.onnx": toy_clip()}
+    plan = Plan.write(tmp_path / "vlf.plan", toy_manifest(), members, {})
+    for backend in ("openvino", "onnxruntime"):
+        for engine in open_engines(plan, backend=backend).values():
+            engine.close()
+
+    def child():
+        engines = open_engines(plan)
+        engines["frame"].infer(IMAGE)
+        return engines["frame"].backend
+
+    assert in_forked_child(child) == "onnxruntime"
+
+
+def test_a_child_forked_before_anything_was_opened_takes_openvino():
+    program = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from toy_graphs import toy_frame
+from vlf_edge.backends.openvino import OpenVINOEngine
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+engine = OpenVINOEngine(toy_frame())
+if child:
+    sys.exit(os.waitpid(child, 0)[1])
+"""
+    command = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    assert subprocess.run(command, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_forked_child_ends_although_it_inherited_engines(backend):
+    """Not only by os._exit: also through the libraries' own clearing up, which would wait for threads."""
+    program = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_cpu_engines import IMAGE, OnnxRuntimeEngine, OpenVINOEngine, toy_frame
+engine = {"openvino": OpenVINOEngine, "onnxruntime": OnnxRuntimeEngine}[sys.argv[2]](toy_frame())
+engine.infer(IMAGE)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    engine.close()
+    sys.exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+    command = [sys.executable, "-c", program, str(Path(__file__).parent), backend]
+    assert subprocess.run(command, timeout=120).returncode == 0
+
+
+def seven_rows() -> bytes:
+    """(N, 16, 16, 3) in seven rows, which only a batch of 7, 14, .. can be: nothing knows before it runs."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 16, 16, 3])
+    rows = helper.make_tensor_value_info("rows", TensorProto.FLOAT, [7, "M"])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["numbers", "seven"], ["rows"]),
+    ]
+    seven = helper.make_tensor("seven", TensorProto.INT64, [2], [7, -1])
+    graph = helper.make_graph(nodes, "rows", [image], [rows], [seven])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("engine_class", ENGINES)
+def test_what_fails_inside_the_library_is_one_sentence(engine_class, capfd):
+    with engine_class(seven_rows()) as engine:
+        with pytest.raises(VlfError, match=f"{engine.backend} failed while it ran .*image uint8.*: .") as caught:
+            engine.infer(IMAGE)
+        assert engine.infer({"image": IMAGE["image"].repeat(7, axis=0)})["rows"].shape == (7, 768)
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr() == ("", ""), "it is said once"
+
+
+@pytest.mark.parametrize("engine_class", ENGINES)
+def test_a_message_that_is_no_text_is_escaped(engine_class, capfd):
+    graph = toy_frame().replace(b"Relu", b"\xff\x1b[2")
+    with pytest.raises(PlanMismatch, match=r"cannot run this graph: .*\\xff\\x1b\[2") as caught:
+        engine_class(graph)
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr().out == "", "stdout belongs to results"
+
+
+def test_what_is_said_is_one_short_printable_line():
+    assert said(RuntimeError("src/a.cpp:1:\n  bad \x1b[31m node\n")) == "src/a.cpp:1: bad \\x1b[31m node"
+    assert said(RuntimeError("Exception from a.cpp:1:\nbad node\n"), ("Exception from",)) == "bad node"
+    assert said(MemoryError()) == "MemoryError"
+    assert len(said(RuntimeError("x" * 9999))) < 500
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025])
+def test_a_number_of_threads_that_cannot_be_is_refused(tmp_path, threads):
+    members = {"frame.fp32.onnx": toy_frame(), "clip.fp32.onnx": toy_clip()}
+    plan = Plan.write(tmp_path / "vlf.plan", toy_manifest(), members, {})
+    with pytest.raises(VlfError, match=f"threads is {threads}; expected 1 to 1024"):
+        open_engines(plan, threads=threads)
+
+
+def test_openvino_takes_the_threads_and_pins_none():
+    with OpenVINOEngine(toy_frame(), threads=1) as engine:
+        assert engine._model.get_property("INFERENCE_NUM_THREADS") == 1
+        assert engine._model.get_property("ENABLE_CPU_PINNING") is False
