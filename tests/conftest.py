@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from vlf_edge import Manifest, Plan, Preprocess, Sampling, TensorSpec
 from vlf_edge.manifest import Graph
+from vlf_edge.onnx_graph import read_graph
 
 CLIPS = Path(os.environ.get("VLF_CLIPS") or Path(__file__).resolve().parents[2] / "shared" / "clips")
 LABELS = ("still", "left", "right", "up", "down")
@@ -41,10 +43,37 @@ def toy_manifest(*, frames: int = 4, span_s: float = 1.0, phases: int = 1, weigh
     )
 
 
+def toy_graph(graph: Graph) -> bytes:
+    """ONNX with the inputs and outputs of a graph, and one node that makes no sense: only the fake backend runs it."""
+    from onnx import helper
+
+    def value(spec):
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+        return helper.make_tensor_value_info(spec.name, kind, spec.shape)
+
+    inputs, outputs = (list(map(value, side)) for side in (graph.inputs, graph.outputs))
+    node = helper.make_node("Identity", [value.name for value in inputs], [value.name for value in outputs])
+    made = helper.make_graph([node], graph.member, inputs, outputs)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString(deterministic=True)
+
+
 def write_toy_plan(path: Path, manifest: Manifest | None = None) -> Plan:
-    """A plan whose graphs are no ONNX at all: only the fake backend runs it."""
-    members = {"frame.fp32.onnx": b"frame", "clip.fp32.onnx": b"clip"}
-    return Plan.write(path, manifest or toy_manifest(), members, {"note": "toy"})
+    """A plan that only the fake backend runs."""
+    manifest = manifest or toy_manifest()
+    members = {graph.member: toy_graph(graph) for graph in manifest.graphs}
+    return Plan.write(path, manifest, members, {"note": "toy"})
+
+
+def manifest_of(graphs: dict[str, bytes]) -> Manifest:
+    """The manifest of an fp32 plan of these graphs, by stage; members are named as in ``toy_manifest``."""
+    found = {stage: read_graph(data, stage) for stage, data in graphs.items()}
+    image, window = (found[stage].inputs[0].shape for stage in ("frame", "clip"))
+    manifest = toy_manifest(frames=window[1])
+    return replace(
+        manifest,
+        preprocess=Preprocess(image[1], image[2], image[1]),
+        graphs=tuple(replace(g, inputs=found[g.stage].inputs, outputs=found[g.stage].outputs) for g in manifest.graphs),
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from conftest import toy_manifest
+from conftest import manifest_of
 from toy_graphs import toy_clip, toy_frame
 
 from vlf_edge import Plan, backends
@@ -172,8 +172,9 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 
 @rtx
 def test_an_engine_is_added_to_a_plan_where_there_is_neither_torch_nor_onnx(tmp_path):
-    members = {"frame.fp32.onnx": toy_frame("float16"), "clip.fp32.onnx": toy_clip("float16")}
-    path = Plan.write(tmp_path / "vlf.plan", toy_manifest(), members, {"note": "toy"}).path
+    graphs = {"frame": toy_frame("float16"), "clip": toy_clip("float16")}
+    members = {f"{stage}.fp32.onnx": graph for stage, graph in graphs.items()}
+    path = Plan.write(tmp_path / "vlf.plan", manifest_of(graphs), members, {"note": "toy"}).path
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     search = os.pathsep.join([str(tmp_path / "bare"), str(Path(build_process.__file__).parents[3])])

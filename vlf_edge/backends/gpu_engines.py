@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import backends
 from ..errors import CompileError, PlanMismatch
+from ..interface import check_same
 from ..manifest import EngineInfo
 from ..plan import Plan
 from . import build_process, cuda, tensorrt
@@ -32,10 +33,18 @@ def engine_serves(engine: EngineInfo, compute_capability: str) -> bool:
     return compute_capability in engine.compute_capabilities or runs_as in engine.compute_capabilities
 
 
-def open_all(plan: Plan, opener: Callable[[str], Engine]) -> dict[str, Engine]:
-    """Opens all stages or none: if one fails, those before it are closed."""
+def open_all(plan: Plan, kind: str, opener: Callable[[str], Engine]) -> dict[str, Engine]:
+    """Opens all stages or none: if one fails, those before it are closed.
+
+    kind: of the graphs that the engines are made of. Raises PlanMismatch if an engine takes or gives anything else
+    than the manifest says of its graph.
+    """
+    engines = {}
     with ExitStack() as opened:
-        engines = {stage: opened.enter_context(opener(stage)) for stage in plan.manifest.stages}
+        for stage in plan.manifest.stages:
+            engine = engines[stage] = opened.enter_context(opener(stage))
+            what = f"stage {stage!r} of {plan.path}, as {engine.backend} opens it,"
+            check_same(what, plan.manifest.graph(stage, kind), engine.inputs, engine.outputs)
         opened.pop_all()
     return engines
 
@@ -79,7 +88,7 @@ class GpuEngines:
                 return engine
             raise PlanMismatch(refused) from cause
 
-        engines = open_all(self._plan, opener)
+        engines = open_all(self._plan, "typed", opener)
         if unlike:
             log.info("%s runs here too, on %s; %s", _built_for(unlike[0]), self._here, self._remedy())
         return engines
@@ -129,7 +138,7 @@ class GpuEngines:
                     f"the engine of stage {stage!r} that was built here does not run: {error}"
                 ) from error
 
-        return open_all(self._plan, opener)
+        return open_all(self._plan, "typed", opener)
 
     def _run(self, engine_bytes: bytes) -> Engine:
         return tensorrt.TensorRTEngine(engine_bytes, self._library, self._device, cuda_graph=self._cuda_graph)

@@ -158,4 +158,4 @@ def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, E
 
         return OnnxRuntimeEngine(onnx_bytes, threads=threads)
 
-    return open_all(plan, opener)
+    return open_all(plan, "portable", opener)
