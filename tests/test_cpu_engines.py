@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_manifest
 from onnx import TensorProto, helper
-from toy_graphs import toy_clip, toy_frame
+from test_golden import GOLDEN
+from toy_graphs import toy_frame
 
 from vlf_edge import Plan
 from vlf_edge.backends.cpu import int8_saturates, said
@@ -70,16 +70,15 @@ def test_openvino_refuses_to_open_in_a_forked_child():
     assert told.startswith("BackendMissing: openvino was used before this process was forked")
 
 
-def test_a_plan_opens_in_a_forked_child_on_onnxruntime(tmp_path):
-    members = {"frame.fp32.onnx": toy_frame(), "clip.fp32.onnx": toy_clip()}
-    plan = Plan.write(tmp_path / "vlf.plan", toy_manifest(), members, {})
+def test_a_plan_opens_in_a_forked_child_on_onnxruntime():
+    plan = Plan.open(GOLDEN / "format1-fp32.plan")
     for backend in ("openvino", "onnxruntime"):
         for engine in open_engines(plan, backend=backend).values():
             engine.close()
 
     def child():
         engines = open_engines(plan)
-        engines["frame"].infer(IMAGE)
+        engines["frame"].infer({"image": np.zeros((1, 32, 32, 3), np.uint8)})
         return engines["frame"].backend
 
     assert in_forked_child(child) == "onnxruntime"
