@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import toy_manifest
 from onnx import TensorProto, helper
 from test_golden import GOLDEN
-from toy_graphs import toy_frame
+from toy_graphs import toy_clip, toy_frame
 
 from vlf_edge import Plan
 from vlf_edge.backends.cpu import int8_saturates, said
@@ -88,7 +89,7 @@ def test_a_child_forked_before_anything_was_opened_takes_openvino():
     program = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from toy_graphs import toy_frame
+from toy_graphs import toy_clip, toy_frame
 from vlf_edge.backends.openvino import OpenVINOEngine
 child = os.fork()
 if child == 0:
