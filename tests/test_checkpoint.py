@@ -14,6 +14,7 @@ from vlf_edge.errors import WeightsError
 from vlf_edge.models.weights import load_weights
 from vlf_edge.training import Settings, run, start, train
 from vlf_edge.training.checkpoint import Outputs, load_state, save_state
+from vlf_edge.training.device import acquire_device
 
 
 @pytest.fixture
@@ -131,7 +132,10 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
 def test_a_hostile_state_is_refused_in_one_line(settings):
     """Well-formed files whose values or tensors no run wrote."""
     train(settings, should_stop=stop_after(5))
-    path = Outputs(Path(settings.out)).resume
+    outputs, loaded = Outputs(Path(settings.out)), load_weights(settings.start)
+    with acquire_device() as device:
+        resumed = run.Run(settings, device, outputs, loaded.model, Squares(32), Squares(8), "")
+    path = outputs.resume
     groups, values = load_state(path)
     row, best, broken = values["history"][0], values["best"], torch.tensor(float("nan"))
     changes = [{name: wrong} for name in values for wrong in ([], {"a": [{}]}, "x", 1e300, -1, True, [[1]])]
@@ -145,10 +149,10 @@ def test_a_hostile_state_is_refused_in_one_line(settings):
         if change.get("scaler") == {} or all(values[name] == wrong for name, wrong in change.items()):
             continue
         save_state(path, groups, {**values, **change})
-        refused(settings, change)
+        refused(resumed, change)
     for name in values:
         save_state(path, groups, {key: value for key, value in values.items() if key != name})
-        refused(settings, name)
+        refused(resumed, name)
     moments = groups["optimizer"]
     for wrong in (
         {"optimizer": {**moments, "-1.exp_avg": torch.ones(1)}}, {"optimizer": {**moments, "0.exp_avg": torch.ones(1)}},
@@ -157,14 +161,15 @@ def test_a_hostile_state_is_refused_in_one_line(settings):
         {"learner": {name: tensor[:0] for name, tensor in groups["learner"].items() if tensor.ndim}},
     ):  # fmt: skip
         save_state(path, {**groups, **wrong}, values)
-        refused(settings, wrong.keys())
+        refused(resumed, wrong.keys())
     save_state(path, groups, values)
-    assert train(settings, resume=True).finished
+    resumed.restore()
+    assert resumed.step == 5
 
 
-def refused(settings, what):
+def refused(resumed, what):
     with pytest.raises(WeightsError) as raised:
-        train(settings, resume=True)
+        resumed.restore()
     said = str(raised.value)
     assert "resume" in said and said.isprintable() and len(said) < 1000, what
 
