@@ -37,8 +37,8 @@ from hardware import describe, header
 from vlf_edge import Runtime
 from vlf_edge.commands.progress import Progress
 from vlf_edge.errors import PlanMismatch, SourceError, VlfError
-from vlf_edge.runtime.sampler import TOLERANCE_S
-from vlf_edge.runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_source
+from vlf_edge.video.sampler import TOLERANCE_S
+from vlf_edge.video.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_source
 
 # A pose is (x, y, log scale, angle) of the content in the view: x to the right and y down in short sides of the view,
 # the angle in radians, clockwise as seen. Each class: the axis it moves along and the way it goes there; 0: to and fro.

@@ -37,12 +37,12 @@ from hardware import describe
 from plans import build_plans
 
 from vlf_edge import Plan, Runtime, VlfError
+from vlf_edge.backends import cuda
+from vlf_edge.backends.selection import GPU_BACKENDS
 from vlf_edge.commands.progress import Progress
 from vlf_edge.errors import BackendMissing
-from vlf_edge.runtime.backends import cuda
-from vlf_edge.runtime.preprocess import Preprocessor
-from vlf_edge.runtime.selection import GPU_BACKENDS
-from vlf_edge.runtime.sources import open_source
+from vlf_edge.video.preprocess import Preprocessor
+from vlf_edge.video.sources import open_source
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PACKAGES = ("numpy", "torch", "tensorrt", "tensorrt_rtx", "onnxruntime-gpu", "onnxruntime", "cuda-bindings")

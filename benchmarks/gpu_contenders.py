@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from vlf_edge import Plan
+from vlf_edge.backends import load
+from vlf_edge.backends.tensorrt import collector
 from vlf_edge.compiler.engines import build_engines, resolve_targets
 from vlf_edge.compiler.graph import tensor_specs
 from vlf_edge.compiler.torch_tensorrt import trace
 from vlf_edge.errors import BackendMissing, PlanMismatch, VlfError
 from vlf_edge.models.stage import Stage
-from vlf_edge.runtime.backends import load
-from vlf_edge.runtime.backends.tensorrt import collector
 from vlf_edge.types import TensorSpec
 
 Run = Callable[[Tensor], Tensor]

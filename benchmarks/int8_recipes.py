@@ -31,19 +31,19 @@ import numpy as np
 from hardware import describe, header
 
 from vlf_edge import Plan, VlfError
+from vlf_edge.backends.selection import CPU_BACKENDS
 from vlf_edge.commands.progress import Progress
 from vlf_edge.compiler import Recipe
-from vlf_edge.compiler.calibrate import Clips
-from vlf_edge.compiler.convert import calibrate
-from vlf_edge.compiler.fidelity import Reference, encode
+from vlf_edge.compiler.accuracy.fidelity import Reference, encode
+from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
+from vlf_edge.compiler.accuracy.validate import given_clips
+from vlf_edge.compiler.calibration.windows import Clips
+from vlf_edge.compiler.fp32_model import Origin, from_plan
 from vlf_edge.compiler.graph import tensor_specs
-from vlf_edge.compiler.origin import Origin, from_plan
-from vlf_edge.compiler.proof import given_clips
+from vlf_edge.compiler.quantization.convert import calibrate
 from vlf_edge.compiler.recipe import METHODS
-from vlf_edge.compiler.ways import AS_WRITTEN, open_way
 from vlf_edge.datasets import open_dataset
 from vlf_edge.errors import SourceError
-from vlf_edge.runtime.selection import CPU_BACKENDS
 
 WAYS = (AS_WRITTEN, *CPU_BACKENDS)
 MODELOPT_SCRIPT = Path(__file__).with_name("modelopt_recipe.py")

@@ -30,7 +30,7 @@ from ways import Way, eager, streaming, whole_clip
 
 from vlf_edge import Plan
 from vlf_edge.runtime import Recognizer
-from vlf_edge.runtime.motion import MotionOptions, MotionPattern
+from vlf_edge.video.motion_pattern import MotionOptions, MotionPattern
 
 CAMERA_PX = (640, 480)
 BACKENDS = ("openvino", "onnxruntime", "torch")

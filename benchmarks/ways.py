@@ -12,9 +12,10 @@ from itertools import count
 import numpy as np
 
 from vlf_edge import Plan
-from vlf_edge.runtime import Recognizer, open_engines
-from vlf_edge.runtime.engine import Engine
-from vlf_edge.runtime.preprocess import Preprocessor
+from vlf_edge.backends.engine import Engine
+from vlf_edge.backends.selection import open_engines
+from vlf_edge.runtime import Recognizer
+from vlf_edge.video.preprocess import Preprocessor
 
 
 @dataclass

@@ -9,10 +9,8 @@ import argparse
 import os
 import sys
 
-import cv2
-
 import vlf_edge
-from vlf_edge import PrintSink, VideoSink, annotate
+from vlf_edge import signals
 
 
 def arguments() -> argparse.Namespace:
@@ -29,44 +27,48 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(image) -> bool:
-    """Puts an image into the window; False once the user wants to leave."""
-    cv2.imshow("vlf_edge", image)
-    return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
+class Window(vlf_edge.Sink):
+    """A window with the frames and the latest decision on them, until Q or Esc is pressed."""
 
+    every_frame = True
+    wants_more = True
 
-def check_display() -> None:
-    """OpenCV ends the whole process where there is no screen; one line is better."""
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        sys.exit("camera.py: --show needs a screen and there is none here; use --save FILE instead")
+    def __init__(self):
+        import cv2
+
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            # OpenCV ends the whole process where there is no screen; one line is better.
+            raise vlf_edge.VlfError("--show needs a screen and there is none here; use --save FILE instead")
+        self._cv2, self._latest = cv2, None
+
+    def write(self, frame, prediction):
+        self._latest = prediction or self._latest
+        self._cv2.imshow("vlf_edge", vlf_edge.annotate(frame.image, self._latest))
+        self.wants_more = self._cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.show:
-        check_display()
+    window = [Window()] if args.show else []
     options = {"backend": args.backend, "rebuild": args.rebuild, "cuda_graph": not args.no_cuda_graph}
-    with vlf_edge.Runtime(args.engine, **options) as runtime:
+    with signals.telling(), vlf_edge.Runtime(args.engine, **options) as runtime:  # a video has an end to be written
         source = vlf_edge.open_source(args.source)
-        sinks = [PrintSink(sys.stdout)] + ([VideoSink(args.save, source)] if args.save else [])
-        latest = None
+        sinks = [vlf_edge.PrintSink(sys.stdout), *window]
+        if args.save:
+            sinks.append(vlf_edge.ThreadedSink(vlf_edge.VideoSink(args.save, source), drop_oldest=source.live))
         try:
-            with runtime.pipeline(source, every_frame=bool(args.save or args.show)) as steps:
-                for frame, prediction in steps:
-                    latest = prediction or latest
-                    for sink in sinks:
-                        sink.write(frame, prediction)
-                    if args.show and not show(annotate(frame.image, latest)):
-                        break
-        except KeyboardInterrupt:
-            pass
+            runtime.run(source, sinks)
         finally:
-            for sink in sinks:
-                sink.close()
             print(runtime.summary(), file=sys.stderr)
 
 
-if __name__ == "__main__":
+def main() -> int:
     try:
         run(arguments())
     except vlf_edge.VlfError as error:
-        sys.exit(f"camera.py: {error}")
+        print(f"camera.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    signals.run(main, "camera.py")  # Ctrl-C ends it, with the video finished

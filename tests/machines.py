@@ -10,15 +10,14 @@ from types import SimpleNamespace
 
 from conftest import toy_manifest
 
-from vlf_edge import Plan, TensorSpec
+from vlf_edge import Plan, TensorSpec, backends
+from vlf_edge.backends import build_process, cuda, onnxruntime, openvino, tensorrt
+from vlf_edge.backends.cuda import GpuInfo
+from vlf_edge.backends.fake import FakeEngine
+from vlf_edge.backends.tensorrt_build import BuiltEngine
 from vlf_edge.compiler import engines as compiler_engines
 from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, VlfError
 from vlf_edge.manifest import EngineInfo
-from vlf_edge.runtime import backends
-from vlf_edge.runtime.backends import build_process, cuda, onnxruntime, openvino, tensorrt
-from vlf_edge.runtime.backends.cuda import GpuInfo
-from vlf_edge.runtime.backends.fake import FakeEngine
-from vlf_edge.runtime.backends.tensorrt_build import BuiltEngine
 
 ALL = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
 IMAGE = TensorSpec("image", "uint8", ("N", 8, 6, 3))

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vlf_edge import Manifest, Plan, Preprocess, Sampling
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.quantize import activations, quantize
-from vlf_edge.compiler.ranges import collect_ranges
+from vlf_edge.compiler.quantization.quantize import activations, quantize
+from vlf_edge.compiler.quantization.ranges import collect_ranges
 from vlf_edge.manifest import Graph
 
 OPSET = 20

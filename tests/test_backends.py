@@ -11,12 +11,11 @@ import pytest
 from conftest import toy_manifest
 from toy_graphs import toy_clip, toy_frame
 
-from vlf_edge import Plan
+from vlf_edge import Plan, backends
+from vlf_edge.backends.onnxruntime import OnnxRuntimeEngine
+from vlf_edge.backends.openvino import OpenVINOEngine, shared_core
+from vlf_edge.backends.selection import open_engines
 from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError
-from vlf_edge.runtime import backends
-from vlf_edge.runtime.backends.onnxruntime import OnnxRuntimeEngine
-from vlf_edge.runtime.backends.openvino import OpenVINOEngine, shared_core
-from vlf_edge.runtime.selection import open_engines
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
@@ -117,7 +116,7 @@ def test_signals_are_safe_after_engines_closed_in_any_order():
 import gc, signal, sys
 sys.path.insert(0, sys.argv[1])
 from toy_graphs import toy_frame
-from vlf_edge.runtime.backends.openvino import OpenVINOEngine
+from vlf_edge.backends.openvino import OpenVINOEngine
 first, second = OpenVINOEngine(toy_frame()), OpenVINOEngine(toy_frame())
 for engine in (first, second):
     engine.close()

@@ -15,7 +15,8 @@ from toy_model import build_toy
 
 from vlf_edge import CalibrationError, Plan, PlanError, PlanMismatch, Runtime, WeightsError
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build, origin
+from vlf_edge.compiler import Recipe, build
+from vlf_edge.compiler import fp32_model as origin
 from vlf_edge.models.weights import save_weights
 
 INT8 = Recipe(precision="int8", calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
@@ -94,7 +95,7 @@ def test_trained_weights_of_a_model_wider_than_high_become_a_plan(tmp_path):
 
 
 def test_ranges_are_kept_between_builds(plans, tmp_path, monkeypatch):
-    import vlf_edge.compiler.ranges as ranges
+    import vlf_edge.compiler.quantization.ranges as ranges
 
     first = build(INT8, tmp_path / "a.plan", base=plans["fp32"], cache_dir=tmp_path / "cache")
     monkeypatch.setattr(ranges, "collect_ranges", lambda *args, **options: pytest.fail("calibrated again"))

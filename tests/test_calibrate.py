@@ -3,13 +3,12 @@ import numpy as np
 import pytest
 
 from vlf_edge import CalibrationError, Preprocess, Sampling, SourceError
-from vlf_edge.compiler import calibrate
-from vlf_edge.compiler.calibrate import collect_clips
-from vlf_edge.compiler.clips import NamedClip, list_clips, spread
-from vlf_edge.runtime.preprocess import Preprocessor
-from vlf_edge.runtime.ring import FeatureRing
-from vlf_edge.runtime.sampler import Sampler
-from vlf_edge.runtime.sources import open_source
+from vlf_edge.compiler.calibration import windows as calibrate
+from vlf_edge.compiler.calibration.clips import NamedClip, list_clips, spread
+from vlf_edge.compiler.calibration.windows import collect_clips
+from vlf_edge.video.preprocess import Preprocessor
+from vlf_edge.video.sampler import Sampler
+from vlf_edge.video.sources import open_source
 
 SAMPLING, PREPROCESS = Sampling(4, 1.0), Preprocess(32, 32, 32)
 
@@ -25,16 +24,14 @@ def write_clip(path, images, fps=20.0):
 def live_windows(source):
     """Every window a live stream of this source puts before the clip stage, pixels for tokens."""
     sampler, prepare, windows = Sampler(SAMPLING), Preprocessor(PREPROCESS), []
-    ring = FeatureRing(SAMPLING, (32, 32, 3), "uint8")
+    kept = []
     for frame in open_source(source):
-        tick = sampler.accept(frame.t_s)
-        if tick is None:
+        slot = sampler.accept(frame.t_s, begins=frame.begins)
+        if slot is None:
             continue
-        if tick.gap:
-            ring.reset()
-        ring.write(tick.first, prepare(frame.image), frame.t_s)
-        if ring.full:
-            windows.append(ring.window()[0][0].copy())
+        kept = [*([] if slot.gap else kept), prepare(frame.image)][-SAMPLING.frames :]
+        if len(kept) == SAMPLING.frames:
+            windows.append(np.stack(kept))
     return windows
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vlf_edge import CameraError
-from vlf_edge.runtime.sources import CameraSource
+from vlf_edge.video.sources import CameraSource
 
 
 class FakeDevice:

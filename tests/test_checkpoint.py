@@ -80,6 +80,19 @@ def test_a_killed_run_resumes_from_its_last_state(settings, whole, monkeypatch):
     assert not [path for path in resumed.best.parent.iterdir() if path.name.startswith(".partial")]
 
 
+def test_a_run_stopped_while_an_epoch_is_judged_resumes_with_that(settings, whole, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_WORTH_S", 0.0)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run.Validator, "__call__", stopped)
+        train(settings)
+    resumed = train(settings, resume=True)
+    assert_same(tensors(resumed.last), tensors(whole.last))
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+
+
 def test_a_finished_run_has_nothing_left_to_do(settings):
     first = train(settings)
     before = first.best.read_bytes()

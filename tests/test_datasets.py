@@ -15,10 +15,10 @@ from vlf_edge.datasets import dataset as dataset_module
 from vlf_edge.datasets import frames as frames_module
 from vlf_edge.datasets.frames import measure_extent, read_frames, segment_indices, segment_instants
 from vlf_edge.errors import SourceError, VlfError
-from vlf_edge.runtime.preprocess import Preprocessor
-from vlf_edge.runtime.sampler import segment_centres
-from vlf_edge.runtime.sources import IterableSource, open_source
 from vlf_edge.types import Preprocess, Sampling
+from vlf_edge.video.preprocess import Preprocessor
+from vlf_edge.video.sampler import segment_centres
+from vlf_edge.video.sources import IterableSource, open_source
 
 SIZE = Preprocess(16, 24, 24)
 

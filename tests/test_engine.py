@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vlf_edge import TensorSpec
+from vlf_edge.backends.engine import Engine
+from vlf_edge.backends.fake import FakeEngine
 from vlf_edge.errors import ShapeError, VlfError
-from vlf_edge.runtime.backends.fake import FakeEngine
-from vlf_edge.runtime.engine import Engine
 
 IMAGE = TensorSpec("image", "uint8", ("N", 8, 6, 3))
 STATE = TensorSpec("state", "float32", ("N", 2))

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from vlf_edge import cache
+from vlf_edge.backends import engine_cache
+from vlf_edge.backends.engine_cache import EngineCache, engine_key
 from vlf_edge.cache import cache_folder, keep, read_kept
-from vlf_edge.runtime import engine_cache
-from vlf_edge.runtime.engine_cache import EngineCache, engine_key
 
 # A start of the program: takes the engine, building it slowly if it must, and leaves a mark for each build.
 START = """
 import logging, os, sys, time
 from pathlib import Path
-from vlf_edge.runtime.engine_cache import EngineCache
+from vlf_edge.backends.engine_cache import EngineCache
 logging.basicConfig(format="%(message)s")
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 

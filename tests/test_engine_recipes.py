@@ -17,13 +17,13 @@ import pytest
 from onnx_toys import write_fp32_plan
 from toy_graphs import toy_clip, toy_frame
 
+from vlf_edge import backends
+from vlf_edge.backends import cuda
 from vlf_edge.cli import parser
 from vlf_edge.compiler import Recipe, build, load_recipe
 from vlf_edge.compiler.engines import TARGETS, build_engines, resolve_targets
 from vlf_edge.compiler.recipe import packaged_recipe
 from vlf_edge.errors import BackendMissing, CalibrationError
-from vlf_edge.runtime import backends
-from vlf_edge.runtime.backends import cuda
 
 ROOT = Path(__file__).resolve().parents[1]
 README, JETSON = ROOT / "engines" / "README.md", ROOT / "docs" / "jetson.md"

@@ -19,12 +19,11 @@ import pytest
 from conftest import toy_manifest
 from toy_graphs import toy_clip, toy_frame
 
-from vlf_edge import Plan
+from vlf_edge import Plan, backends
+from vlf_edge.backends import build_process, cuda, tensorrt_build
+from vlf_edge.backends.tensorrt import TensorRTEngine
 from vlf_edge.compiler.engines import TARGETS, build_engines, resolve_targets
 from vlf_edge.errors import BackendMissing, CompileError
-from vlf_edge.runtime import backends
-from vlf_edge.runtime.backends import build_process, cuda, tensorrt_build
-from vlf_edge.runtime.backends.tensorrt import TensorRTEngine
 
 rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
@@ -201,13 +200,13 @@ def test_an_engine_is_added_to_a_plan_where_there_is_neither_torch_nor_onnx(tmp_
 def test_the_child_ends_with_its_parent(tmp_path):
     """A start that was killed must not leave a build behind: a small board has no memory for two."""
     slow = (
-        "import os, time; from pathlib import Path; from vlf_edge.runtime.backends import build_process as b;"
+        "import os, time; from pathlib import Path; from vlf_edge.backends import build_process as b;"
         f"began = Path({str(tmp_path)!r}, f'began.{{os.getpid()}}');"
         "b.build_engine = lambda *a, **k: (began.touch(), time.sleep(600));"
         "b.build_in_folder('.')"
     )
     start = (
-        f"from vlf_edge.runtime.backends import build_process as b; b._CHILD = {slow!r};"
+        f"from vlf_edge.backends import build_process as b; b._CHILD = {slow!r};"
         "b.build_in_child(b'', 'a toy', library='tensorrt', max_batch=1)"
     )
     parent = subprocess.Popen([sys.executable, "-c", start], env={**os.environ, "TMPDIR": str(tmp_path)})

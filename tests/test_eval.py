@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import LABELS, toy_manifest, write_toy_plan
 
-from vlf_edge import BackendMissing, PlanMismatch, Preprocess, Runtime, ShapeError, SourceError, VlfError
+from vlf_edge import BackendMissing, PlanMismatch, Preprocess, Runtime, ShapeError, SourceError, VlfError, backends
+from vlf_edge.backends.fake import FakeEngine
 from vlf_edge.commands import eval as command
 from vlf_edge.datasets import Clip, ClipDataset, Sample
 from vlf_edge.evaluation import draw_confusion, evaluate, metrics, save_picture, score
@@ -16,13 +17,11 @@ from vlf_edge.evaluation.classifier import EngineClassifier, open_classifier
 from vlf_edge.evaluation.live import play
 from vlf_edge.evaluation.reference import open_reference
 from vlf_edge.evaluation.scores import Scores, clip_name, contrast, summarize
-from vlf_edge.runtime import backends
-from vlf_edge.runtime.backends.fake import FakeEngine
-from vlf_edge.runtime.preprocess import Preprocessor
-from vlf_edge.runtime.sampler import segment_centres
 from vlf_edge.runtime.sinks import VideoWriter
-from vlf_edge.runtime.sources import open_source
 from vlf_edge.runtime.stats import Stats
+from vlf_edge.video.preprocess import Preprocessor
+from vlf_edge.video.sampler import segment_centres
+from vlf_edge.video.sources import open_source
 
 FPS = 8
 SECONDS = (2.0, 2.0, 1.0, 0.5, 3.0, 1.5, 2.0)

@@ -14,8 +14,8 @@ from vlf_edge import VlfError, build
 from vlf_edge.commands import eval as command
 from vlf_edge.compiler import Recipe
 from vlf_edge.models.weights import save_weights
-from vlf_edge.motion import CLASSES
 from vlf_edge.runtime.sinks import VideoWriter
+from vlf_edge.synthetic import CLASSES
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from toy_model import TOY, build_toy, lively
 
-from vlf_edge.compiler.export import OPSET, export_stage, torch_outputs
+from vlf_edge.backends.openvino import shared_core
+from vlf_edge.compiler.onnx_export import OPSET, export_stage, torch_outputs
 from vlf_edge.errors import ExportError
 from vlf_edge.models import create_model
 from vlf_edge.models.stage import Stage
 from vlf_edge.models.vlf import SIZES
-from vlf_edge.runtime.backends.openvino import shared_core
 from vlf_edge.types import TensorSpec
 
 
@@ -263,7 +263,7 @@ def test_attention_of_another_kind_is_refused():
 
 def test_a_layernorm_taken_apart_is_refused(monkeypatch):
     """As if the exporter had no LayerNormalization."""
-    import vlf_edge.compiler.export as module
+    import vlf_edge.compiler.onnx_export as module
 
     monkeypatch.setattr(module, "_count_layer_norms", lambda traced: 2)
     assert "2 LayerNorm modules became 1 LayerNormalization nodes" in refusal(stage_of(nn.LayerNorm(4)))

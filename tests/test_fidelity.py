@@ -5,10 +5,10 @@ import pytest
 from onnx_toys import clip_toy, frame_toy, images
 
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.fidelity import Reference, compare
-from vlf_edge.compiler.quantize import activations, quantize, to_float16
-from vlf_edge.compiler.ranges import collect_ranges
-from vlf_edge.compiler.ways import AS_WRITTEN, open_way
+from vlf_edge.compiler.accuracy.fidelity import Reference, compare
+from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
+from vlf_edge.compiler.quantization.quantize import activations, quantize, to_float16
+from vlf_edge.compiler.quantization.ranges import collect_ranges
 from vlf_edge.errors import ShapeError
 
 REFERENCE = {"frame": frame_toy(), "clip": clip_toy()}

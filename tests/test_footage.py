@@ -16,9 +16,10 @@ import pytest
 from conftest import toy_manifest, write_toy_plan
 from numbered_clips import frame_numbers, write_clip
 
-from vlf_edge import Prediction, Runtime, Sampling, TensorSpec, motion
+from vlf_edge import Prediction, Runtime, Sampling, TensorSpec
+from vlf_edge import synthetic as motion
 from vlf_edge.errors import PlanMismatch, SourceError
-from vlf_edge.runtime.sampler import Sampler
+from vlf_edge.video.sampler import Sampler
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

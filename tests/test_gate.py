@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from vlf_edge.compiler.fidelity import Reference
-from vlf_edge.compiler.gate import Verdict, fewest, judge, verdict_text
+from vlf_edge.compiler.accuracy.fidelity import Reference
+from vlf_edge.compiler.accuracy.gate import Verdict, fewest, judge, verdict_text
 
 
 def reference(windows=200, labelled=0, right=None):

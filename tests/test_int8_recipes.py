@@ -16,7 +16,7 @@ import pytest
 from onnx_toys import clip_toy, frame_toy, images, relative, run, tokens, write_fp32_plan
 
 from vlf_edge.compiler.graph import parse
-from vlf_edge.motion import CLASSES
+from vlf_edge.synthetic import CLASSES
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 GRAPHS = {"frame": frame_toy(), "clip": clip_toy(classes=len(CLASSES))}

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vlf_edge.motion import CLASSES, HELD_OUT_SEED, MIRRORS, REVERSES, SHIFTS, USUAL, MotionClip
+from vlf_edge.synthetic import CLASSES, HELD_OUT_SEED, MIRRORS, REVERSES, SHIFTS, USUAL, MotionClip
 
 WIDTH, HEIGHT = 96, 72
 
@@ -95,7 +95,7 @@ def test_others_move_besides_but_never_fill_the_view(label, least, most):
 
 
 def test_held_out_clips_show_other_surfaces():
-    from vlf_edge.motion.textures import HELD_OUT, TRAINING
+    from vlf_edge.synthetic.textures import HELD_OUT, TRAINING
 
     assert not set(HELD_OUT) & set(TRAINING)
 

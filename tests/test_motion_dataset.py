@@ -8,12 +8,12 @@ import pytest
 
 from vlf_edge.datasets import open_dataset
 from vlf_edge.datasets.motion import VARIANTS, MotionDataset
-from vlf_edge.datasets.variants import Variant
+from vlf_edge.datasets.symmetries import Variant
 from vlf_edge.errors import VlfError
-from vlf_edge.motion import CLASSES, HELD_OUT_SEED, REVERSES, SHIFTS
-from vlf_edge.runtime.preprocess import Preprocessor
-from vlf_edge.runtime.sources import open_source
+from vlf_edge.synthetic import CLASSES, HELD_OUT_SEED, REVERSES, SHIFTS
 from vlf_edge.types import Preprocess
+from vlf_edge.video.preprocess import Preprocessor
+from vlf_edge.video.sources import open_source
 
 SIZE = Preprocess(24, 24, 24)
 EVERY = [Variant(*choice) for choice in product(range(4), (False, True), (False, True))]

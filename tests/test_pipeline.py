@@ -8,11 +8,11 @@ import pytest
 from conftest import toy_manifest
 from test_recognizer import fake_engines
 
-from vlf_edge import Frame, SourceError, VlfError
+from vlf_edge import Frame, Sampling, SourceError, VlfError
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.sinks import PrintSink
-from vlf_edge.runtime.sources import IterableSource, Source
+from vlf_edge.video.sources import IterableSource, Source
 
 DEADLINE_S = 10
 
@@ -55,9 +55,9 @@ class SilentSource(Source):
         self.closed.set()
 
 
-def toy_recognizer(**engine_options):
+def toy_recognizer(sampling=None, **engine_options):
     manifest = toy_manifest()
-    return Recognizer(manifest, fake_engines(manifest, **engine_options))
+    return Recognizer(manifest, fake_engines(manifest, **engine_options), sampling=sampling)
 
 
 def our_threads():
@@ -91,15 +91,14 @@ def test_threads_change_nothing_about_the_decisions(images):
 def test_a_file_waits_for_a_slow_engine(images):
     toy = toy_recognizer(delay_s=0.002)
     steps = list(Pipeline(toy, ScriptedSource(images, grid(40))))
-    assert [step.frame.seq for step in steps] == list(range(40)) and toy.stats.counts["dropped"] == 0
+    assert [step.frame.seq for step in steps] == list(range(40)) and toy.total().counts["dropped"] == 0
 
 
 def test_a_camera_drops_the_oldest_and_every_frame_is_accounted_for(images):
-    toy = toy_recognizer(delay_s=0.02)
+    toy = toy_recognizer(sampling=Sampling(4, 0.04), delay_s=0.02)
     source = ScriptedSource(images, [i * 0.01 for i in range(40)], live=True, pause_s=0.001)
-    toy.sampling = toy._sampler.sampling = type(toy.sampling)(4, 0.04)
     steps = list(Pipeline(toy, source))
-    counts = toy.stats.counts
+    counts = toy.total().counts
     assert counts["dropped"] > 0
     assert counts["captured"] == 40 == counts["encoded"] + counts["off_grid"] + counts["dropped"]
     assert steps[-1].frame.seq == 39, "the newest frame is never the one dropped"
@@ -180,7 +179,7 @@ def test_close_returns_while_the_camera_hangs():
 
 
 def test_a_source_that_ignores_close_is_named(images, caplog, monkeypatch):
-    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.05)
+    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.1)
     release = threading.Event()
 
     class Deaf(SilentSource):
@@ -191,5 +190,77 @@ def test_a_source_that_ignores_close_is_named(images, caplog, monkeypatch):
     pipeline = Pipeline(toy_recognizer(), Deaf())
     pipeline.close()
     pipeline.close()
-    assert [record.message for record in caplog.records] == ["silent still hangs in a read 0 s after it was closed"]
+    assert [record.message for record in caplog.records] == ["silent still hangs in a read 0.1 s after it was closed"]
+    release.set()
+
+
+def test_many_sources_each_decide_as_alone(images):
+    toy = toy_recognizer()
+    sources = {f"file {n}": ScriptedSource(images[n : n + 20], grid(20)) for n in range(6)}
+    found = {name: [] for name in sources}
+    for frame, prediction in Pipeline(toy, sources):
+        assert frame.stream == prediction.stream
+        found[frame.stream].append(prediction)
+    for n, (name, predictions) in enumerate(found.items()):
+        alone = toy_recognizer()
+        for got, (image, t_s) in zip(predictions, zip(images[n:], grid(20)), strict=False):
+            want = alone.push(image, t_s)
+            assert got.state == want.state
+            if want.state == "ok":
+                np.testing.assert_array_equal(got.logits, want.logits)
+        assert len(predictions) == 20, name
+
+
+def test_a_source_that_fails_ends_its_own_stream_only(images, caplog):
+    toy = toy_recognizer()
+    sources = {
+        "bad": ScriptedSource(images[:2], grid(2), error=SourceError("lens fell off")),
+        "good": ScriptedSource(images, grid(40)),
+    }
+    seen = []
+    with pytest.raises(SourceError, match="lens fell off"):
+        for frame, _ in Pipeline(toy, sources):
+            seen.append(frame.stream)
+    assert seen.count("good") == 40 and seen.count("bad") == 2
+    assert [r.message for r in caplog.records] == ["bad has ended, the other streams go on: lens fell off"]
+
+
+def test_the_newest_decision_of_a_camera_wins_and_is_as_old_as_it_says(images):
+    toy = toy_recognizer()
+    source = ScriptedSource(images, grid(40), live=True, pause_s=0.001)
+    with Pipeline(toy, source) as pipeline:
+        deadline_s = time.monotonic() + DEADLINE_S
+        while pipeline.running and time.monotonic() < deadline_s:  # the caller is away
+            time.sleep(0.005)
+        away_since_s = time.monotonic()
+        time.sleep(0.05)
+        (step,) = pipeline
+    counts = toy.total().counts
+    assert step.frame.seq == 39 and step.prediction.state == "ok"
+    assert step.prediction.age_ms >= (time.monotonic() - away_since_s) * 1e3 * 0.5
+    assert counts["undelivered"] == counts["encoded"] - 1
+    assert step.prediction.dropped == counts["dropped"], "what went with undelivered decisions is told by the next"
+
+
+def test_a_pipeline_that_is_dropped_ends_its_threads_and_its_camera(images):
+    source = SilentSource()
+    pipeline = Pipeline(toy_recognizer(), source)
+    del pipeline
+    import gc
+
+    gc.collect()
+    assert source.closed.wait(DEADLINE_S)
+
+
+def test_close_returns_while_an_engine_hangs(images, caplog, monkeypatch):
+    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.1)
+    release = threading.Event()
+    toy = toy_recognizer()
+    monkeypatch.setattr(toy.executor, "step", lambda due: release.wait(DEADLINE_S) and [None] * len(due))
+    pipeline = Pipeline(toy, ScriptedSource(images, grid(40)))
+    time.sleep(0.05)
+    start_s = time.monotonic()
+    pipeline.close()
+    assert time.monotonic() - start_s < 2
+    assert "the engine still hangs in a run" in caplog.text
     release.set()

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vlf_edge import Preprocess, ShapeError
-from vlf_edge.runtime.preprocess import Preprocessor
+from vlf_edge.video.preprocess import Preprocessor
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (240, 426), (96, 96), (50, 70), (1080, 1920)])

@@ -9,10 +9,14 @@ from toy_model import TOY, build_toy
 
 from vlf_edge import Plan, WeightsError
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build, calibrate, draft, load_recipe, origin, proof, recipe
+from vlf_edge.compiler import Recipe, build, load_recipe, recipe
+from vlf_edge.compiler import fp32_model as origin
+from vlf_edge.compiler.accuracy import candidate as draft
+from vlf_edge.compiler.accuracy import validate as proof
+from vlf_edge.compiler.calibration import windows as calibrate
 from vlf_edge.errors import AccuracyError
 from vlf_edge.models.weights import save_weights
-from vlf_edge.motion import CLASSES
+from vlf_edge.synthetic import CLASSES
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ from onnx import numpy_helper
 from torch import nn
 from toy_model import TOY, build_toy, lively
 
-from vlf_edge.compiler import graph, quantize
-from vlf_edge.compiler.export import export_stage
-from vlf_edge.compiler.trained_ranges import trained_ranges
+from vlf_edge.compiler import graph
+from vlf_edge.compiler.onnx_export import export_stage
+from vlf_edge.compiler.quantization import quantize
+from vlf_edge.compiler.quantization.trained_ranges import trained_ranges
 from vlf_edge.errors import CalibrationError, WeightsError
 from vlf_edge.models.weights import load_weights, save_weights
 from vlf_edge.training import qat

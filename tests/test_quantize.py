@@ -5,11 +5,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_toys import FLOAT, TOYS, clip_toy, frame_toy, images, model_bytes, quantized, ranges_of, relative, run
 
+from vlf_edge.backends.openvino import shared_core
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.quantize import activations, float16_scales, quantizable, quantize, to_float16
-from vlf_edge.compiler.ranges import Ranges
+from vlf_edge.compiler.quantization.quantize import activations, float16_scales, quantizable, quantize, to_float16
+from vlf_edge.compiler.quantization.ranges import Ranges
 from vlf_edge.errors import CalibrationError, CompileError, ShapeError, WeightsError
-from vlf_edge.runtime.backends.openvino import shared_core
 from vlf_edge.types import TensorSpec
 
 

@@ -5,9 +5,10 @@ import pytest
 from onnx import TensorProto, helper
 from onnx_toys import clip_toy, frame_toy, images, model_bytes
 
-from vlf_edge.compiler import graph, ranges
-from vlf_edge.compiler.quantize import activations
-from vlf_edge.compiler.ranges import (
+from vlf_edge.compiler import graph
+from vlf_edge.compiler.quantization import ranges
+from vlf_edge.compiler.quantization.quantize import activations
+from vlf_edge.compiler.quantization.ranges import (
     BINS,
     Histogram,
     Ranges,

@@ -9,8 +9,8 @@ import pytest
 from machines import ALL, AMPERE, BLACKWELL, HOPPER, ORIN, TURING, given, machine_of, plan_with, sentences_of
 from toy_graphs import toy_clip, toy_frame
 
+from vlf_edge.backends.selection import open_engines
 from vlf_edge.errors import CompileError, PlanMismatch, VlfError
-from vlf_edge.runtime.selection import open_engines
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_classify_of_nothing(runtime):
 
 def test_classify_refuses_a_camera(runtime, monkeypatch, images):
     from vlf_edge.runtime import runtime as module
-    from vlf_edge.runtime.sources import IterableSource
+    from vlf_edge.video.sources import IterableSource
 
     camera = IterableSource(images)
     camera.live = True

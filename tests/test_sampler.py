@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vlf_edge import Sampling
-from vlf_edge.runtime.sampler import TOLERANCE_S, Sampler, segment_centres
+from vlf_edge.video.sampler import TOLERANCE_S, Sampler, segment_centres
 
 
 def served(times_s, sampling):

@@ -22,10 +22,10 @@ from machines import (
 )
 
 from vlf_edge import Plan
+from vlf_edge.backends.selection import engine_serves, open_engines
 from vlf_edge.cli import main
 from vlf_edge.compiler import Recipe, build
 from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, VlfError
-from vlf_edge.runtime.selection import engine_serves, open_engines
 
 
 @pytest.fixture

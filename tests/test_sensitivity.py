@@ -10,14 +10,14 @@ from onnx_toys import clip_toy, frame_toy, images
 
 from vlf_edge import Preprocess, Sampling
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.convert import RESTORED, Int8
-from vlf_edge.compiler.draft import Drafter, measure, reference_rows
-from vlf_edge.compiler.fidelity import Reference, compare
-from vlf_edge.compiler.origin import Origin
-from vlf_edge.compiler.quantize import activations
-from vlf_edge.compiler.ranges import collect_ranges
-from vlf_edge.compiler.sensitivity import effects
-from vlf_edge.compiler.ways import AS_WRITTEN, open_way
+from vlf_edge.compiler.accuracy.candidate import Drafter, measure, reference_rows
+from vlf_edge.compiler.accuracy.fidelity import Reference, compare
+from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
+from vlf_edge.compiler.accuracy.sensitivity import effects
+from vlf_edge.compiler.fp32_model import Origin
+from vlf_edge.compiler.quantization.convert import RESTORED, Int8
+from vlf_edge.compiler.quantization.quantize import activations
+from vlf_edge.compiler.quantization.ranges import collect_ranges
 
 GRAPHS = {"frame": frame_toy(), "clip": clip_toy()}
 FRAMES = images(40)
@@ -105,7 +105,8 @@ def test_a_gate_nothing_can_pass_gives_up_at_half_of_the_nodes(reference):
 
 def test_rows_name_every_way_and_one_that_fails_is_told(reference, monkeypatch):
     from vlf_edge import BackendMissing
-    from vlf_edge.compiler import draft, ways
+    from vlf_edge.compiler.accuracy import candidate as draft
+    from vlf_edge.compiler.accuracy import runners as ways
 
     graphs = int8_with().graphs()
     monkeypatch.setattr(draft, "backends_here", lambda portable, engines: ["openvino", "onnxruntime"])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from vlf_edge import Plan
-from vlf_edge.compiler.origin import SHIPPED_PLAN
+from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
 from vlf_edge.datasets import open_dataset
 from vlf_edge.evaluation import evaluate
 from vlf_edge.evaluation.classifier import open_classifier
 from vlf_edge.models.weights import SHIPPED, load_weights
-from vlf_edge.motion import CLASSES, REVERSES
+from vlf_edge.synthetic import CLASSES, REVERSES
 
 CLIPS = 130
 

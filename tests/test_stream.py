@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vlf_edge import Runtime
-from vlf_edge.runtime.motion import MotionOptions, MotionPattern
-from vlf_edge.runtime.sampler import TOLERANCE_S
+from vlf_edge.video.motion_pattern import MotionOptions, MotionPattern
+from vlf_edge.video.sampler import TOLERANCE_S
 
 BACKENDS = ("openvino", "onnxruntime")
 
@@ -101,7 +101,7 @@ def test_reduced_precision_streams_too(plans, pattern, precision, backend):
 
 def test_classify_a_file_equals_classify_of_its_frames(runtime, real_clips):
     from vlf_edge import open_source
-    from vlf_edge.runtime.sampler import segment_centres
+    from vlf_edge.video.sampler import segment_centres
 
     frames = list(open_source(real_clips[0]))
     chosen = [frames[i] for i in segment_centres(len(frames), 8)]

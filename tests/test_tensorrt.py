@@ -9,10 +9,10 @@ import pytest
 from fake_cuda import FakeCuda, FakeDriver
 from fake_tensorrt import expected, fake_tensorrt, spec
 
+from vlf_edge.backends import cuda, tensorrt, tensorrt_build
+from vlf_edge.backends.tensorrt import TensorRTEngine
+from vlf_edge.backends.tensorrt_build import build_engine
 from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, ShapeError, VlfError
-from vlf_edge.runtime.backends import cuda, tensorrt, tensorrt_build
-from vlf_edge.runtime.backends.tensorrt import TensorRTEngine
-from vlf_edge.runtime.backends.tensorrt_build import build_engine
 
 FRAME = {"inputs": {"image": ("UINT8", (-1, 8, 8, 3))}, "outputs": {"tokens": ("HALF", (-1, 4, 6))}}
 VERSIONS = {

@@ -12,12 +12,12 @@ from conftest import toy_manifest
 from fake_cuda import PRIMARY, CudaError, FakeCuda, FakeDriver
 from fake_tensorrt import API, Strict, fake_tensorrt, members, spec
 from test_tensorrt import VERSIONS, _install, cache  # noqa: F401
-
-from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError, VlfError
-from vlf_edge.runtime import gpu_frame
-from vlf_edge.runtime.backends.tensorrt import TensorRTEngine
-from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.streaming import HostStreaming
+
+from vlf_edge.backends import gpu_frame
+from vlf_edge.backends.tensorrt import TensorRTEngine
+from vlf_edge.errors import BackendMissing, PlanMismatch, ShapeError, VlfError
+from vlf_edge.runtime.recognizer import Recognizer
 
 FRAME = {"inputs": {"image": ("UINT8", (-1, 32, 32, 3))}, "outputs": {"tokens": ("HALF", (-1, 4, 6))}}
 CLIP = {"inputs": {"tokens": ("HALF", (-1, 4, 4, 6))}, "outputs": {"logits": ("FLOAT", (-1, 5))}}

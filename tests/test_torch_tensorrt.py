@@ -14,15 +14,15 @@ from torch.utils._pytree import tree_structure
 from toy_clips import LABELS, write_weights
 from toy_model import TOY, build_toy, lively
 
-from vlf_edge import BackendMissing, CompileError, Plan, WeightsError
+from vlf_edge import BackendMissing, CompileError, Plan, WeightsError, backends
+from vlf_edge.backends import cuda
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build, draft
+from vlf_edge.compiler import Recipe, build
 from vlf_edge.compiler import torch_tensorrt as frontend
-from vlf_edge.compiler.export import export_stage
+from vlf_edge.compiler.accuracy import candidate as draft
 from vlf_edge.compiler.graph import Session, tensor_specs
-from vlf_edge.compiler.quantize import to_float16
-from vlf_edge.runtime import backends
-from vlf_edge.runtime.backends import cuda
+from vlf_edge.compiler.onnx_export import export_stage
+from vlf_edge.compiler.quantization.quantize import to_float16
 
 GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
 

@@ -3,8 +3,6 @@
 import argparse
 import json
 import logging
-import os
-import signal
 import subprocess
 import sys
 import warnings
@@ -259,24 +257,6 @@ def test_validation_data_named_apart_is_used_whole_and_nothing_is_held_out(tmp_p
     for val, sizes in ((None, (16, 4)), (settings.data + "/", (16, 4)), (str(write_clips(tmp_path / "b", 2)), (20, 8))):
         learn, judge = start.open_data(replace(settings, val=val), None)
         assert (len(learn), len(judge)) == sizes
-
-
-@pytest.fixture
-def interruptible():
-    """Whatever started the tests: shells let background jobs ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_the_first_interrupt_asks_and_the_second_is_obeyed(interruptible):
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), command._stop_on_signal() as should_stop:
-        assert not should_stop()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert should_stop()
-        os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 _ONE_OF_TWO = """

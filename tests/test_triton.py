@@ -17,8 +17,8 @@ from onnx_toys import write_fp32_plan
 from triton_server import Server, Symbol, parse
 
 from vlf_edge import Manifest, Plan, Runtime, TensorSpec
-from vlf_edge.runtime.preprocess import Preprocessor
-from vlf_edge.runtime.sampler import segment_centres
+from vlf_edge.video.preprocess import Preprocessor
+from vlf_edge.video.sampler import segment_centres
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "vlf_edge" / "weights" / "vlf-tiny.plan"

@@ -16,12 +16,16 @@ _HOME = {
     "JsonLinesSink": "runtime",
     "Manifest": "manifest",
     "Plan": "plan",
+    "ModelError": "errors",
     "Prediction": "types",
     "Preprocess": "types",
     "PrintSink": "runtime",
     "Runtime": "runtime",
     "Sampling": "types",
+    "Sink": "runtime",
+    "Source": "video",
     "TensorSpec": "types",
+    "ThreadedSink": "runtime",
     "VideoSink": "runtime",
     "annotate": "runtime",
     "BackendMissing": "errors",
@@ -36,7 +40,7 @@ _HOME = {
     "VlfError": "errors",
     "WeightsError": "errors",
     "build": "compiler",
-    "open_source": "runtime",
+    "open_source": "video",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

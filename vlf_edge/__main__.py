@@ -1,7 +1,18 @@
-"""python -m vlf_edge is vlf-edge."""
+"""The program vlf-edge, also as python -m vlf_edge. It obeys signals before it imports what takes long."""
 
-import sys
+from . import signals
 
-from .cli import main
 
-sys.exit(main())
+def _verb() -> int:
+    from .cli import main
+
+    return main()
+
+
+def main() -> None:
+    """Ends the process."""
+    signals.run(_verb)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from . import signals
 
 
 @contextmanager
@@ -16,12 +18,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises OSError as writing does.
     """
-    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with ExitStack() as stack:
+        with signals.unbroken():
+            handle, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+            stack.enter_context(signals.clearing(Path(partial).unlink))
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+            os.chmod(partial, 0o644)
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise

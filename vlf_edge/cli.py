@@ -1,6 +1,7 @@
 """vlf-edge: the command line. Results on stdout, progress and logs on stderr.
 
-Exit codes: 0 fine; 1 a VlfError (one line); 2 wrong usage; 3 accuracy gate; 4 no camera; 130 interrupted.
+Exit codes: 0 fine; 1 a VlfError (one line); 2 wrong usage; 3 accuracy gate; 4 no camera; 130 interrupted,
+143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,14 +9,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
+from . import signals
 from ._version import __version__
 from .commands import bench, build, capture, eval, export, inspect, run, train
 from .errors import AccuracyError, CameraError, VlfError
@@ -34,7 +33,8 @@ _EXAMPLES = """examples:
   vlf-edge run vlf.plan street.mp4 --save annotated.mp4
   vlf-edge inspect vlf.plan
 
-exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 too much accuracy lost, 4 no camera, 130 interrupted
+exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 too much accuracy lost, 4 no camera, 130 interrupted,
+  143 interrupted by SIGTERM
 """
 
 
@@ -64,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns its exit code."""
     _make_streams_safe()
     args = parser().parse_args(argv)
-    with _log_to_stderr(args.verbose), _sigterm_as_interrupt():
+    with _log_to_stderr(args.verbose):
         try:
             code = _VERBS[args.verb].main(args)
             sys.stdout.flush()
             return code
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # only in programs that call this function: vlf-edge itself has signals.py
             print("vlf-edge: interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except (VlfError, OSError) as error:
+            if signals.asked():  # the error came of that, and the last line will say so
+                raise
             if args.verbose:
                 traceback.print_exc()
             print(f"vlf-edge: {error}", file=sys.stderr)
@@ -94,23 +96,6 @@ def _make_streams_safe() -> None:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Service managers stop programs with SIGTERM: files must be finished then as with Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _log_to_stderr(verbose: bool) -> Iterator[None]:
     """Our own log only: what the libraries below us have to say belongs into errors."""
     handler = logging.StreamHandler()
@@ -122,7 +107,3 @@ def _log_to_stderr(verbose: bool) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,6 +9,7 @@ VlfError                 the user can fix it; the message is one sentence or two
 ├── PlanError            a plan file is damaged, foreign or unsafe
 │   └── PlanMismatch     a sound plan, but not for this model, machine or use
 ├── BackendMissing       a library or device is not here (names the exact install line)
+├── ModelError           a model's answers are no numbers
 ├── ShapeError           an array of the wrong shape or dtype crossed a border
 └── SourceError          a camera, file or folder gives no frames
     └── CameraError      a camera is absent, busy or silent
@@ -53,6 +54,10 @@ class BackendMissing(VlfError):
     """A library or device that the request needs is not on this machine."""
 
 
+class ModelError(VlfError):
+    """A model answers with NaN or infinity: its weights or engines are broken."""
+
+
 class ShapeError(VlfError):
     """An array of the wrong shape or dtype crossed a public border."""
 
@@ -63,3 +68,16 @@ class SourceError(VlfError):
 
 class CameraError(SourceError):
     """A camera is absent, busy, not permitted or silent."""
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raises KeyboardInterrupt if that is what ``error`` came of: to be asked where a library was imported and failed.
+
+    For programs that handle Ctrl-C in Python's way. A library in C that is interrupted while it is imported says that
+    it cannot be imported, and with luck what interrupted it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        cause = cause.__cause__ or cause.__context__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy as np
 from .errors import PlanError, PlanMismatch, VlfError
 from .types import Preprocess, Sampling, TensorSpec
 
-FORMAT = 1
+# 2: ``roles`` are given. Plans that need none are still written as 1, which every reader knows.
+FORMATS = (1, 2)
+INPUT_ROLES = ("image", "window", "state")
+OUTPUT_ROLES = ("tokens", "logits", "features", "state")
 PRECISIONS = ("fp32", "fp16", "int8")
 GRAPH_KINDS = ("fp32", "portable", "typed")
 _MAX_CLASSES = 100_000
@@ -25,6 +29,42 @@ class Graph:
     member: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class StageRoles:
+    """What the inputs and outputs of a stage are for.
+
+    inputs: tensor -> "image" (N, H, W, 3) uint8, "window" (N, K, ...) of what the stage before gives for a frame (or of
+    images), or "state" (N, ...), zeros before the first frame. outputs: tensor -> "tokens" (N, ...) of one frame,
+    "logits" (N, C), "features" (N, D) that the logits are made from, or "state".
+    state: input -> the output that it is to be for the next frame.
+    """
+
+    name: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    state: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def main_input(self) -> str:
+        """The input that is an image or a window."""
+        return next(name for name, role in self.inputs.items() if role != "state")
+
+    @cached_property
+    def main_output(self) -> str:
+        """The output that is tokens or logits."""
+        return next(name for name, role in self.outputs.items() if role in ("tokens", "logits"))
+
+    @property
+    def input_role(self) -> str:
+        """ "image" or "window"."""
+        return self.inputs[self.main_input]
+
+    @property
+    def output_role(self) -> str:
+        """ "tokens" or "logits"."""
+        return self.outputs[self.main_output]
 
 
 @dataclass(frozen=True)
@@ -52,7 +92,9 @@ class Manifest:
     """All that a plan says about itself.
 
     model: name and sizes, as in the model's own dataclass. labels: C class names, in logit order.
-    precision: "fp32", "fp16" or "int8". stages: ("frame", "clip"), or ("clip",) for models that mix frames early.
+    precision: "fp32", "fp16" or "int8". stages: names, in the order in which they run.
+    roles: {stage: {tensor: role}}, see ``StageRoles``; the role of an input that carries a state is "state:OUTPUT".
+    Empty: one input and one output each, image -> tokens, window -> logits.
     weights: {"origin": "random" | "file", "sha256": ..., ...}.
     quantization: method, counts, hashes and what stayed in float; empty unless int8.
     versions: of the libraries that made the graphs. members: {name: {"sha256": ..., "bytes": ...}}, set by ``write``.
@@ -70,7 +112,17 @@ class Manifest:
     quantization: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     members: dict[str, dict[str, Any]] = field(default_factory=dict)
-    format: int = FORMAT
+    roles: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def format(self) -> int:
+        """The oldest format that says all of this."""
+        return 2 if self.roles else 1
+
+    @cached_property
+    def stage_roles(self) -> tuple[StageRoles, ...]:
+        """What the tensors of each stage are for, in the order in which the stages run. Raises PlanError."""
+        return tuple(_roles_of(self, stage) for stage in self.stages)
 
     @property
     def random_weights(self) -> bool:
@@ -87,7 +139,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` is the inverse."""
-        return asdict(self)
+        return {"format": self.format, **asdict(self)}
 
     @classmethod
     def from_json(cls, raw: Any) -> Manifest:
@@ -98,11 +150,12 @@ class Manifest:
 def _manifest_from_json(raw: Any) -> Manifest:
     if not isinstance(raw, dict) or "format" not in raw:
         raise PlanError("not a vlf.plan: manifest.json has no format number")
-    if raw["format"] != FORMAT:
+    if raw["format"] not in FORMATS:
         raise PlanMismatch(
-            f"plan format {raw['format']!r}; this version of vlf_edge reads format {FORMAT}: upgrade vlf_edge"
+            f"plan format {raw['format']!r}; this version of vlf_edge reads {' and '.join(map(str, FORMATS))}: upgrade vlf_edge"
         )
     try:
+        raw = raw if raw["format"] > 1 else {**raw, "roles": {}}
         values = {f.name: raw[f.name] for f in fields(Manifest)}
         values["labels"] = tuple(_label(label) for label in values["labels"])
         values["stages"] = tuple(_checked(stage, str, "stage") for stage in values["stages"])
@@ -110,7 +163,7 @@ def _manifest_from_json(raw: Any) -> Manifest:
         values["sampling"] = Sampling(**values["sampling"])
         values["graphs"] = tuple(_graph_from_json(graph) for graph in values["graphs"])
         values["engines"] = tuple(_engine_from_json(engine) for engine in values["engines"])
-        for name in ("model", "weights", "quantization", "versions", "members"):
+        for name in ("model", "weights", "quantization", "versions", "members", "roles"):
             _checked(values[name], dict, name)
         _checked(values["weights"].get("record", {}), dict, "training record")
         for name, entry in values["members"].items():
@@ -128,6 +181,38 @@ def _manifest_from_json(raw: Any) -> Manifest:
     if not manifest.stages or not 0 < len(manifest.labels) <= _MAX_CLASSES:
         raise PlanError(f"not a sound vlf.plan: {len(manifest.stages)} stages and {len(manifest.labels)} labels")
     return manifest
+
+
+def _roles_of(manifest: Manifest, stage: str) -> StageRoles:
+    graph = next((graph for graph in manifest.graphs if graph.stage == stage), None)
+    if graph is None:
+        raise PlanError(f"not a sound vlf.plan: it has no graph of its stage {stage!r}")
+    given = manifest.roles.get(stage) or _usual_roles(manifest, stage, graph)
+    inputs, outputs, state = {}, {}, {}
+    for spec in graph.inputs:
+        role, _, successor = given.get(spec.name, "").partition(":")
+        inputs[spec.name] = role
+        if role == "state":
+            state[spec.name] = successor
+    for spec in graph.outputs:
+        outputs[spec.name] = given.get(spec.name, "")
+    sound = (
+        {*inputs.values()} <= {*INPUT_ROLES}
+        and {*outputs.values()} <= {*OUTPUT_ROLES}
+        and sum(role != "state" for role in inputs.values()) == 1
+        and sum(role in ("tokens", "logits") for role in outputs.values()) == 1
+        and sorted(state.values()) == sorted(name for name, role in outputs.items() if role == "state")
+    )
+    if not sound:
+        raise PlanError(f"not a sound vlf.plan: the roles of stage {stage!r} do not fit its tensors: {given}")
+    return StageRoles(stage, inputs, outputs, state)
+
+
+def _usual_roles(manifest: Manifest, stage: str, graph: Graph) -> dict[str, str]:
+    """Of plans that give none: every stage has one input and one output."""
+    first, last = len(manifest.stages) > 1 and stage == manifest.stages[0], stage == manifest.stages[-1]
+    tensors = {spec.name: "image" if first else "window" for spec in graph.inputs}
+    return tensors | {spec.name: "logits" if last else "tokens" for spec in graph.outputs}
 
 
 def _graph_from_json(raw: dict[str, Any]) -> Graph:

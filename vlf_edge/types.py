@@ -80,26 +80,31 @@ class Frame:
     image: (H, W, 3) uint8 BGR. t_s: the instant it was taken, on the source's own clock, in seconds.
     seq: its number in the source, from 0; numbers of dropped frames are missing.
     captured_s: ``time.monotonic()`` when this process got it, for the age of a decision.
+    begins: True if nothing before it belongs with it, as at the beginning of the next file of a folder.
+    stream: name of the stream it is a frame of.
     """
 
     image: np.ndarray
     t_s: float
     seq: int
     captured_s: float
+    begins: bool = False
+    stream: str = "main"
 
 
 @dataclass(frozen=True)
 class Prediction:
     """A decision, or why there is none.
 
-    state: "warming" (window not full yet), "ok", "gap" (frames were missing, window restarted), "stale" (too old to
-    act on), "no_signal" (camera silent). Only "ok" carries a label.
+    state: "warming" (window not full yet), "ok", "gap" (frames were missing, window restarted), "failed" (the model's
+    answer was not a number, window restarted). Only "ok" carries a label.
+    stream: name of the camera, file or tracked person it is about.
     label, score: best class and its softmax probability, None unless ok.
     scores: (C,) float32 softmax over the classes, None unless ok. logits: (C,) float32, None unless ok.
     topk: ((label, score), ...), best first, empty unless ok.
     t_start_s, t_end_s: instants of the first and the last frame seen, on the source's clock.
-    age_ms: from capture of the newest frame to this decision. seq: number of that frame.
-    dropped: frames lost between camera and recogniser since the previous prediction.
+    age_ms: from capture of the newest frame until the decision was handed over. seq: number of that frame.
+    dropped: frames that were due and lost since the stream's previous prediction, since the machine was too slow.
     random_weights: True if the plan was built from random weights and the label means nothing.
     """
 
@@ -115,6 +120,7 @@ class Prediction:
     topk: tuple[tuple[str, float], ...] = ()
     dropped: int = 0
     random_weights: bool = False
+    stream: str = "main"
 
 
 def _check(name: str, value: Any, kind: type | tuple[type, ...], least: float, most: float) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from vlf_edge import BackendMissing, Plan, Runtime
-from vlf_edge.runtime.backends import cuda, installed, require
-from vlf_edge.runtime.preprocess import Preprocessor
-from vlf_edge.runtime.selection import GPU_BACKENDS
-from vlf_edge.runtime.sources import open_source
+from vlf_edge.backends import cuda, installed, require
+from vlf_edge.backends.selection import GPU_BACKENDS
+from vlf_edge.video.preprocess import Preprocessor
+from vlf_edge.video.sources import open_source
 
 HERE = Path(__file__).parent
 
@@ -56,7 +56,7 @@ def own_cache(tmp_path_factory):
 def trained(tmp_path_factory) -> dict[str, Path]:
     """The shipped vlf-tiny by precision: its weights are trained, so its logits mean something."""
     from vlf_edge.compiler import Recipe, build
-    from vlf_edge.compiler.origin import SHIPPED_PLAN
+    from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
 
     folder, paths = tmp_path_factory.mktemp("trained"), {"fp32": SHIPPED_PLAN}
     for precision in ("fp16", "int8"):

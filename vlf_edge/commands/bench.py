@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
 
 def measure(runtime: Any, width: int, height: int, decisions: int) -> dict[str, Any]:
     """Pushes ``decisions`` frames past a full window. Returns hardware, counts and spreads of durations in ms."""
-    from ..runtime.motion import MotionOptions, MotionPattern
+    from ..video.motion_pattern import MotionOptions, MotionPattern
 
     manifest, recognizer = runtime.plan.manifest, runtime.recognizer
     pattern = MotionPattern(MotionOptions(width=width, height=height))

@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Builds; prints a summary of the new plan, with what its stages take on this machine."""
     from ..compiler import build, load_recipe
-    from ..compiler.timing import plan_times
+    from ..compiler.accuracy.timing import plan_times
     from .inspect import describe, to_json
 
     names = ("precision", "model", "weights", "random_weights", "seed", "calib_samples", "calib_method", "percentile")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from ..errors import SourceError, VlfError
 
 if TYPE_CHECKING:
-    from ..runtime.sources import Source
     from ..types import Frame
+    from ..video.sources import Source
 
 HELP = "record clips for calibration"
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Records; prints the file names."""
-    from ..runtime import open_source
+    from ..video import open_source
 
     if args.clips < 1 or not 0 < args.seconds <= 60:
         raise VlfError(f"--clips is {args.clips} and --seconds {args.seconds:g}; expected 1 or more, and up to 60")

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Exports; prints the names of the files."""
-    from ..handoff import check_place, onnx_folder, raw_folder, triton_folder, write_folder
+    from ..export import check_place, onnx_folder, raw_folder, triton_folder, write_folder
     from ..plan import Plan
 
     _check_flags(args)

@@ -88,7 +88,7 @@ def _cell(row: Mapping[str, Any], part: str, name: str) -> str:
 
 
 def _gate_rows(gate: Mapping[str, Any]) -> list[Row]:
-    from ..compiler.gate import verdict_text
+    from ..compiler.accuracy.gate import verdict_text
 
     if "none" in gate:
         return [("gate", f"none: {gate['none']}")]

@@ -1,26 +1,28 @@
-"""Run a plan on a camera, a file, a folder or the test pattern, and print its decisions.
+"""Run a plan on cameras, files, folders or the test pattern, and print its decisions.
 
 Files are run as fast as the machine can, every frame of them; cameras live, the newest frame first.
-Stop a camera with Ctrl-C; a summary follows on stderr.
+Stop a camera with Ctrl-C: the video of --save is finished, and a summary follows on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import signals
 from ..errors import VlfError
 from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
-    from ..runtime import Runtime
-    from ..runtime.sinks import Sink
-    from ..runtime.sources import Source
+    from ..runtime import Sink
+    from ..video.sources import Source
 
-HELP = "live decisions from a camera, a file or the test pattern"
+HELP = "live decisions from cameras, files or the test pattern"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("plan", metavar="PLAN", help="a vlf.plan")
     add(
         "source",
+        nargs="+",
         metavar="SOURCE",
-        help="0, /dev/video0, a video file, a folder, a glob, frames_%%04d.jpg, test://motion",
+        help="0, /dev/video0, a video file, a folder, a glob, frames_%%04d.jpg, test://motion; several run together",
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
-    add("--save", metavar="FILE", help="also write the video with the decisions on it (.mp4 or .avi)")
+    add(
+        "--save",
+        metavar="FILE",
+        help="also write the video with the decisions on it (.mp4 or .avi); of several sources, FILE-SOURCE each",
+    )
     add_backend_arguments(parser)
     add(
         "--phases",
@@ -42,46 +49,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--fps", type=float, metavar="HZ", help="of image files (default: 30)")
     add("--topk", type=int, default=5, metavar="N", help="classes listed with --json (default: 5)")
+    add(
+        "--max-batch-delay-ms",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="how long a frame may wait for frames of other sources, to be run in one batch (default: 0)",
+    )
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs until the source ends, the time is up or Ctrl-C."""
-    from ..runtime import Runtime, open_source
+    """Runs until every source ends, the time is up or Ctrl-C."""
+    from ..runtime import Runtime
+    from ..runtime.runtime import name_sources
+    from ..video import open_source
 
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
-    with Runtime(args.plan, **backend_options(args), phases=args.phases, topk=args.topk) as runtime:
-        source = open_source(args.source, fps=args.fps)
-        play(runtime, source, _sinks(args, source), args.duration)
+    with (
+        signals.telling(),
+        Runtime(  # a video has an end to be written
+            args.plan, **backend_options(args), phases=args.phases, topk=args.topk
+        ) as runtime,
+        ExitStack() as stack,
+    ):
+        named = name_sources(args.source)
+        opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
+        source = opened if len(opened) > 1 else next(iter(opened.values()))
+        delay_ms = args.max_batch_delay_ms
+        runtime.run(source, _sinks(args, opened), duration_s=args.duration, max_batch_delay_ms=delay_ms)
         print(runtime.summary(), file=sys.stderr)
     return 0
 
 
-def play(runtime: Runtime, source: Source, sinks: list[Sink], duration_s: float | None = None) -> None:
-    """Sends every step of the source through the sinks, until it ends, the time is up or Ctrl-C ends a camera."""
-    with ExitStack() as stack:
-        for sink in sinks:
-            stack.enter_context(sink)
-        steps = stack.enter_context(runtime.pipeline(source, every_frame=any(sink.every_frame for sink in sinks)))
-        if duration_s is not None:
-            timer = threading.Timer(duration_s, steps.close)
-            timer.daemon = True
-            timer.start()
-            stack.callback(timer.cancel)
-        try:
-            for frame, prediction in steps:
-                for sink in sinks:
-                    sink.write(frame, prediction)
-        except KeyboardInterrupt:
-            if not source.live:
-                raise
-
-
-def _sinks(args: argparse.Namespace, source: Source) -> list[Sink]:
-    from ..runtime.sinks import JsonLinesSink, PrintSink, VideoSink
+def _sinks(args: argparse.Namespace, sources: dict[str, Source]) -> list[Sink]:
+    from ..runtime import JsonLinesSink, PrintSink, ThreadedSink, VideoSink
 
     sinks: list[Sink] = [JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)]
     if args.save:
-        sinks.append(VideoSink(args.save, source))
+        for name, source in sources.items():
+            alone = len(sources) == 1
+            path = args.save if alone else video_of(args.save, name)
+            sink = VideoSink(path, source, stream=None if alone else name)
+            sinks.append(ThreadedSink(sink, drop_oldest=source.live))
     return sinks
+
+
+def video_of(path: str, stream: str) -> Path:
+    """Where the video of one of several streams goes: out.mp4 -> out-door.mp4."""
+    whole = Path(path)
+    return whole.with_name(f"{whole.stem}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stream)}{whole.suffix}")

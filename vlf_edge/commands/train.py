@@ -15,14 +15,12 @@ import argparse
 import json
 import logging
 import shlex
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from pathlib import Path
 from typing import Any
 
+from .. import signals
 from .progress import Progress
 
 HELP = "train a model on clips, or fine-tune one"
@@ -112,20 +110,20 @@ def _add_learning_arguments(group: argparse._ArgumentGroup) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Trains; prints what came of it."""
-    from ..compiler.origin import require
+    from ..compiler.fp32_model import require
 
     require("models", "training", ("torch", "timm", "safetensors"))
     from ..training import train
 
-    with _stop_on_signal() as should_stop:
+    asked, kept = threading.Event(), Path(args.out).with_suffix(".resume.safetensors")
+    with signals.telling(asked.set, lambda: "; the same command with --resume goes on" if kept.exists() else ""):
         outcome = train(
             _settings(args),
             resume=args.resume,
             progress=Progress(),
-            should_stop=should_stop,
+            should_stop=asked.is_set,
             command=shlex.join(["vlf-edge", *sys.argv[1:]]),
         )
-        interrupted = should_stop() and not outcome.finished
     if not outcome.leads:
         return 0
     if args.json:
@@ -134,9 +132,9 @@ def main(args: argparse.Namespace) -> int:
         print(_report(outcome))
     if outcome.advice:
         _log.warning("%s", outcome.advice)
-    if not outcome.finished:
+    if not outcome.finished and not asked.is_set():
         _log.info("stopped before the end; the same command with --resume goes on")
-    return 130 if interrupted else 0
+    return 0
 
 
 def _settings(args: argparse.Namespace) -> Any:
@@ -166,27 +164,3 @@ def _report(outcome: Any) -> str:
             f"broken clips: {record['broken']['training']} training, {record['broken']['validation']} validation"
         )
     return "\n".join(rows)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM asks for an end after the step under way, the second is obeyed at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        _log.info("stopping after this step; once more to stop at once")
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

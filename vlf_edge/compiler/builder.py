@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import replacing
+from ..backends import cuda
 from ..cache import cache_folder
 from ..errors import AccuracyError, CalibrationError, CompileError, PlanMismatch, WeightsError
 from ..manifest import EngineInfo, Graph, Manifest
 from ..plan import Plan, check_output
-from ..runtime.backends import cuda
-from . import origin as origins
+from . import fp32_model as origins
 from .engines import Target, build_engines, resolve_targets
-from .origin import Origin, Progress, from_plan, from_weights, is_shipped, require
+from .fp32_model import Origin, Progress, from_plan, from_weights, is_shipped, require
 from .recipe import BEST, CLIPS_FIX, SHIPPED_WEIGHTS, Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from .convert import Graphs
-    from .draft import Draft
-    from .ways import BuiltEngine
+    from .accuracy.candidate import Draft
+    from .accuracy.runners import BuiltEngine
+    from .quantization.convert import Graphs
 
 
 _DEFAULT_OUTPUT = "vlf.plan"
@@ -94,7 +94,7 @@ def _prove_and_write(
     cache: Path,
     progress: Progress,
 ) -> Plan:
-    from .proof import prove
+    from .accuracy.validate import prove
 
     def compiled(graphs: Graphs) -> Sequence[BuiltEngine]:
         if recipe.frontend == "onnx":

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from .. import backends
+from ..backends import cuda
+from ..backends.build_process import build_in_child
 from ..errors import CompileError
 from ..manifest import EngineInfo
-from ..runtime import backends
-from ..runtime.backends import cuda
-from ..runtime.backends.build_process import build_in_child
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
-from ..errors import BackendMissing, CompileError
+from .. import backends
+from ..backends import cuda
+from ..errors import BackendMissing, CompileError, raise_interrupt
 from ..manifest import EngineInfo
 from ..models.stage import Stage
-from ..runtime import backends
-from ..runtime.backends import cuda
 from ..software import versions_of
 from ..types import TensorSpec
 from .engines import TARGETS, Target, for_this_gpu, member_name
-from .origin import Progress
+from .fp32_model import Progress
 
 FRONTEND = "torch-tensorrt"
 PRECISIONS = ("fp32", "fp16")
@@ -77,6 +77,7 @@ def load() -> Toolkit:
             module = importlib.import_module("torch_tensorrt")
             convert = module.dynamo.convert_exported_program_to_serialized_trt_engine
     except Exception as error:  # AssertionError, OSError, plain Exception: whatever it is, its versions do not fit
+        raise_interrupt(error)
         raise _missing(f"torch_tensorrt cannot be imported ({_first_line(error)})") from error
     unknown = sorted(set(_OPTIONS) - inspect.signature(convert).parameters.keys())
     if unknown:  # its **kwargs would swallow them

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, VlfError
-from ..runtime.sources import VIDEO_SUFFIXES
+from ..video.sources import VIDEO_SUFFIXES
 
 ACCEPTED = (
     "motion (rendered clips), a folder of class/clip.mp4 or of train/class/clip.mp4 and val/class/clip.mp4, a CSV file "

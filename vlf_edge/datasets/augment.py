@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import ShapeError
-from ..runtime.opencv import load_cv2
+from ..opencv import load_cv2
 from ..types import Preprocess
 
 _OPPOSITE = {"left": "right", "clockwise": "counterclockwise"}

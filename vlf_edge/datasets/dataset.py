@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SourceError, VlfError
-from ..runtime.preprocess import Preprocessor
-from ..runtime.sampler import segment_centres
 from ..types import Frame, Preprocess, Sampling
+from ..video.preprocess import Preprocessor
+from ..video.sampler import segment_centres
 from .annotations import Row, few, read_annotations
 from .augment import Augmentation, enlarged, find_mirrors, flip_table
 from .frames import measure_extent, pick_frames, read_frames, read_stretch, segment_instants

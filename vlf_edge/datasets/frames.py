@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SourceError
-from ..runtime.opencv import load_cv2
-from ..runtime.sampler import TOLERANCE_S
-from ..runtime.sources import VIDEO_SUFFIXES, VideoFileSource, open_source
+from ..opencv import load_cv2
 from ..types import Frame
+from ..video.sampler import TOLERANCE_S
+from ..video.sources import VIDEO_SUFFIXES, VideoFileSource, open_source
 
 # Decoding this much is faster than a seek, which must decode from the key frame before anyway.
 _SEEK_FROM_S = 5.0

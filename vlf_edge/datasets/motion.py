@@ -8,12 +8,12 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import VlfError
-from ..motion import CLASSES, HELD_OUT_SEED, MIRRORS, SHIFTS, MotionClip
-from ..runtime.preprocess import Preprocessor
+from ..synthetic import CLASSES, HELD_OUT_SEED, MIRRORS, SHIFTS, MotionClip
 from ..types import Preprocess
+from ..video.preprocess import Preprocessor
 from .dataset import Clip, ClipDataset, Sample
 from .frames import segment_indices
-from .variants import Variant
+from .symmetries import Variant
 
 FPS = 30.0
 # Clips of one scene in a row of a training set: see variants.py.

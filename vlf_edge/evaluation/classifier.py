@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ..backends.engine import Engine
+from ..backends.selection import open_engines
 from ..errors import PlanMismatch
 from ..plan import Plan
-from ..runtime.engine import Engine
-from ..runtime.selection import open_engines
 from ..types import Preprocess, Sampling
 
 

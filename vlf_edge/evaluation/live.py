@@ -9,9 +9,9 @@ import numpy as np
 
 from ..errors import SourceError
 from ..runtime.runtime import Runtime
-from ..runtime.sampler import TOLERANCE_S
-from ..runtime.sources import Source, open_source
 from ..types import Frame
+from ..video.sampler import TOLERANCE_S
+from ..video.sources import Source, open_source
 from .scores import Progress, Scores, clip_name
 
 if TYPE_CHECKING:

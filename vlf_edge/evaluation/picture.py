@@ -9,7 +9,7 @@ import numpy as np
 
 from ..atomic import replacing
 from ..errors import ShapeError, VlfError
-from ..runtime.opencv import load_cv2
+from ..opencv import load_cv2
 
 NUMBERED_CLASSES = 40  # with more there is no room for numbers
 _INK, _GREY, _GRID, _PAPER = (40, 40, 40), (110, 110, 110), (225, 225, 225), (255, 255, 255)  # BGR

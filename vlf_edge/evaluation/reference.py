@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import backends
+from ..backends.engine import Engine
 from ..errors import BackendMissing, VlfError
 from ..plan import Plan
-from ..runtime import backends
-from ..runtime.engine import Engine
 from ..types import Preprocess, Sampling
 from .classifier import Classifier, EngineClassifier, open_classifier
 
@@ -86,11 +86,11 @@ def _fp32_engines(plan: Plan) -> dict[str, Engine]:
     """The graphs that every later build starts from. ONNX Runtime first: nothing in it rounds to less than float32."""
     graphs = {stage: plan.graph(stage, "fp32") for stage in plan.manifest.stages}
     if backends.installed("onnxruntime"):
-        from ..runtime.backends.onnxruntime import OnnxRuntimeEngine
+        from ..backends.onnxruntime import OnnxRuntimeEngine
 
         return {stage: OnnxRuntimeEngine(graph) for stage, graph in graphs.items()}
     if backends.installed("openvino"):
-        from ..runtime.backends.openvino import OpenVINOEngine
+        from ..backends.openvino import OpenVINOEngine
 
         return {stage: OpenVINOEngine(graph, precision="fp32") for stage, graph in graphs.items()}
     raise BackendMissing(

@@ -8,11 +8,10 @@ _HOME = {
     "PrintSink": "sinks",
     "Recognizer": "recognizer",
     "Runtime": "runtime",
-    "Source": "sources",
+    "Sink": "sinks",
+    "ThreadedSink": "threaded_sink",
     "VideoSink": "sinks",
     "annotate": "sinks",
-    "open_engines": "selection",
-    "open_source": "sources",
 }
 
 __all__ = sorted(_HOME)

@@ -1,8 +1,10 @@
-"""Recognizer: push one frame, perhaps get one decision. Plain single-threaded code; threads are pipeline.py's."""
+"""Recognizer: push a frame of any stream, perhaps get a decision. Plain single-threaded code; threads are pipeline.py's.
+
+frame --accept: is it on its stream's grid? cut to size--> DueFrame --decide: executor, softmax--> Prediction
+"""
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,109 +12,191 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PlanMismatch, ShapeError, VlfError
+from ..backends.engine import Engine
+from ..backends.gpu_frame import is_gpu_frame
+from ..errors import ModelError, ShapeError, VlfError
 from ..manifest import Manifest
 from ..types import Prediction, Sampling
-from .engine import Engine
-from .gpu_frame import GpuFrame, is_gpu_frame
-from .preprocess import Preprocessor, check_image
-from .sampler import Sampler, Tick, segment_centres
+from ..video.preprocess import Preprocessor, check_image
+from ..video.sampler import segment_centres
+from .executor import open_executor
 from .stats import Stats
-from .streaming import open_streaming
+from .stream import DueFrame, Stream
 
-log = logging.getLogger(__name__)
-_SLOW_CAMERA_GAPS = 3
+MAIN = "main"
+_FAILURES = 3
 
 
 class Recognizer:
-    """Runs the two stages of a plan over a stream, each frame encoded once.
+    """Runs a plan over any number of streams, each frame encoded once.
 
-    engines: {"frame": image (N, H, W, 3) uint8 -> tokens (N, S, D), "clip": tokens (N, K, S, D) -> logits (N, C)};
-    they stay the caller's to close. sampling: the plan's own unless given.
+    engines: {stage: engine}, for every stage of the manifest; they stay the caller's to close. sampling: the plan's own
+    unless given. topk: how many classes ``Prediction.topk`` lists. max_streams: most streams kept at a time.
+    idle_s: a stream without a frame for so long (wall time) gives its place to a new one when all are taken.
+    streams: {name: Stream}. stats: the times of all streams together, a batch counting once; counts are each stream's own.
     """
 
     def __init__(
-        self, manifest: Manifest, engines: Mapping[str, Engine], *, sampling: Sampling | None = None, topk: int = 5
+        self,
+        manifest: Manifest,
+        engines: Mapping[str, Engine],
+        *,
+        sampling: Sampling | None = None,
+        topk: int = 5,
+        max_streams: int = 1024,
+        idle_s: float = 60.0,
     ):
-        if set(manifest.stages) != {"frame", "clip"}:
-            raise PlanMismatch(
-                f"this plan has the stages {', '.join(manifest.stages)}; this version of vlf_edge runs: frame, clip"
-            )
         self.manifest = manifest
         self.sampling = sampling or manifest.sampling
         self.stats = Stats()
         if topk < 1:
             raise VlfError(f"topk is {topk}, expected 1 or more")
+        if max_streams < 1:
+            raise VlfError(f"max_streams is {max_streams}, expected 1 or more")
         self._topk = min(topk, len(manifest.labels))
-        self._frame, self._clip = engines["frame"], engines["clip"]
-        classes = self._clip.outputs[0].shape[-1]
-        if classes != len(manifest.labels):
-            raise PlanMismatch(f"this plan names {len(manifest.labels)} labels, but its model has {classes} classes")
-        self._image_name, self._tokens_name = self._frame.inputs[0].name, self._frame.outputs[0].name
-        self._window_name, self._logits_name = self._clip.inputs[0].name, self._clip.outputs[0].name
+        self._max_streams, self._idle_s = max_streams, idle_s
         self._preprocess = Preprocessor(manifest.preprocess)
-        self._sampler = Sampler(self.sampling)
-        self._streaming = open_streaming(engines, self.sampling, self.stats)
-        self._seq = 0
-        self._gaps_in_a_row = 0
+        self.executor = open_executor(manifest, engines, self.sampling, self.stats)
+        self.streams: dict[str, Stream] = {}
 
-    def reset(self) -> None:
-        """Forgets the stream: the next frame begins a new window. Counts stay."""
-        self._sampler.reset()
-        self._streaming.ring.reset()
-        self._seq = self._gaps_in_a_row = 0
+    def stream(self, name: str = MAIN) -> Stream:
+        """The stream of that name, made when it is first asked for. Raises VlfError if there are too many."""
+        found = self.streams.get(name)
+        if found is None:
+            if len(self.streams) >= self._max_streams:
+                self._forget_idle()
+            found = self.streams[name] = Stream(name, self.sampling)
+            found.last_used_s = time.monotonic()
+        return found
+
+    def forget(self, name: str) -> None:
+        """Drops a stream with its window and counts; nothing happens if there is none."""
+        stream = self.streams.pop(name, None)
+        if stream is not None:
+            self.executor.forget(stream)
+
+    def reset(self, stream: str | None = None) -> None:
+        """Forgets what one stream (None: every stream) has seen: its next frame begins a new window. Counts stay."""
+        for name, one in self.streams.items():
+            if stream is None or name == stream:
+                one.reset()
+
+    def total(self) -> Stats:
+        """Counts and labels of all streams, with the times of the stages."""
+        total = self.stats.copy()
+        for stream in list(self.streams.values()):
+            total.add_counts(stream.stats)
+        return total
 
     def push(
         self,
         image: Any,
         t_s: float | None = None,
         *,
+        stream: str = MAIN,
         seq: int | None = None,
         captured_s: float | None = None,
-        dropped: int = 0,
     ) -> Prediction | None:
-        """One frame in, a prediction out if this frame is on the sampling grid, else None.
+        """One frame in, a prediction out if this frame is on its stream's sampling grid, else None.
 
         image: (H, W, 3) uint8 BGR; or, where the plan runs on a GPU, a contiguous frame on that GPU (PyTorch, CuPy,
         PyCUDA, DLPack), which must have the model's size already, since nothing resizes it.
         t_s: when it was taken, seconds on any steady clock (default: now).
-        seq, captured_s, dropped: the frame's number, its arrival (time.monotonic) and the frames lost before it.
+        seq, captured_s: the frame's number and its arrival (time.monotonic).
+        """
+        due = self.accept(self.stream(stream), image, t_s, seq=seq, captured_s=captured_s)
+        return None if due is None else self.decide([due])[0]
+
+    def push_many(self, frames: Sequence[tuple[str, Any, float | None]]) -> list[Prediction | None]:
+        """Frames of several streams at once, encoded and decided in batches: as ``push`` of each, in this order.
+
+        frames: (stream, image, t_s) each; a stream may come more than once. All are checked before any is run.
+        """
+        checked = [(name, image, *self._check(image, t_s, None)) for name, image, t_s in frames]
+        predictions: list[Prediction | None] = [None] * len(checked)
+        waiting = [
+            (number, due)
+            for number, (name, image, t_s, captured_s) in enumerate(checked)
+            if (due := self.accept(self.stream(name), image, t_s, captured_s=captured_s)) is not None
+        ]
+        while waiting:
+            taken: set[Stream] = set()
+            batch, later = [], []
+            for number, due in waiting:
+                full = due.stream in taken or len(batch) == self.executor.max_batch
+                (later if full else batch).append((number, due))
+                taken.add(due.stream)
+            for (number, _), prediction in zip(batch, self.decide([due for _, due in batch])):
+                predictions[number] = prediction
+            waiting = later
+        return predictions
+
+    def accept(
+        self,
+        stream: Stream,
+        image: Any,
+        t_s: float | None = None,
+        *,
+        seq: int | None = None,
+        captured_s: float | None = None,
+        begins: bool = False,
+    ) -> DueFrame | None:
+        """Whether a stream's grid wants this frame: if so, the frame cut to size and ready for ``decide``.
+
+        begins: nothing before it belongs with it. Streams may be served from threads of their own.
+        Raises ShapeError, and ModelError once a stream's decisions were no numbers several times in a row.
+        """
+        t_s, captured_s = self._check(image, t_s, captured_s)
+        if stream.failures >= _FAILURES:
+            raise ModelError(
+                f"{stream.name}: the model's answer was not a number {stream.failures} times without a good one between "
+                f"them, on {self.executor.backend}: weights or engines are broken; try another backend, or build the "
+                "plan anew"
+            )
+        stream.last_used_s = captured_s
+        seq = stream.next_seq if seq is None else seq
+        stream.next_seq = seq + 1
+        counts = stream.stats.counts
+        slot = stream.sampler.accept(t_s, begins=begins)
+        counts["captured"] += 1
+        if slot is None:
+            counts["off_grid"] += 1
+            return None
+        started_s = time.perf_counter()
+        try:
+            if is_gpu_frame(image):
+                prepared = self.executor.borrow(image)
+            else:
+                prepared = self._preprocess(image)
+                self.stats.add_ms("preprocess", (time.perf_counter() - started_s) * 1e3)
+        except BaseException:
+            # The grid has moved past this frame: what comes next must not share a window with what was before.
+            stream.sampler.reset()
+            stream.ring.clear()
+            counts["failed"] += 1
+            raise
+        return DueFrame(stream, prepared, slot, t_s, seq, captured_s, time.perf_counter() - started_s)
+
+    def decide(self, due: Sequence[DueFrame]) -> list[Prediction]:
+        """Runs frames that are due, each of another stream, at most ``executor.max_batch``: one prediction each.
+
+        Raises VlfError if an engine fails; the windows of these streams then begin anew.
         """
         started_s = time.perf_counter()
-        borrowed = self._streaming.borrow(image) if is_gpu_frame(image) else None
-        if borrowed is None:
-            check_image(image)
-        captured_s = time.monotonic() if captured_s is None else captured_s
-        t_s = captured_s if t_s is None else float(t_s)
-        if not math.isfinite(t_s):
-            raise ShapeError(f"a frame's time is {t_s}; expected seconds on a steady clock")
-        seq = self._seq if seq is None else seq
-        self._seq = seq + 1
-        self.stats.counts["captured"] += 1
-        tick = self._sampler.accept(t_s)
-        if tick is None:
-            self.stats.counts["off_grid"] += 1
-            return None
-        if tick.gap:
-            self._note_gap()
-        self._remember(tick, image if borrowed is None else borrowed, t_s)
-        if not self._streaming.ring.full:
-            return Prediction(
-                state="gap" if tick.gap else "warming",
-                t_start_s=t_s,
-                t_end_s=t_s,
-                seq=seq,
-                age_ms=_age_ms(captured_s),
-                dropped=dropped,
-                random_weights=self.manifest.random_weights,
-            )
-        self._gaps_in_a_row = 0
-        logits, t_start_s = self._streaming.decide()
-        decision = self._decision(logits, t_start_s, t_s, seq, captured_s, dropped)
-        self.stats.counts["decisions"] += 1
-        self.stats.labels[decision.label] += 1
-        self.stats.add_ms("decision", (time.perf_counter() - started_s) * 1e3)
-        return decision
+        gaps = [frame.stream.begin(frame.slot) for frame in due]
+        try:
+            decided = self.executor.step(due)
+        except BaseException:
+            for frame in due:
+                frame.stream.sampler.reset()
+                frame.stream.ring.clear()
+                frame.stream.stats.counts["failed"] += 1
+            raise
+        predictions = [self._predict(frame, gap, logits) for frame, gap, logits in zip(due, gaps, decided)]
+        if any(prediction.state == "ok" for prediction in predictions):
+            spent_s = time.perf_counter() - started_s + sum(frame.prepared_in_s for frame in due)
+            self.stats.add_ms("decision", spent_s * 1e3)
+        return predictions
 
     def classify(self, images: Sequence[np.ndarray] | np.ndarray, times_s: Iterable[float] | None = None) -> Prediction:
         """One decision over a whole clip, independent of any stream.
@@ -127,43 +211,77 @@ class Recognizer:
         if len(times_s) != len(images):
             raise ShapeError(f"classify got {len(images)} images but {len(times_s)} times")
         chosen = segment_centres(len(images), self.sampling.frames)
-        unique = sorted(set(chosen))
-        tokens = self._encode(np.stack([self._preprocessed(images[i]) for i in unique]))
-        window = tokens[[unique.index(i) for i in chosen]][np.newaxis]
+        with self.stats.timed("preprocess"):
+            clip = np.stack([self._preprocess(images[i]) for i in chosen])
+        logits = self.executor.classify(clip[np.newaxis])[0]
+        if not np.isfinite(logits).all():
+            raise ModelError("the model's answer to this clip is not a number: its weights or engines are broken")
         self.stats.counts["clips"] += 1
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
-        with self.stats.timed("clip_stage"):
-            logits = self._clip.infer({self._window_name: window})[self._logits_name][0]
-        return self._decision(logits, first_s, last_s, chosen[-1], captured_s)
+        return self._decision(logits, MAIN, first_s, last_s, chosen[-1], captured_s)
 
-    def _remember(self, tick: Tick, image: np.ndarray | GpuFrame, t_s: float) -> None:
-        """Encodes a frame and puts its tokens into the ring, once for each instant it serves."""
-        try:
-            prepared = image if isinstance(image, GpuFrame) else self._preprocessed(image)
-            self._streaming.remember(prepared, range(tick.first, tick.last + 1), t_s)
-        except BaseException:
-            # The grid has moved past this frame but the ring has not: only a new window is safe now.
-            self.reset()
-            self.stats.counts["failed"] += 1
-            raise
-        self.stats.counts["encoded"] += 1
+    def _check(self, image: Any, t_s: float | None, captured_s: float | None) -> tuple[float, float]:
+        """The frame's time and its arrival. Raises ShapeError."""
+        if not is_gpu_frame(image):
+            check_image(image)
+        captured_s = time.monotonic() if captured_s is None else captured_s
+        t_s = captured_s if t_s is None else float(t_s)
+        if not math.isfinite(t_s):
+            raise ShapeError(f"a frame's time is {t_s}; expected seconds on a steady clock")
+        return t_s, captured_s
 
-    def _preprocessed(self, image: np.ndarray) -> np.ndarray:
-        with self.stats.timed("preprocess"):
-            return self._preprocess(image)
+    def _forget_idle(self) -> None:
+        now_s = time.monotonic()
+        for name in [name for name, stream in self.streams.items() if now_s - stream.last_used_s > self._idle_s]:
+            self.forget(name)
+        if len(self.streams) >= self._max_streams:
+            raise VlfError(
+                f"there are {len(self.streams)} streams already and all are in use; forget() those that have ended, or "
+                "open the plan with a larger max_streams"
+            )
 
-    def _encode(self, images: np.ndarray) -> np.ndarray:
-        """(n, H, W, 3) uint8 -> tokens (n, S, D), in batches as large as the engine takes."""
-        largest = (self._frame.max_batch or len(images)) if self._frame.dynamic_batch else 1
-        parts = []
-        for start in range(0, len(images), largest):
-            with self.stats.timed("frame_stage"):
-                batch = {self._image_name: images[start : start + largest]}
-                parts.append(self._frame.infer(batch)[self._tokens_name])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _predict(self, frame: DueFrame, gap: bool, logits: np.ndarray | None) -> Prediction:
+        stream, ring = frame.stream, frame.stream.ring
+        stream.stats.counts["encoded"] += 1
+        if logits is None:
+            return self._without(frame, "gap" if gap else "warming")
+        if not np.isfinite(logits).all():
+            return self._failed(frame)
+        decision = self._decision(
+            logits, stream.name, ring.newest().t_start_s, frame.t_s, frame.seq, frame.captured_s, frame.dropped
+        )
+        stream.note_decision(decision.label)
+        return decision
+
+    def _failed(self, frame: DueFrame) -> Prediction:
+        """An answer that is no number. What led to it shares no window with what comes."""
+        stream = frame.stream
+        stream.ring.clear()
+        stream.failures += 1
+        stream.stats.counts["not_numbers"] += 1
+        return self._without(frame, "failed")
+
+    def _without(self, frame: DueFrame, state: str) -> Prediction:
+        return Prediction(
+            state=state,
+            t_start_s=frame.t_s,
+            t_end_s=frame.t_s,
+            seq=frame.seq,
+            age_ms=_age_ms(frame.captured_s),
+            stream=frame.stream.name,
+            dropped=frame.dropped,
+            random_weights=self.manifest.random_weights,
+        )
 
     def _decision(
-        self, logits: np.ndarray, t_start_s: float, t_end_s: float, seq: int, captured_s: float, dropped: int = 0
+        self,
+        logits: np.ndarray,
+        stream: str,
+        t_start_s: float,
+        t_end_s: float,
+        seq: int,
+        captured_s: float,
+        dropped: int = 0,
     ) -> Prediction:
         """Logits (C,) and what is known of their frames -> the decision."""
         scores = _softmax(logits)
@@ -175,6 +293,7 @@ class Recognizer:
             t_end_s=t_end_s,
             seq=seq,
             age_ms=_age_ms(captured_s),
+            stream=stream,
             label=topk[0][0],
             score=topk[0][1],
             scores=scores,
@@ -183,18 +302,6 @@ class Recognizer:
             dropped=dropped,
             random_weights=self.manifest.random_weights,
         )
-
-    def _note_gap(self) -> None:
-        self._streaming.ring.reset()
-        self.stats.counts["gaps"] += 1
-        self._gaps_in_a_row += 1
-        if self._gaps_in_a_row == _SLOW_CAMERA_GAPS:
-            log.warning(
-                "%d gaps without a full window between them: frames come too seldom for this plan, which needs one at "
-                "least every %.3f s; use a faster camera, a faster machine or a plan with a longer span",
-                _SLOW_CAMERA_GAPS,
-                self.sampling.step_s / 2,
-            )
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

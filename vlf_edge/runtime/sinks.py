@@ -1,4 +1,5 @@
-"""Where decisions go. Sinks run on the caller's thread and are context managers; an error in one is the caller's."""
+"""Where decisions go. A sink runs on the caller's thread, and an error in it is the caller's; a ThreadedSink has a thread
+of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..errors import SourceError
+from ..opencv import load_cv2
 from ..types import Frame, Prediction
-from .opencv import load_cv2
-from .sources import DEFAULT_FPS, Source
+from ..video.sources import DEFAULT_FPS, Source
 
 RANDOM_WEIGHTS_NOTE = "[random weights: labels mean nothing]"
 
@@ -25,7 +26,12 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, frame: Frame, prediction: Prediction | None) -> None:
-        """One step: a frame and, where it led to one, its prediction."""
+        """One step: a frame and, where it led to one, its prediction. Both name their stream."""
+
+    @property
+    def wants_more(self) -> bool:
+        """False ends the run, as when somebody has closed the window."""
+        return True
 
     def close(self) -> None:
         """Finishes the output; idempotent."""
@@ -118,12 +124,13 @@ class VideoWriter:
 class VideoSink(Sink):
     """Every frame that reached the recogniser, with the latest decision on it, as a video (class VideoWriter).
 
-    source: gives the frame rate; its own files are never written to.
+    source: gives the frame rate; its own files are never written to. stream: only that stream's frames (None: all).
     """
 
     every_frame = True
 
-    def __init__(self, path: str | Path, source: Source):
+    def __init__(self, path: str | Path, source: Source, stream: str | None = None):
+        self._stream = stream
         for read in source.paths:
             if Path(path).exists() and Path(path).samefile(read):
                 raise SourceError(f"cannot save to {path}: it is what {source.name} is read from; give another name")
@@ -131,6 +138,8 @@ class VideoSink(Sink):
         self._latest: Prediction | None = None
 
     def write(self, frame: Frame, prediction: Prediction | None) -> None:
+        if self._stream not in (None, frame.stream):
+            return
         self._latest = prediction or self._latest
         self._writer.write(annotate(frame.image, self._latest))
 
@@ -140,7 +149,8 @@ class VideoSink(Sink):
 
 def describe(prediction: Prediction) -> str:
     """A prediction as one line of text."""
-    words = [f"{prediction.t_end_s:9.2f} s", f"{prediction.state:8s}"]
+    words = [] if prediction.stream == "main" else [f"{prediction.stream:12s}"]
+    words += [f"{prediction.t_end_s:9.2f} s", f"{prediction.state:8s}"]
     if prediction.label is not None:
         words += [f"{prediction.label:24s} {prediction.score:6.1%}"]
     words += [f"{prediction.age_ms:7.1f} ms old"]
@@ -154,6 +164,7 @@ def describe(prediction: Prediction) -> str:
 def to_json(prediction: Prediction) -> dict[str, Any]:
     """A prediction as plain JSON values, under the names of Prediction's fields; scores and logits are left out."""
     return {
+        "stream": prediction.stream,
         "state": prediction.state,
         "label": prediction.label,
         "score": None if prediction.score is None else round(prediction.score, 6),

@@ -17,23 +17,39 @@ import numpy as np
 _KEPT = 4096
 
 
+COUNTS = (
+    "captured",
+    "encoded",
+    "off_grid",
+    "dropped",
+    "failed",
+    "gaps",
+    "decisions",
+    "not_numbers",
+    "undelivered",
+    "clips",
+)
+
+
 class Stats:
-    """Counts and durations of one stream. Written by one thread; reading from another gives a recent picture.
+    """Counts and durations. Each kind is written by one thread; reading from another gives a recent picture.
 
     counts: captured, encoded, off_grid (between two instants of the sampling grid, so never even resized), dropped
-    (the recogniser was busy and a newer frame came), failed (encoding raised an error), gaps, decisions, undelivered
-    (steps of a camera that the caller was too slow to take); clips (``classify`` calls, no part of the stream).
-    labels: how often each was decided. Durations keep the newest 4096 of each kind.
+    (due, but the machine was busy and newer ones came), failed (encoding raised an error), gaps, decisions, not_numbers
+    (answers of the model that were NaN or infinite), undelivered (steps of a camera that the caller was too slow to
+    take); clips (``classify`` calls, no part of a stream). All of them are there from the beginning.
+    labels: how often each was decided. kept: how many of the newest durations of each kind are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = _KEPT) -> None:
+        self._kept_durations = kept
         self.reset()
 
     def reset(self) -> None:
         """Back to zero."""
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
         self.labels: Counter[str] = Counter()
-        self._durations_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_KEPT))
+        self._durations_ms: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=self._kept_durations))
 
     @contextmanager
     def timed(self, kind: str) -> Iterator[None]:
@@ -47,6 +63,19 @@ class Stats:
     def add_ms(self, kind: str, duration_ms: float) -> None:
         """Adds one duration of ``kind``."""
         self._durations_ms[kind].append(duration_ms)
+
+    def add_counts(self, other: Stats) -> None:
+        """Adds the counts and labels of another."""
+        self.counts.update(other.counts)
+        self.labels.update(other.labels)
+
+    def copy(self) -> Stats:
+        """One of its own, with the same counts, labels and durations."""
+        made = Stats(self._kept_durations)
+        made.add_counts(self)
+        for kind, values in list(self._durations_ms.items()):
+            made._durations_ms[kind].extend(values)
+        return made
 
     def summary(self) -> dict[str, Any]:
         """{"counts": {...}, "labels": {...}, "ms": {kind: {"n", "mean", "p50", "p95", "p99"}}} as plain JSON values."""
@@ -66,9 +95,10 @@ class Stats:
             f"{counts['captured']} frames captured = {counts['encoded']} encoded + {counts['off_grid']} between two "
             f"instants + {counts['dropped']} dropped; {counts['gaps']} gaps",
         ]
-        if counts["undelivered"] or counts["failed"]:
+        if counts["undelivered"] or counts["failed"] or counts["not_numbers"]:
             rows.append(
-                f"{counts['undelivered']} results came too fast for the caller, {counts['failed']} frames failed"
+                f"{counts['undelivered']} results came too fast for the caller, {counts['failed']} frames failed, "
+                f"{counts['not_numbers']} answers were no numbers"
             )
         if figures["ms"]:
             spreads = (

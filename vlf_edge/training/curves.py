@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.opencv import load_cv2
+from ..opencv import load_cv2
 
 COLUMNS = ("epoch", "lr", "loss", "train_top1", "val_loss", "top1", "clips", "seconds")
 HEADER = ",".join(COLUMNS).encode()

@@ -18,10 +18,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..datasets import ClipDataset, Sample
 from ..errors import SourceError, VlfError
-from ..runtime.opencv import load_cv2
+from ..opencv import load_cv2
 
 # A clip that cannot be read is replaced by another one, drawn this often before the place is left empty.
 _DRAWS = 16
+# For how long a worker goes on after SIGTERM: the main process ends within two seconds, and its workers with it.
+_OUTLIVES_S = 3.0
 
 
 class Ticket(NamedTuple):
@@ -202,7 +204,9 @@ def _collate(read: list[tuple[Sample | None, list[tuple[int, str]]]]) -> Batch:
 
 def _set_up_worker(worker: int) -> None:
     """One thread each (OpenCV: see ``_started``): there are as many workers as cores. Ctrl-C is the main process's
-    affair."""
+    affair, and so is SIGTERM for as long as that may take: service managers send it to all processes at once, and the
+    step under way is still to be finished."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.setitimer(signal.ITIMER_REAL, _OUTLIVES_S))

@@ -43,6 +43,8 @@ from .verdict import has_stalled, verdict
 Progress = Callable[[str, int, int], None]
 _SAVE_EVERY_S = 300.0
 _CHECK_EVERY_STEPS = 20
+# What is worth a state of its own before the weights are judged, which can be long and is ended at once by a signal.
+_WORTH_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -132,6 +134,8 @@ class Run:
     def go(self, progress: Progress, should_stop: Callable[[], bool]) -> Outcome:
         """Takes all steps that are left, or fewer if nothing improves, time is up or it is told to stop."""
         limit_s = math.inf if self.settings.max_minutes is None else 60 * self.settings.max_minutes
+        if self.step == self.steps_per_epoch * (len(self.history) + 1):  # it was stopped while this was under way
+            self._publish(ends_epoch=True)
         outlook = Outlook(self.steps - self.step, limit_s)
         for batch in () if self.finished else self._batches():
             self._learn_from(batch)
@@ -184,7 +188,8 @@ class Run:
     def _check_progress(self, values: dict[str, Any]) -> None:
         """Raises ValueError for a state that no run of these settings can be in."""
         step, rows, best = values["step"], len(values["history"]), values["best"]
-        if step > self.steps or rows != step // self.steps_per_epoch or (rows and best is None):
+        unjudged = step - rows * self.steps_per_epoch  # up to an epoch: it is judged after its last step
+        if step > self.steps or not 0 <= unjudged <= self.steps_per_epoch or (rows and best is None):
             raise ValueError(f"step {step} of {self.steps} with {rows} epochs done")
         if len(values["sums"]) != len(self.sums):
             raise ValueError(f"{len(values['sums'])} sums, expected {len(self.sums)}")
@@ -240,6 +245,8 @@ class Run:
     def _publish(self, ends_epoch: bool) -> None:
         """Judges the averaged weights; writes them, the curves and the state. A stretch that does not end its epoch
         is shown in the curves, but the resumed run judges that epoch again."""
+        if ends_epoch and time.monotonic() - self._saved_s > _WORTH_S:
+            self._save()
         self.device.follow(self.average.module.buffers())
         scores = self.validator(self.average.module)
         row = self._row(scores)

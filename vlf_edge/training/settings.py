@@ -9,7 +9,6 @@ from ..errors import VlfError
 
 DEFAULT_MODEL = "vlf-tiny"
 DEFAULT_LR = 1e-3
-DEFAULT_FINE_TUNING_LR = 1e-3
 DEFAULT_QAT_LR = 2e-4
 # Fewer steps between two looks at the validation set teach nothing: small data is gone through several times.
 LEAST_STEPS_PER_EPOCH = 10
@@ -110,8 +109,7 @@ class Settings:
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up."""
-        default = DEFAULT_QAT_LR if self.qat else DEFAULT_FINE_TUNING_LR if self.start else DEFAULT_LR
-        return self.lr or default
+        return self.lr or (DEFAULT_QAT_LR if self.qat else DEFAULT_LR)
 
     @property
     def most_idle_epochs(self) -> int:

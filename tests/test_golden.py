@@ -1,0 +1,56 @@
+"""Old plans keep opening and deciding the same. golden/ holds one plan for every form of the file there ever was.
+
+Each was written by the version of its day: a small VideoLightFormer of random weights, 4 frames of 32 px, 5 classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlf_edge import Plan, Runtime
+
+GOLDEN = Path(__file__).parent / "golden"
+# Logits of the first and the last decision of ``frames``, by ONNX Runtime, when the plan was written.
+DECIDED = {
+    "format1-fp32": (
+        (0.043767847, -0.755913138, 1.575526834, 1.682774186, 0.717162132),
+        (0.052023102, -0.763630986, 1.538083196, 1.712488890, 0.741235197),
+    ),
+    "format1-int8": (
+        (-0.124867938, -1.274656892, 1.320305943, 2.238283873, 0.907628179),
+        (-0.134210571, -1.231137753, 1.267464399, 2.227456093, 0.919947326),
+    ),
+}
+# What an int8 graph answers depends on the CPU's instructions a little: sums are rounded elsewhere.
+TOLERANCE = {"fp32": 1e-5, "int8": 0.15}
+
+
+def frames() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (48, 64, 3), np.uint8) for _ in range(8)]
+
+
+@pytest.mark.parametrize("name", DECIDED)
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_plan_of_its_day_decides_as_it_did(name, backend):
+    pytest.importorskip(backend)
+    with Runtime(GOLDEN / f"{name}.plan", backend=backend) as runtime:
+        step_s = runtime.plan.manifest.sampling.step_s
+        found = [p.logits for i, image in enumerate(frames()) if (p := runtime.push(image, i * step_s)).state == "ok"]
+    for got, want in ((found[0], DECIDED[name][0]), (found[-1], DECIDED[name][1])):
+        error = np.linalg.norm(got - want) / np.linalg.norm(want)
+        assert error < TOLERANCE[name.split("-")[1]]
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_what_a_plan_of_its_day_needs_is_understood(name):
+    frame, clip = Plan.open(GOLDEN / f"{name}.plan").manifest.stage_roles
+    assert (frame.input_role, frame.output_role) == ("image", "tokens") and not frame.state
+    assert (clip.input_role, clip.output_role) == ("window", "logits")
+
+
+def test_every_golden_plan_is_tested():
+    assert {path.stem for path in GOLDEN.glob("*.plan")} == {*DECIDED}

@@ -1,0 +1,143 @@
+"""The choice of the engines that run a plan here: the GPU's if they fit or can be built, else OpenVINO, else ONNX
+Runtime.
+
+>>> engines = open_engines(Plan.open("vlf.plan"))
+>>> tokens = engines["frame"].infer({"image": image})["tokens"]
+"""
+
+from __future__ import annotations
+
+import logging
+
+from .. import backends
+from ..errors import BackendMissing, CompileError, PlanMismatch, VlfError
+from ..plan import Plan
+from . import cuda
+from .engine import Engine
+from .gpu_engines import GpuEngines, open_all, why
+from .gpu_engines import engine_serves as engine_serves
+
+log = logging.getLogger(__name__)
+
+GPU_BACKENDS = ("tensorrt", "tensorrt_rtx")
+CPU_BACKENDS = ("openvino", "onnxruntime")
+BACKENDS = (*GPU_BACKENDS, *CPU_BACKENDS, "fake")
+REBUILD = ("never", "auto", "always")
+
+_ASKED_FOR = "a rebuild was asked for"
+
+
+def open_engines(
+    plan: Plan, *, backend: str = "auto", device: int = 0, rebuild: str = "auto", cuda_graph: bool = True
+) -> dict[str, Engine]:
+    """Opens every stage of a plan on one backend: {stage: Engine}.
+
+    backend: "auto" takes the GPU if the plan's engines fit it or can be rebuilt for it, else OpenVINO, else ONNX
+    Runtime; a name out of BACKENDS takes that one only. device: number of the GPU. cuda_graph: whether engines on it
+    replay their work as one CUDA graph.
+    rebuild: "auto" builds engines for this GPU from the plan's graphs where none of the plan's own fits, and keeps them
+    in the user's cache folder, so that the first start takes long; "never" builds nothing; "always" builds anew.
+
+    What does not fit is told in one sentence of the log, with what was done instead. Raises BackendMissing (a library
+    or a GPU is not here), PlanMismatch (no engine of this plan fits this GPU), CompileError (nor can one be built).
+    """
+    if rebuild not in REBUILD:
+        raise VlfError(f"rebuild is {rebuild!r}; expected {', '.join(REBUILD)}")
+    if backend == "auto":
+        return _open_auto(plan, device, rebuild, cuda_graph)
+    if backend in GPU_BACKENDS:
+        return _open_on_gpu(GpuEngines(plan, backend, device, cuda_graph=cuda_graph), rebuild)
+    if backend in BACKENDS:
+        return _open_portable(plan, backend)
+    raise BackendMissing(f"there is no backend {backend!r}; available: auto, {', '.join(BACKENDS[:-1])}")
+
+
+def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
+    """With the library asked for and no other; so it may also try an engine that lists other GPUs."""
+    if rebuild == "always":
+        return gpu.open_built(_ASKED_FOR, refresh=True)
+    if rebuild == "never":
+        return gpu.open_own(only_listed=False)
+    try:
+        return gpu.open_own()
+    except PlanMismatch as error:
+        reason = why(error)
+    try:
+        return gpu.open_built(reason)
+    except (CompileError, PlanMismatch) as error:
+        failed = error
+    try:
+        return gpu.open_own(only_listed=False)
+    except PlanMismatch as error:
+        raise CompileError(f"{why(error)}; {failed}") from failed
+
+
+def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool) -> dict[str, Engine]:
+    reasons: list[str] = []
+    if rebuild != "always":
+        for library in GPU_BACKENDS:
+            if any(engine.library == library for engine in plan.manifest.engines):
+                try:
+                    return GpuEngines(plan, library, device, cuda_graph=cuda_graph).open_own()
+                except (BackendMissing, PlanMismatch) as error:
+                    reasons.append(why(error))
+                except VlfError as error:  # a lack of GPU memory, say, which no other engine would cure
+                    reasons.append(why(error))
+                    rebuild = "never"
+    libraries = () if rebuild == "never" else tuple(filter(backends.installed, GPU_BACKENDS))
+    if rebuild == "always" and not libraries:
+        reasons.append("a rebuild was asked for, but neither TensorRT nor TensorRT-RTX is here")
+    if libraries:
+        try:
+            cuda.probe(device)
+        except BackendMissing as error:
+            # Nobody without a GPU needs to be told so at every start, unless a GPU was asked for.
+            if (rebuild == "always" or device != 0) and why(error) not in reasons:
+                reasons.append(why(error))
+            libraries = ()
+    if libraries:
+        reason = _ASKED_FOR if rebuild == "always" else "; ".join(reasons) or f"{plan.path} has no engine for a GPU"
+        for library in libraries:
+            try:
+                gpu = GpuEngines(plan, library, device, cuda_graph=cuda_graph)
+                return gpu.open_built(reason, refresh=rebuild == "always")
+            except VlfError as error:  # the CPU can still decide
+                reasons.append(why(error))
+    return _open_on_cpu(plan, reasons)
+
+
+def _open_on_cpu(plan: Plan, reasons: list[str]) -> dict[str, Engine]:
+    """reasons: why not the GPU. Nobody who is content with the CPU needs to hear at every start how to change that."""
+    for name in filter(backends.installed, CPU_BACKENDS):
+        try:
+            engines = _open_portable(plan, name)
+        except BackendMissing as error:  # installed, but broken
+            reasons.append(why(error))
+            continue
+        if reasons:
+            log.warning("running on the CPU with %s: %s", name, "; ".join(reasons))
+        return engines
+    because = f" ({'; '.join(reasons)})" if reasons else ""
+    raise BackendMissing(
+        f"nothing here can run {plan.path}: neither OpenVINO nor ONNX Runtime is here{because}; "
+        f"install one with: {backends.install_command('openvino')}"
+    )
+
+
+def _open_portable(plan: Plan, backend: str) -> dict[str, Engine]:
+    def opener(stage: str) -> Engine:
+        if backend == "fake":
+            from .fake import FakeEngine
+
+            graph = plan.manifest.graph(stage, "portable")
+            return FakeEngine(graph.inputs, graph.outputs)
+        onnx_bytes = plan.graph(stage, "portable")
+        if backend == "openvino":
+            from .openvino import OpenVINOEngine
+
+            return OpenVINOEngine(onnx_bytes, precision=plan.manifest.precision)
+        from .onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(onnx_bytes)
+
+    return open_all(plan, opener)

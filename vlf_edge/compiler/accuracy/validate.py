@@ -1,0 +1,144 @@
+"""What a build is held to before its plan is written: drafts of the precision asked for, run, judged and reported."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ...backends.selection import CPU_BACKENDS
+from ...types import Preprocess, Sampling
+from ..calibration.windows import Clips, collect_clips
+from ..fp32_model import Origin, Progress
+from ..graph import tensor_specs
+from ..quantization.convert import calibrate, in_float
+from ..recipe import BEST, Recipe
+from .candidate import Draft, Drafter, EngineBuilder, reference_rows
+from .fidelity import Reference
+from .runners import AS_WRITTEN, backends_here, open_way
+from .timing import stage_times
+
+# int8 must be this much faster than fp16 to be worth what it costs; times differ that much from run to run.
+_WORTH_IT = 0.95
+_SCENE_WINDOWS = 32
+
+
+def prove(
+    origin: Origin,
+    precision: str,
+    recipe: Recipe,
+    build_engines: EngineBuilder,
+    for_gpus: bool,
+    cache: Path,
+    progress: Progress,
+) -> tuple[Draft, dict[str, Any]]:
+    """The draft to make a plan of, and the plan's report. If the draft has not ``passed``, no plan must be made of it.
+
+    precision: "fp32", "fp16", "int8" or "best". build_engines: makes the engines that this machine can run; for_gpus:
+    whether any are wanted at all. Raises CalibrationError, SourceError, CompileError.
+    """
+    clips = given_clips(origin, recipe, progress)
+    reference = _reference(origin, clips or _rendered_scene(origin.sampling, origin.preprocess), clips is not None)
+    why_ungated = _why_ungated(origin, precision, clips)
+    max_drop = None if why_ungated else recipe.max_drop
+    drafter = Drafter(reference, max_drop, build_engines, for_gpus, progress)
+    drafts = {}
+    for one in ("fp16", "int8") if precision == BEST else (precision,):
+        if one == "int8":
+            drafts[one] = drafter.int8(calibrate(origin, recipe, clips, cache, progress))
+        else:
+            drafts[one] = drafter.draft(in_float(origin, one))
+    kept, best = _faster(origin, drafts["fp16"], drafts["int8"], for_gpus) if precision == BEST else (drafts[one], {})
+    rows = [*reference_rows(reference, origin.torch), *(row for draft in drafts.values() for row in draft.rows)]
+    report = {"fidelity": _fidelity(reference, clips, rows), "gate": kept.gate_json() or {"none": why_ungated}}
+    if kept.graphs.calibration:
+        report["calibration"] = kept.graphs.calibration
+    if best:
+        report["best"] = best
+    return kept, report
+
+
+def _fidelity(reference: Reference, clips: Clips | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "on": "clips" if clips is not None else "a rendered scene",
+        "held_out": clips is None or len(clips.held_out) > 0,
+        "frames": len(reference.frames),
+        "windows": len(reference.windows),
+        "labelled": reference.labelled,
+        "rows": rows,
+    }
+
+
+def given_clips(origin: Origin, recipe: Recipe, progress: Progress) -> Clips | None:
+    """The windows that the recipe's calib_data gives, some of them held out; None without any."""
+    if not recipe.calib_data:
+        return None
+    return collect_clips(
+        recipe.calib_data,
+        origin.sampling,
+        origin.preprocess,
+        samples=recipe.calib_samples,
+        labels=() if origin.random else origin.labels,
+        progress=lambda done, total: progress("read clips", done, total),
+    )
+
+
+def _rendered_scene(sampling: Sampling, preprocess: Preprocess) -> Clips:
+    """Where no clips were given there is still something to compare graphs on, if nothing to judge them by."""
+    instants = 2 * (sampling.frames + _SCENE_WINDOWS)
+    fps, side = min(30.0, 4 / sampling.step_s), preprocess.short_side_px
+    seconds = math.ceil(instants * sampling.step_s)
+    url = f"test://motion?seconds={seconds}&fps={fps:g}&width={side * 4 // 3}&height={side}"
+    return collect_clips((url,), sampling, preprocess, samples=_SCENE_WINDOWS)
+
+
+def _reference(origin: Origin, clips: Clips, calibrates: bool) -> Reference:
+    """The fp32 graphs' answers on held-out windows; on those that calibrate where there are no others."""
+    held_out = calibrates and len(clips.held_out) > 0
+    windows, labels = (clips.held_out, clips.held_out_labels) if held_out else (clips.windows, clips.labels)
+    with open_way(AS_WRITTEN, origin.graphs) as stages:
+        return Reference.of(stages, *clips.only(windows), labels)
+
+
+def _why_ungated(origin: Origin, precision: str, clips: Clips | None) -> str:
+    if origin.random:
+        return "random weights: what they decide means nothing"
+    if precision == "fp32":
+        return "fp32 is what all else is compared with"
+    return "no clips were given to judge by" if clips is None else ""
+
+
+def _faster(origin: Origin, fp16: Draft, int8: Draft, for_gpus: bool) -> tuple[Draft, dict[str, Any]]:
+    """The faster of two drafts here among those that pass, int8 if both fail; and the report's entry about it."""
+    about: dict[str, Any] = {"gates": {"fp16": fp16.gate_json(), "int8": int8.gate_json()}}
+    if fp16.passed != int8.passed:
+        kept, failed = (fp16, int8) if fp16.passed else (int8, fp16)
+        why = f"{failed.graphs.precision} falls short of the gate: {failed.verdict}"
+    elif not fp16.passed:
+        kept, why = int8, "neither passes the gate"
+    else:
+        way, ratio = _time_ratio(origin, fp16, int8)
+        if way is None:
+            kept, why = int8, "nothing on this machine runs both, so they could not be timed"
+        else:
+            about["int8_to_fp16_time"] = ratio
+            kept = int8 if ratio < _WORTH_IT else fp16
+            elsewhere = ", since no GPU here runs the engines" if for_gpus and way in CPU_BACKENDS else ""
+            why = f"a decision in int8 takes {ratio:g} of its time in fp16, timed on {way}{elsewhere}"
+    return kept, {"kept": kept.graphs.precision, "why": why, **about}
+
+
+def _time_ratio(origin: Origin, fp16: Draft, int8: Draft) -> tuple[str | None, float]:
+    """(the backend that the runtime would choose here for both, int8's time for a decision as a share of fp16's)."""
+    failed = {row["way"] for draft in (fp16, int8) for row in draft.rows if "failed" in row}
+    for way in backends_here(origin.graphs, fp16.engines):
+        if {f"fp16 {way}", f"int8 {way}"} & failed:
+            continue
+        inputs = {stage: tensor_specs(data)[0][0] for stage, data in origin.graphs.items()}
+        with (
+            open_way(way, fp16.graphs.portable, "fp16", fp16.engines) as a,
+            open_way(way, int8.graphs.portable, "int8", int8.engines) as b,
+        ):
+            times = stage_times({"fp16": a, "int8": b}, inputs)
+        return way, float(f"{sum(times['int8'].values()) / sum(times['fp16'].values()):.2g}")
+    return None, math.nan

@@ -1,0 +1,119 @@
+"""Where a build starts: the fp32 graphs of a model, exported from weights or taken from an earlier plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..backends import installed
+from ..errors import BackendMissing
+from ..manifest import Manifest
+from ..plan import Plan
+from ..software import versions_of
+from ..types import Preprocess, Sampling
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from ..models.stage import Stage
+
+Progress = Callable[[str, int, int], None]
+DEFAULT_SPAN_S = 2.0
+DEFAULT_MODEL = "vlf-tiny"
+# The weights that come with the package: an fp32 plan, so that building from them needs no PyTorch.
+SHIPPED_PLAN = Path(__file__).parents[1] / "weights" / "vlf-tiny.plan"
+SHIPPED_RECIPE = "calibration/motion.toml"
+_CLASSES_OF_RANDOM_WEIGHTS = 12
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a build starts: the fp32 graphs and all that is known about them.
+
+    stages: the PyTorch stages that the graphs were exported from; torch: the same as functions, each (N, ...) array ->
+    (N, ...) float32 array. Both are empty if the graphs come from a plan.
+    """
+
+    model: dict[str, Any]
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    sampling: Sampling
+    weights: dict[str, Any]
+    graphs: dict[str, bytes]
+    versions: dict[str, str]
+    stages: tuple[Stage, ...] = ()
+    torch: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def random(self) -> bool:
+        """True if nothing was ever trained: labels then mean nothing."""
+        return self.weights.get("origin") == "random"
+
+
+def from_weights(recipe: Recipe, progress: Progress) -> Origin:
+    """Exports the model of a weights file, or a random one if that was asked for."""
+    require("models", "a build from weights", ("torch", "timm", "onnxscript", "safetensors"))
+    progress("export", 0, 1)  # the model itself takes its time, and importing PyTorch takes more
+    if recipe.weights:
+        from ..models.weights import load_weights
+
+        loaded = load_weights(recipe.weights)
+        model, labels, span_s = loaded.model, loaded.labels, loaded.record.get("span_s", DEFAULT_SPAN_S)
+        weights = {"origin": "file", "sha256": loaded.sha256, "record": loaded.record}
+    else:
+        from ..models import create_model
+
+        labels = recipe.labels or tuple(f"class {i}" for i in range(_CLASSES_OF_RANDOM_WEIGHTS))
+        model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), seed=recipe.seed), DEFAULT_SPAN_S
+        weights = {"origin": "random", "seed": recipe.seed}
+    from .onnx_export import export_stage, torch_outputs
+
+    stages, graphs = model.stages(), {}
+    for done, stage in enumerate(stages):
+        progress("export", done, len(stages))
+        graphs[stage.name] = export_stage(stage)
+    progress("export", len(stages), len(stages))
+    sizes = model.sizes
+    return Origin(
+        model=sizes.to_json(),
+        labels=tuple(labels),
+        preprocess=Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px)),
+        sampling=Sampling(sizes.frames, recipe.span_s or span_s),
+        weights=weights,
+        graphs=graphs,
+        versions=versions_of("torch", "timm", "onnx"),
+        stages=tuple(stages),
+        torch={stage.name: lambda batch, stage=stage: torch_outputs(stage, batch)[0] for stage in stages},
+    )
+
+
+def from_plan(plan: Plan, recipe: Recipe) -> Origin:
+    manifest = plan.manifest
+    sampling = replace(manifest.sampling, span_s=recipe.span_s) if recipe.span_s else manifest.sampling
+    return Origin(
+        model=manifest.model,
+        labels=manifest.labels,
+        preprocess=manifest.preprocess,
+        sampling=sampling,
+        weights=manifest.weights,
+        graphs={stage: plan.graph(stage, "fp32") for stage in manifest.stages},
+        versions=manifest.versions,
+    )
+
+
+def is_shipped(manifest: Manifest) -> bool:
+    """Whether a plan holds the weights that come with the package."""
+    return SHIPPED_PLAN.is_file() and manifest.weights == Plan.open(SHIPPED_PLAN).manifest.weights
+
+
+def require(extra: str, what: str, packages: Sequence[str]) -> None:
+    """Names every package that is missing at once, and the extra that brings them."""
+    missing = [package for package in packages if not installed(package)]
+    if missing:
+        instead = "; without PyTorch, start from a BASE.plan" if extra == "models" else ""
+        raise BackendMissing(
+            f"{what} needs {', '.join(missing)}, not installed here: pip install 'vlf_edge[{extra}]'{instead}"
+        )

@@ -1,0 +1,144 @@
+"""fp32 graphs -> the graphs of a precision: FP16 types, or INT8 with any choice of nodes left in float."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...software import versions_of
+from ..calibration.windows import Clips, stage_feeds
+from ..fp32_model import Origin, Progress
+from ..recipe import Recipe
+from .quantize import Quantized, activations, quantize, to_float16
+from .ranges import Ranges, cached_ranges, collect_ranges, ranges_key
+from .trained_ranges import trained_ranges
+
+Node = tuple[str, str]  # (stage, name of a node of its graph)
+RESTORED = "restored by the accuracy gate"
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """The graphs of a precision, by stage. quantization: for the manifest; calibration: for the report."""
+
+    precision: str
+    portable: Mapping[str, bytes]
+    typed: Mapping[str, bytes]
+    quantization: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def in_float(origin: Origin, precision: str) -> Graphs:
+    """fp32: the graphs as they are. fp16: the same for CPUs, float16 types for GPUs."""
+    if precision == "fp32":
+        return Graphs("fp32", origin.graphs, origin.graphs)
+    typed = {stage: to_float16(graph) for stage, graph in origin.graphs.items()}
+    return Graphs("fp16", origin.graphs, typed, versions=versions_of("onnx"))
+
+
+@dataclass(frozen=True)
+class Int8:
+    """fp32 graphs and the ranges of their activations: everything that int8 graphs are made of.
+
+    ranges: by stage. about: how they were found, for the manifest. hygiene: what was seen, for the report.
+    """
+
+    origin: Origin
+    ranges: Mapping[str, Ranges]
+    about: Mapping[str, Any]
+    hygiene: Mapping[str, Any]
+
+    def stage(self, stage: str, keep_float: Collection[str] = ()) -> Quantized:
+        """The portable graph of one stage, with the nodes ``keep_float`` left as they are."""
+        return quantize(self.origin.graphs[stage], self.ranges[stage], keep_float=keep_float)
+
+    def nodes(self) -> list[Node]:
+        """Every node that is int8 unless kept in float, stage after stage in graph order."""
+        return [(stage, node) for stage in self.ranges for node in self.stage(stage).quantized]
+
+    def graphs(self, restored: Collection[Node] = ()) -> Graphs:
+        """All graphs, with the ``restored`` nodes in float."""
+        names = {stage: {node for of, node in restored if of == stage} for stage in self.ranges}
+        made = {stage: self.stage(stage, names[stage]) for stage in self.ranges}
+        reasons = {
+            stage: {node: RESTORED if node in names[stage] else why for node, why in one.kept_float.items()}
+            for stage, one in made.items()
+        }
+        return Graphs(
+            "int8",
+            portable={stage: one.onnx for stage, one in made.items()},
+            typed={stage: to_float16(one.onnx) for stage, one in made.items()},
+            quantization={
+                **self.about,
+                "int8_nodes": {stage: len(one.quantized) for stage, one in made.items()},
+                "kept_float": reasons,
+            },
+            calibration=dict(self.hygiene),
+            versions=versions_of("onnx", "onnxruntime"),
+        )
+
+
+def calibrate(origin: Origin, recipe: Recipe, clips: Clips | None, cache: Path, progress: Progress) -> Int8:
+    """Finds the ranges, stage after stage: the clip stage is calibrated on what the quantised frame stage gives it.
+
+    Weights that were trained with fake quantisation bring their ranges along; clips then only serve to measure, and
+    may be None.
+    """
+    ranges: dict[str, Ranges] = {}
+    portable: dict[str, bytes] = {}
+    record = origin.weights.get("record", {})
+    for stage, graph in origin.graphs.items():
+        trained = trained_ranges(record, stage, graph)
+        ranges[stage] = trained or _measured_ranges(stage, graph, portable, recipe, clips, cache, progress)
+        portable[stage] = quantize(graph, ranges[stage]).onnx
+    method = next(iter(ranges.values())).method
+    about: dict[str, Any] = {"method": method}
+    if method == "percentile":
+        about["percentile"] = recipe.percentile
+    hygiene: dict[str, Any] = {
+        stage: {"samples": found.samples, "clipped": found.clipped} for stage, found in ranges.items()
+    }
+    if clips is not None:
+        about |= {
+            "windows": len(clips.windows),
+            "frames": len(np.unique(clips.windows)),
+            "clips": list(clips.sources),
+            "sha256": clips.sha256,
+        }
+        hygiene["coverage"] = clips.coverage(() if origin.random else origin.labels)
+    return Int8(origin, ranges, about, hygiene)
+
+
+def _measured_ranges(
+    stage: str,
+    graph: bytes,
+    portable: Mapping[str, bytes],
+    recipe: Recipe,
+    clips: Clips,
+    cache: Path,
+    progress: Progress,
+) -> Ranges:
+    count, feeds = stage_feeds(stage, clips, portable)
+    what = f"calibrate {stage} stage"
+    progress(what, 0, count)
+
+    def compute() -> Ranges:
+        return collect_ranges(
+            graph,
+            activations(graph),
+            feeds,
+            recipe.calib_method,
+            percentile=recipe.percentile,
+            progress=lambda done: progress(what, done, count),
+        )
+
+    # The clip stage's data depend on the quantised frame stage too, so its bytes are part of the key.
+    data = "".join([clips.sha256, *(hashlib.sha256(graph).hexdigest() for graph in portable.values())])
+    data = hashlib.sha256(data.encode()).hexdigest()
+    return cached_ranges(cache, ranges_key(graph, data, recipe.calib_method, recipe.percentile), compute)
