@@ -78,6 +78,7 @@ def test_running_a_plan_needs_neither_torch_nor_onnx(plans):
     assert [line["state"] for line in lines] == ["warming"] * 7 + ["ok"] * 5
 
 
+@pytest.mark.slow
 def test_trained_weights_of_a_model_wider_than_high_become_a_plan(tmp_path):
     model, labels = build_toy().eval(), ("push", "pull", "lift", "drop")
     save_weights(tmp_path / "toy.safetensors", model, labels, {"span_s": 0.6})
@@ -181,6 +182,7 @@ def test_a_missing_library_is_one_line_with_its_install_command(plans, missing, 
     assert "Traceback" not in done.stderr and done.stderr.count("vlf-edge: ") == 1
 
 
+@pytest.mark.slow
 def test_engines_are_added_to_a_plan_in_place(plans, tmp_path, capsys):
     pytest.importorskip("tensorrt_rtx")
     path = tmp_path / "my.plan"

@@ -262,7 +262,7 @@ def test_spread_is_even_over_classes_and_half_of_it_unknown():
     assert spread(range(6), [-1] * 6, 3) == [1, 3, 5]
 
 
-def test_real_clips(real_clips):
-    clips = collect_clips([real_clips[0].parent], Sampling(8, 2.0), Preprocess(96, 96, 96))
+def test_whole_videos(videos):
+    clips = collect_clips([videos[0].parent], Sampling(8, 2.0), Preprocess(96, 96, 96))
     assert len(clips.windows) >= 48 and len(clips.held_out) >= 3
     assert clips.frames.shape[1:] == (96, 96, 3)

@@ -89,20 +89,20 @@ def test_a_stretch_is_taken_by_time(tmp_path):
     assert frame_numbers(data.sample(2, None).frames) == [12, 17, 22, 27], "2 s in the centre of 3 s"
 
 
-def test_real_clips_give_the_frames_a_viewer_sees(real_clips):
-    for path in real_clips:
+def test_videos_give_the_frames_a_viewer_sees(videos):
+    for path in videos:
         start_s, end_s = measure_extent(str(path))
         instants_s = segment_instants(start_s, end_s, 8, 10.0, np.random.default_rng(2).random(9))
         assert np.array_equal(read_frames(str(path), instants_s, as_it_is), shown_at(str(path), instants_s))
 
 
-def test_seeking_gives_what_decoding_from_the_start_gives(real_clips, monkeypatch):
+def test_seeking_gives_what_decoding_from_the_start_gives(videos, monkeypatch):
     seeks = []
     seek = frames_module._SeekingVideo.seek
     monkeypatch.setattr(
         frames_module._SeekingVideo, "seek", lambda self, t_s: seeks.append(seek(self, t_s)) or seeks[-1]
     )
-    for path in real_clips:
+    for path in videos:
         for start_s in (5.03, 5.6, 6.1):
             instants_s = segment_instants(start_s, start_s + 0.4, 4, 10.0)
             found = read_frames(str(path), instants_s, as_it_is)

@@ -45,6 +45,7 @@ def int8_of(toy, tmp_path, **changes):
     return build(Recipe(**{**settings, **changes}), tmp_path / "my.plan", base=toy.path, cache_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_without_clips_a_build_is_measured_on_a_rendered_scene_and_against_torch(toy):
     fidelity = toy.report["fidelity"]
     ways = ["fp32 torch", "fp32 onnx", "fp32 openvino", "fp32 onnxruntime"]
@@ -177,6 +178,7 @@ def test_where_neither_passes_fp32_is_proposed(toy, tmp_path, few, monkeypatch):
     assert json.loads((tmp_path / "my.plan.report.json").read_text())["best"]["why"] == "neither passes the gate"
 
 
+@pytest.mark.slow
 def test_best_times_both_here_and_keeps_what_passes(toy, tmp_path, few, monkeypatch):
     best = int8_of(toy, tmp_path, precision="best").report["best"]
     assert best["int8_to_fp16_time"] > 0 and "timed on openvino" in best["why"]

@@ -6,21 +6,11 @@ import importlib.util
 from dataclasses import replace
 
 import pytest
-from machines import ALL, AMPERE, BLACKWELL, HOPPER, ORIN, TURING, given, machine_of, plan_with, sentences_of
+from machines import ALL, AMPERE, BLACKWELL, HOPPER, ORIN, TURING, given, plan_with
 from toy_graphs import toy_clip, toy_frame
 
 from vlf_edge.backends.selection import open_engines
 from vlf_edge.errors import CompileError, PlanMismatch, VlfError
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path):
-    return machine_of(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def said(caplog):
-    return sentences_of(caplog)
 
 
 @pytest.mark.parametrize(

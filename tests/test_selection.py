@@ -16,9 +16,7 @@ from machines import (
     TURING,
     engine_info,
     given,
-    machine_of,
     plan_with,
-    sentences_of,
 )
 
 from vlf_edge import Plan
@@ -26,16 +24,6 @@ from vlf_edge.backends.selection import engine_serves, open_engines
 from vlf_edge.cli import main
 from vlf_edge.compiler import Recipe, build
 from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, VlfError
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path):
-    return machine_of(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def said(caplog):
-    return sentences_of(caplog)
 
 
 @pytest.mark.parametrize(

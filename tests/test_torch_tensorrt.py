@@ -100,6 +100,7 @@ def here(monkeypatch):
     return set_up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, max_batch", [("fp32", 1), ("fp16", 4)])
 def test_what_is_compiled_computes_what_the_plans_graph_does(precision, max_batch):
     rng = np.random.default_rng(0)
@@ -130,6 +131,7 @@ def _is_tensor(node) -> bool:
     return isinstance(node.meta.get("val"), torch.Tensor)
 
 
+@pytest.mark.slow
 def test_a_build_puts_raw_engines_with_the_plans_interface_into_the_plan(here, tmp_path):
     weights = write_weights(tmp_path / "toy.safetensors")
     toolkit = here("torch_tensorrt", "tensorrt", toolkit=FakeTorchTensorRT())
