@@ -16,7 +16,7 @@ from .frames import segment_indices
 from .symmetries import Variant
 
 FPS = 30.0
-# Clips of one scene in a row of a training set: see variants.py.
+# Clips of one scene in a row of a training set: see symmetries.py.
 VARIANTS = 2
 # Every split has 2^38 clips of its own, 2^20 for each of 2^18 seeds.
 _FIRST_SEED = {"train": 0, "calibration": 1 << 39, "val": HELD_OUT_SEED, "test": HELD_OUT_SEED + (1 << 38)}
