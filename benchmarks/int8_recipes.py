@@ -42,10 +42,10 @@ from vlf_edge.compiler import Recipe
 from vlf_edge.compiler.accuracy.fidelity import Reference, encode
 from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
 from vlf_edge.compiler.accuracy.validate import given_clips
+from vlf_edge.compiler.calibration.calibrate import calibrate
 from vlf_edge.compiler.calibration.windows import Clips, stage_feeds
 from vlf_edge.compiler.fp32_model import Origin, from_plan
 from vlf_edge.compiler.graph import parse, tensor_specs
-from vlf_edge.compiler.quantization.convert import calibrate
 from vlf_edge.compiler.recipe import METHODS
 from vlf_edge.datasets import open_dataset
 from vlf_edge.errors import SourceError

@@ -17,7 +17,7 @@ from toy_graphs import toy_clip, toy_frame
 from vlf_edge import BackendMissing, Manifest, Plan, Preprocess, Runtime, Sampling, VlfError
 from vlf_edge.backends import cuda
 from vlf_edge.compiler.graph import initializers, parse, tensor_specs
-from vlf_edge.compiler.quantization.quantize import to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
 from vlf_edge.manifest import Graph
 from vlf_edge.models.stage import Stage
 

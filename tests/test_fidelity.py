@@ -7,7 +7,8 @@ from onnx_toys import clip_toy, frame_toy, images
 from vlf_edge.compiler import graph
 from vlf_edge.compiler.accuracy.fidelity import Reference, compare
 from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
-from vlf_edge.compiler.quantization.quantize import activations, quantize, to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
+from vlf_edge.compiler.quantization.quantize import activations, quantize
 from vlf_edge.compiler.quantization.ranges import collect_ranges
 from vlf_edge.errors import ShapeError, WeightsError
 

@@ -7,7 +7,8 @@ from onnx_toys import FLOAT, TOYS, clip_toy, frame_toy, images, model_bytes, qua
 
 from vlf_edge.backends.openvino import OpenVINOEngine
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.quantization.quantize import activations, float16_scales, quantizable, quantize, to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
+from vlf_edge.compiler.quantization.quantize import activations, float16_scales, quantizable, quantize
 from vlf_edge.compiler.quantization.ranges import Ranges
 from vlf_edge.errors import CalibrationError, CompileError, ShapeError, WeightsError
 from vlf_edge.types import TensorSpec

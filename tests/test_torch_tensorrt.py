@@ -22,7 +22,7 @@ from vlf_edge.compiler import torch_tensorrt as frontend
 from vlf_edge.compiler.accuracy import candidate as draft
 from vlf_edge.compiler.graph import Session, tensor_specs
 from vlf_edge.compiler.onnx_export import export_stage
-from vlf_edge.compiler.quantization.quantize import to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
 
 GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
 

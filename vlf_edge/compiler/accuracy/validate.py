@@ -15,10 +15,11 @@ from ...backends.selection import CPU_BACKENDS, engine_serves
 from ...errors import AccuracyError
 from ...manifest import EngineInfo
 from ...types import Preprocess, Sampling
+from ..calibration.calibrate import calibrate
 from ..calibration.windows import Clips, collect_clips
 from ..fp32_model import Origin, Progress
 from ..graph import tensor_specs
-from ..quantization.convert import calibrate, in_float
+from ..quantization.convert import in_float
 from ..recipe import BEST, Recipe
 from .candidate import Draft, Drafter, EngineBuilder, reference_rows
 from .fidelity import Reference
