@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
             should_stop=asked.is_set,
             command=shlex.join(["vlf-edge", *sys.argv[1:]]),
         )
-    if not outcome.leads:
+    if not outcome.is_main:
         return 0
     if args.json:
         print(json.dumps(outcome.to_json(), indent=1))

@@ -30,7 +30,7 @@ _CLASSES_OF_RANDOM_WEIGHTS = 12
 
 
 @dataclass(frozen=True)
-class Origin:
+class Fp32Model:
     """Where a build starts: the fp32 graphs and all that is known about them.
 
     stages: the PyTorch stages that the graphs were exported from; torch: the same as functions, each (N, ...) array ->
@@ -53,7 +53,7 @@ class Origin:
         return self.weights.get("origin") == "random"
 
 
-def from_weights(recipe: Recipe, progress: Progress) -> Origin:
+def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
     """Exports the model of a weights file, or a random one if that was asked for."""
     require("models", "a build from weights", ("torch", "timm", "onnxscript", "safetensors"))
     progress("export", 0, 1)  # the model itself takes its time, and importing PyTorch takes more
@@ -77,7 +77,7 @@ def from_weights(recipe: Recipe, progress: Progress) -> Origin:
         graphs[stage.name] = export_stage(stage)
     progress("export", len(stages), len(stages))
     sizes = model.sizes
-    return Origin(
+    return Fp32Model(
         model=sizes.to_json(),
         labels=tuple(labels),
         preprocess=Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px)),
@@ -90,10 +90,10 @@ def from_weights(recipe: Recipe, progress: Progress) -> Origin:
     )
 
 
-def from_plan(plan: Plan, recipe: Recipe) -> Origin:
+def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
     manifest = plan.manifest
     sampling = replace(manifest.sampling, span_s=recipe.span_s) if recipe.span_s else manifest.sampling
-    return Origin(
+    return Fp32Model(
         model=manifest.model,
         labels=manifest.labels,
         preprocess=manifest.preprocess,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .run import Outcome
 from .settings import Settings
 from .train import train
+from .trainer import Outcome
 
 __all__ = ["Outcome", "Settings", "train"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..fp32_model import Origin, Progress
+from ..fp32_model import Fp32Model, Progress
 from ..quantization.convert import Int8
 from ..quantization.quantize import activations, quantize
 from ..quantization.ranges import Ranges, cached_ranges, collect_ranges, ranges_key
@@ -18,7 +18,7 @@ from ..recipe import Recipe
 from .windows import Clips, stage_feeds
 
 
-def calibrate(origin: Origin, recipe: Recipe, clips: Clips | None, cache: Path, progress: Progress) -> Int8:
+def calibrate(fp32: Fp32Model, recipe: Recipe, clips: Clips | None, cache: Path, progress: Progress) -> Int8:
     """Finds the ranges, stage after stage: the clip stage is calibrated on what the quantised frame stage gives it.
 
     Weights that were trained with fake quantisation bring their ranges along; clips then only serve to measure, and
@@ -26,8 +26,8 @@ def calibrate(origin: Origin, recipe: Recipe, clips: Clips | None, cache: Path, 
     """
     ranges: dict[str, Ranges] = {}
     portable: dict[str, bytes] = {}
-    record = origin.weights.get("record", {})
-    for stage, graph in origin.graphs.items():
+    record = fp32.weights.get("record", {})
+    for stage, graph in fp32.graphs.items():
         trained = trained_ranges(record, stage, graph)
         ranges[stage] = trained or _measured_ranges(stage, graph, portable, recipe, clips, cache, progress)
         portable[stage] = quantize(graph, ranges[stage]).onnx
@@ -45,8 +45,8 @@ def calibrate(origin: Origin, recipe: Recipe, clips: Clips | None, cache: Path, 
             "clips": list(clips.sources),
             "sha256": clips.sha256,
         }
-        hygiene["coverage"] = clips.coverage(() if origin.random else origin.labels)
-    return Int8(origin, ranges, about, hygiene)
+        hygiene["coverage"] = clips.coverage(() if fp32.random else fp32.labels)
+    return Int8(fp32, ranges, about, hygiene)
 
 
 def _measured_ranges(

@@ -185,10 +185,10 @@ class _Reader:
         sampler, stretches, numbers = Sampler(self._sampling), [], []
         for frame in self._frames(index):
             numbers.append(frame.seq)
-            tick = sampler.accept(frame.t_s, begins=frame.begins)
-            if tick is None:
+            slot = sampler.accept(frame.t_s, begins=frame.begins)
+            if slot is None:
                 continue
-            if tick.gap or not stretches:
+            if slot.gap or not stretches:
                 stretches.append(_Stretch(index, []))
             stretches[-1].frames.append(frame.seq)
             self._keep(index, frame)

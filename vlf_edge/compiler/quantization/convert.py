@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...software import versions_of
-from ..fp32_model import Origin
+from ..fp32_model import Fp32Model
 from .float16 import to_float16
 from .quantize import Quantized, quantize
 from .ranges import Ranges
@@ -28,12 +28,12 @@ class Graphs:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def in_float(origin: Origin, precision: str) -> Graphs:
+def in_float(fp32: Fp32Model, precision: str) -> Graphs:
     """fp32: the graphs as they are. fp16: the same for CPUs, float16 types for GPUs."""
     if precision == "fp32":
-        return Graphs("fp32", origin.graphs, origin.graphs)
-    typed = {stage: to_float16(graph) for stage, graph in origin.graphs.items()}
-    return Graphs("fp16", origin.graphs, typed, versions=versions_of("onnx"))
+        return Graphs("fp32", fp32.graphs, fp32.graphs)
+    typed = {stage: to_float16(graph) for stage, graph in fp32.graphs.items()}
+    return Graphs("fp16", fp32.graphs, typed, versions=versions_of("onnx"))
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Int8:
     ranges: by stage. about: how they were found, for the manifest. hygiene: what was seen, for the report.
     """
 
-    origin: Origin
+    fp32: Fp32Model
     ranges: Mapping[str, Ranges]
     about: Mapping[str, Any]
     hygiene: Mapping[str, Any]
 
     def stage(self, stage: str, keep_float: Collection[str] = ()) -> Quantized:
         """The portable graph of one stage, with the nodes ``keep_float`` left as they are."""
-        return quantize(self.origin.graphs[stage], self.ranges[stage], keep_float=keep_float)
+        return quantize(self.fp32.graphs[stage], self.ranges[stage], keep_float=keep_float)
 
     def nodes(self) -> list[Node]:
         """Every node that is int8 unless kept in float, stage after stage in graph order."""

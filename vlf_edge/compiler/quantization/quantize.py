@@ -25,7 +25,7 @@ _BIAS_BITS = 30
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizableNode:
     """A node that can be int8. node: its name. activation, weight: its operands. axis: the weight's output channels."""
 
     node: str
@@ -45,14 +45,14 @@ class Quantized:
     kept_float: dict[str, str]
 
 
-def quantizable(onnx_bytes: bytes) -> tuple[Layer, ...]:
+def quantizable_nodes(onnx_bytes: bytes) -> tuple[QuantizableNode, ...]:
     """The nodes of an fp32 graph that ``quantize`` can turn into int8, in graph order."""
     return _survey(graphs.load(onnx_bytes))[0]
 
 
 def activations(onnx_bytes: bytes) -> tuple[str, ...]:
     """The tensors whose ranges ``quantize`` needs, each once, in graph order."""
-    return tuple(dict.fromkeys(layer.activation for layer in quantizable(onnx_bytes)))
+    return tuple(dict.fromkeys(layer.activation for layer in quantizable_nodes(onnx_bytes)))
 
 
 def quantize(onnx_bytes: bytes, ranges: Ranges, *, keep_float: Collection[str] = ()) -> Quantized:
@@ -96,7 +96,7 @@ def float16_scales(limits: np.ndarray) -> np.ndarray:
     return scales.astype(np.float32)
 
 
-def _survey(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], dict[str, str]]:
+def _survey(model: onnx.ModelProto) -> tuple[tuple[QuantizableNode, ...], dict[str, str]]:
     """The layers that can be int8, and for all other weighted operators the reason why not."""
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise CompileError("the graph is quantised already; quantise the fp32 graph it came from")
@@ -110,7 +110,7 @@ def _survey(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], dict[str, str]]:
         if reason:
             kept_float[node.name] = reason
         else:
-            layers.append(Layer(node.name, node.op_type, activation, weight, _channel_axis(node)))
+            layers.append(QuantizableNode(node.name, node.op_type, activation, weight, _channel_axis(node)))
     return tuple(layers), kept_float
 
 
@@ -134,7 +134,7 @@ def _channel_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" or transposed else 1
 
 
-def _threshold(ranges: Ranges, layer: Layer) -> float:
+def _threshold(ranges: Ranges, layer: QuantizableNode) -> float:
     if layer.activation not in ranges.thresholds:
         raise CalibrationError(
             f"no range for {layer.activation!r}, the input of {layer.node}; these ranges come from another graph"
@@ -142,7 +142,7 @@ def _threshold(ranges: Ranges, layer: Layer) -> float:
     return ranges.thresholds[layer.activation]
 
 
-def _insert(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) -> None:
+def _insert(model: onnx.ModelProto, chosen: dict[str, QuantizableNode], ranges: Ranges) -> None:
     """Rewires the chosen nodes to dequantised operands; each pair of nodes comes right before its first consumer."""
     graph, constants = model.graph, graphs.initializers(model)
     floors = _scale_floors(model, chosen, ranges)
@@ -161,7 +161,9 @@ def _insert(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) ->
     graphs.replace(graph.node, nodes)
 
 
-def _scale_floors(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) -> dict[object, np.ndarray]:
+def _scale_floors(
+    model: onnx.ModelProto, chosen: dict[str, QuantizableNode], ranges: Ranges
+) -> dict[object, np.ndarray]:
     """(weight, axis) -> the least scale of each output channel that keeps its bias within int32.
 
     Runtimes with integer kernels hold a bias in units of input scale times weight scale. In a channel whose weights are
@@ -178,7 +180,7 @@ def _scale_floors(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Rang
     return floors
 
 
-def _biases(model: onnx.ModelProto, chosen: dict[str, Layer]) -> Iterator[tuple[Layer, np.ndarray]]:
+def _biases(model: onnx.ModelProto, chosen: dict[str, QuantizableNode]) -> Iterator[tuple[QuantizableNode, np.ndarray]]:
     """The biases of the layers: their third inputs, and constants added to a product, which runtimes make a bias of."""
     constants = graphs.initializers(model)
     products = {node.output[0]: node.name for node in model.graph.node if node.op_type == "MatMul"}
@@ -203,7 +205,11 @@ def _dequantized_activation(graph: onnx.GraphProto, nodes: list[onnx.NodeProto],
 
 
 def _dequantized_weight(
-    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], layer: Layer, tensor: TensorProto, floor: np.ndarray | None
+    graph: onnx.GraphProto,
+    nodes: list[onnx.NodeProto],
+    layer: QuantizableNode,
+    tensor: TensorProto,
+    floor: np.ndarray | None,
 ) -> str:
     weight = numpy_helper.to_array(tensor)
     if not np.isfinite(weight).all():
