@@ -25,9 +25,10 @@ from ..cache import cache_folder
 from ..errors import AccuracyError, CalibrationError, CompileError, PlanMismatch, WeightsError
 from ..manifest import EngineInfo, Graph, Manifest
 from ..plan import Plan, check_output
+from ..software import require_packages
 from . import fp32_model
 from .engines import Target, build_engines, resolve_targets
-from .fp32_model import Fp32Model, Progress, from_plan, from_weights, is_shipped, require
+from .fp32_model import Fp32Model, Progress, from_plan, from_weights, is_shipped
 from .recipe import BEST, CLIPS_FIX, SHIPPED_WEIGHTS, Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def build(
     recipe = _with_default_clips(recipe, plan)
     if not recipe.weights:  # which may bring their ranges: that shows when they are read
         _check_clips(recipe, precision, {} if plan is None else plan.manifest.weights)
-    require("build", "a build", ("onnx", "onnxruntime"))
+    require_packages("build", "a build", ("onnx", "onnxruntime"))
     fp32 = from_weights(recipe, progress) if plan is None else from_plan(plan, recipe)
     if recipe.frontend != "onnx":
         from .torch_tensorrt import versions
@@ -130,7 +131,8 @@ def _targets(recipe: Recipe) -> Sequence[Target]:
             f"--frontend {recipe.frontend} compiles PyTorch modules, of which a plan holds only the ONNX graphs: give "
             f"--weights FILE (--weights {fp32_model.DEFAULT_MODEL} for what comes with vlf-edge) or --random-weights"
         )
-    require("models", f"--frontend {recipe.frontend}", ("torch", "timm", "onnxscript", "safetensors"))
+    frontend = f"--frontend {recipe.frontend}"
+    require_packages("models", frontend, fp32_model.EXPORT_PACKAGES, fp32_model.WITHOUT_PYTORCH)
     from . import torch_tensorrt
 
     if recipe.precision not in (None, *torch_tensorrt.PRECISIONS):

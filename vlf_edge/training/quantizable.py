@@ -101,5 +101,4 @@ def _is_weighted(module: nn.Module) -> bool:
 
 
 def _zeros(spec: TensorSpec, device: torch.device) -> Tensor:
-    shape = [1 if isinstance(axis, str) else axis for axis in spec.shape]
-    return torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device)
+    return torch.zeros(spec.sized(1), dtype=getattr(torch, spec.dtype), device=device)

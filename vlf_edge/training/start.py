@@ -14,7 +14,6 @@ from ..errors import WeightsError
 from ..models import create_model, sizes_of
 from ..models.vlf import VLF, VLFSizes
 from ..models.weights import LoadedWeights, load_weights
-from ..types import Preprocess
 from .loader import ordered_batches
 from .qat import fake_quantize, measure_scales
 from .settings import Settings
@@ -41,14 +40,13 @@ def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDat
     """Training and validation set in the sizes of the model. Raises VlfError for data that nothing can be learned
     from."""
     sizes = loaded.model.sizes if loaded else sizes_of(settings.name, settings.size_px, settings.frames)
-    preprocess = Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px))
     val = settings.val or settings.data
     apart = Path(val).resolve() != Path(settings.data).resolve()
     train_set = open_dataset(
         settings.data,
         "train",
         sampling=None,
-        preprocess=preprocess,
+        preprocess=sizes.preprocess,
         frames=sizes.frames,
         span_s=settings.span_s,
         seed=settings.seed,
@@ -58,7 +56,7 @@ def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDat
         val,
         "val",
         sampling=None,
-        preprocess=preprocess,
+        preprocess=sizes.preprocess,
         frames=sizes.frames,
         span_s=train_set.span_s,
         labels=train_set.labels,

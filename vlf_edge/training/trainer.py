@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..datasets import ClipDataset
-from ..errors import VlfError, WeightsError
+from ..errors import VlfError, WeightsError, one_line
 from ..models.vlf import VLF
 from ..models.weights import save_weights
 from . import curves
@@ -178,7 +178,7 @@ class Trainer:
             restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
             self.scaler.load_state_dict(values["scaler"])
         except (RuntimeError, KeyError, ValueError) as error:
-            said = " ".join(str(error).split())[:300]
+            said = one_line(error)
             raise WeightsError(f"{path} is not the state of this run: {said}; start without --resume") from error
         self.step, self.clips, self.history, self.best = (values[n] for n in ("step", "clips", "history", "best"))
         self.sums.copy_(torch.tensor(values["sums"], dtype=torch.float64))

@@ -93,8 +93,7 @@ def _function_of(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
     (given,), (result,) = engine.inputs, engine.outputs
 
     def infer(batch: np.ndarray) -> np.ndarray:
-        batch = batch.astype(given.dtype, copy=False)
-        parts = [engine.infer({given.name: batch[i : i + 1]})[result.name].copy() for i in range(len(batch))]
-        return np.concatenate(parts).astype(np.float32)
+        outputs = engine.infer_all({given.name: batch.astype(given.dtype, copy=False)}, batch=1)
+        return outputs[result.name].astype(np.float32)
 
     return infer

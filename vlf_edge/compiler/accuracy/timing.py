@@ -25,10 +25,7 @@ _Key = TypeVar("_Key")
 
 def stage_times(ways: Mapping[_Key, Stages], inputs: Mapping[str, TensorSpec]) -> dict[_Key, dict[str, float]]:
     """Median ms of one call with a batch of one: {way: {stage: ms}}. inputs: {stage: what it reads}."""
-    zeros = {
-        stage: np.zeros([1 if isinstance(size, str) else size for size in spec.shape], spec.dtype)
-        for stage, spec in inputs.items()
-    }
+    zeros = {stage: np.zeros(spec.sized(1), spec.dtype) for stage, spec in inputs.items()}
     taken: dict[_Key, dict[str, list[float]]] = {way: {stage: [] for stage in zeros} for way in ways}
     for turn in range(_WARM_UPS + _ROUNDS):
         for way, stages in ways.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...batches import in_batches
 from ...errors import CalibrationError
 from ...types import Frame, Preprocess, Sampling
 from ...video.preprocess import Preprocessor
@@ -89,8 +90,7 @@ def stage_feeds(
 
     def feeds() -> Iterator[dict[str, np.ndarray]]:
         session = Session(portable["frame"])
-        batches = (session.run({"image": frames[i : i + batch]}) for i in range(0, len(frames), batch))
-        tokens = np.concatenate([outputs["tokens"] for outputs in batches])
+        tokens = in_batches(lambda images: session.run({"image": images})["tokens"], frames, batch)
         for i in range(0, len(windows), batch):
             yield {"tokens": tokens[windows[i : i + batch]]}
 
