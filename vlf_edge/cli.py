@@ -19,6 +19,7 @@ from types import FrameType
 from ._version import __version__
 from .commands import bench, build, capture, eval, export, inspect, run, train
 from .errors import AccuracyError, CameraError, VlfError
+from .printable import printable
 
 _VERBS = {
     "build": build, "run": run, "eval": eval, "bench": bench, "inspect": inspect, "train": train, "capture": capture,
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         except (VlfError, OSError) as error:
             if args.verbose:
-                traceback.print_exc()
+                print(printable(traceback.format_exc(), keep="\n"), end="", file=sys.stderr)
             print(f"vlf-edge: {error}", file=sys.stderr)
             return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
 
@@ -110,11 +111,18 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Printable(logging.Formatter):
+    """Names from files cannot steer the terminal from within a message either."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
+
+
 @contextmanager
 def _log_to_stderr(verbose: bool) -> Iterator[None]:
     """Our own log only: what the libraries below us have to say belongs into errors."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     log = logging.getLogger(__package__)
     log.addHandler(handler)
     log.setLevel(logging.DEBUG if verbose else logging.INFO)

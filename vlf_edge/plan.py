@@ -17,6 +17,7 @@ names never become paths, sizes are bounded before anything is read, every membe
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .atomic import replacing
+from .atomic import HeldFile, Replacement, check_replaceable, open_regular
 from .errors import PlanError
 from .manifest import Manifest
 
@@ -45,9 +46,10 @@ class Plan:
     >>> onnx_bytes = plan.graph("frame", "portable")
     """
 
-    def __init__(self, path: Path, manifest: Manifest):
+    def __init__(self, path: Path, manifest: Manifest, file: HeldFile):
         self.path = path
         self.manifest = manifest
+        self._file = file
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -57,14 +59,18 @@ class Plan:
     def open(cls, path: str | os.PathLike[str]) -> Plan:
         """Opens and checks a plan without reading its big members. Raises PlanError in one sentence."""
         path = Path(path)
-        with _archive(path) as archive:
+        return cls._opened(path, _held(path))
+
+    @classmethod
+    def _opened(cls, path: Path, file: HeldFile) -> Plan:
+        with _archive(path, file) as archive:
             sizes = _checked_sizes(path, archive)
             if "manifest.json" not in sizes:
                 raise PlanError(f"{path} is a ZIP but not a vlf.plan: it has no manifest.json")
             raw = _read_member(path, archive, "manifest.json", _MAX_JSON_BYTES)
         manifest = Manifest.from_json(_parse_json(path, "manifest.json", raw))
         _check_members(path, manifest, sizes)
-        return cls(path, manifest)
+        return cls(path, manifest, file)
 
     def graph(self, stage: str, kind: str) -> bytes:
         """ONNX bytes of a stage; kind is one of GRAPH_KINDS."""
@@ -75,7 +81,7 @@ class Plan:
         entry = self.manifest.members.get(member)
         if entry is None:
             raise PlanError(f"{self.path} has no member {member!r}; it has: {', '.join(self.manifest.members)}")
-        with _archive(self.path) as archive:
+        with _archive(self.path, self._file) as archive:
             data = _read_member(self.path, archive, member, _MAX_MEMBER_BYTES)
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise PlanError(f"{self.path} is damaged: the bytes of {member} do not match their SHA-256; build it again")
@@ -98,9 +104,10 @@ class Plan:
     def write(
         path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, bytes], report: Mapping[str, Any]
     ) -> Plan:
-        """Writes a plan in one step: the file is complete or not there at all.
+        """Writes a plan in one step: the file is complete and opens, or what was there before stays.
 
-        members: bytes of every graph and engine the manifest names. Returns the plan, opened.
+        members: bytes of every graph and engine the manifest names. Returns the plan, opened. Raises PlanError if it
+        cannot be written or is not sound.
         """
         path = Path(path)
         contents = {**members, "report.json": _dump_json(report)}
@@ -113,13 +120,21 @@ class Plan:
         contents["manifest.json"] = _dump_json(manifest.to_json())
         check_output(path)
         try:
-            with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name in ["manifest.json", *sorted(set(contents) - {"manifest.json"})]:
-                    # A ZipInfo of our own carries the fixed date 1980-01-01: same contents, same file.
-                    archive.writestr(zipfile.ZipInfo(name), contents[name])
+            new = Replacement(path)
+            try:
+                with zipfile.ZipFile(new.file, "w", zipfile.ZIP_STORED) as archive:
+                    for name in ["manifest.json", *sorted(set(contents) - {"manifest.json"})]:
+                        # A ZipInfo of our own carries the fixed date 1980-01-01: same contents, same file.
+                        archive.writestr(zipfile.ZipInfo(name), contents[name])
+                new.file.flush()
+                # Opened before it takes the place of what may be a sound plan.
+                plan = Plan._opened(path, HeldFile(open_regular(new.partial)))
+                new.commit()
+                return plan
+            finally:
+                new.discard()
         except OSError as error:
             raise PlanError(f"cannot write {path}: {error.strerror}") from None
-        return Plan.open(path)
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
@@ -128,6 +143,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
     if path.is_dir():
         raise PlanError(f"cannot write {path}: it is a folder; name a file in it, such as {path / 'vlf.plan'}")
     try:
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -135,13 +151,21 @@ def check_output(path: str | os.PathLike[str]) -> None:
         raise PlanError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
+def _held(path: Path) -> HeldFile:
+    """The file, to be read from then on even if another plan takes its place."""
     try:
-        return zipfile.ZipFile(path)
+        return HeldFile(open_regular(path))
     except FileNotFoundError:
         raise PlanError(f"no plan at {path}; vlf-edge build makes one: see vlf-edge build --help") from None
     except IsADirectoryError:
         raise PlanError(f"{path} is a folder, not a vlf.plan file") from None
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _archive(path: Path, file: HeldFile) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BufferedReader(file.again()))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise PlanError(f"{path} is not a readable vlf.plan (truncated or another kind of file): {error}") from None
 

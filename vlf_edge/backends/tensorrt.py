@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanMismatch, VlfError
+from ..printable import printable
 from ..types import TensorSpec
 from . import cuda, load
 from .engine import Engine
@@ -292,7 +293,7 @@ def collector(trt: ModuleType) -> Any:
             if failed or severity == trt.ILogger.WARNING:
                 self._lines = [*self._lines[-99:], (failed, message.strip())]
             elif severity == trt.ILogger.INFO:
-                log.debug("%s", message)
+                log.debug("%s", printable(message))
 
         def drain(self) -> str:
             lines, self._lines = self._lines, []

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ..errors import VlfError
+from ..printable import printable
 from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     with Runtime(args.plan, **backend_options(args), phases=args.phases, topk=args.topk) as runtime:
         source = open_source(args.source, fps=args.fps)
         play(runtime, source, _sinks(args, source), args.duration)
-        print(runtime.summary(), file=sys.stderr)
+        print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
     return 0
 
 
