@@ -47,7 +47,7 @@ from plans import build_plans, open_plans
 
 from vlf_edge import Plan, Runtime, VlfError
 from vlf_edge.backends import cuda
-from vlf_edge.backends.selection import GPU_BACKENDS
+from vlf_edge.backends.table import GPU_BACKENDS
 from vlf_edge.commands.progress import Progress
 from vlf_edge.errors import BackendMissing
 from vlf_edge.video.preprocess import Preprocessor

@@ -108,7 +108,9 @@ def machine_of(monkeypatch, tmp_path):
             openvino, "OpenVINOEngine", lambda data, precision, threads: Opened("openvino", data, precision)
         )
         monkeypatch.setattr(
-            onnxruntime, "OnnxRuntimeEngine", lambda data, threads: Opened("onnxruntime", data, data.decode())
+            onnxruntime,
+            "OnnxRuntimeEngine",
+            lambda data, **_: Opened("onnxruntime", data, data.decode()),
         )
         return here
 

@@ -270,7 +270,7 @@ def test_what_cannot_be_compared_with_is_one_sentence(toy_plan, as_data, tmp_pat
     monkeypatch.setattr(backends, "installed", lambda library: library not in ("torch", "onnxruntime", "openvino"))
     with pytest.raises(BackendMissing, match="needs torch, not installed here: pip install 'vlf_edge\\[models\\]'"):
         open_reference("w.safetensors", toy_plan)
-    with pytest.raises(BackendMissing, match="need ONNX Runtime or OpenVINO"):
+    with pytest.raises(BackendMissing, match="need one of openvino, onnxruntime"):
         open_reference("fp32", toy_plan)
     with pytest.raises(VlfError, match="the batch is 0"):
         evaluate(toy_plan, "toys", batch=0)

@@ -107,7 +107,7 @@ ROOMS = {
     "interface": (),
     "manifest": ("interface", "onnx_graph"),
     "plan": ("manifest", "interface", "onnx_graph", "archive"),
-    "backends": ("plan", "manifest", "interface"),
+    "backends": ("plan", "manifest", "interface", "onnx_graph"),
     "models": (),
     "datasets": ("video", "synthetic"),
     "runtime": ("backends", "plan", "manifest", "video"),

@@ -23,7 +23,15 @@ from .printable import printable
 
 
 class VlfError(Exception):
-    """Base of every error a user can act on. Its text is one line: names from files cannot steer a terminal."""
+    """Base of every error a user can act on. Its text is one line: names from files cannot steer a terminal.
+
+    problem: what is wrong. remedy: what to do about it, such as the line that installs what is missing; "" if the
+    problem says it. The text is both.
+    """
+
+    def __init__(self, problem: str = "", *, remedy: str = ""):
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+        self.problem, self.remedy = problem, remedy
 
     def __str__(self) -> str:
         return printable(super().__str__())

@@ -10,7 +10,7 @@ import pytest
 
 from vlf_edge import BackendMissing, Plan, Runtime
 from vlf_edge.backends import cuda, installed, require
-from vlf_edge.backends.selection import GPU_BACKENDS
+from vlf_edge.backends.table import GPU_BACKENDS
 from vlf_edge.video.preprocess import Preprocessor
 from vlf_edge.video.sources import open_source
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendMissing, VlfError, raise_interrupt
+from .table import TABLE
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def _bindings(name: str, old_name: str) -> ModuleType:
     # The one that is installed but broken says more than the one that is not there.
     cause = min(errors, key=lambda error: isinstance(error, ModuleNotFoundError))
     raise BackendMissing(
-        f"cuda-bindings, which GPU engines need, cannot be imported ({cause}); {_INSTALL}"
+        f"cuda-bindings, which GPU engines need, cannot be imported ({cause})", remedy=_INSTALL
     ) from cause
 
 
@@ -80,9 +81,9 @@ def probe(device: int = 0) -> GpuInfo:
         properties = _checked(runtime, runtime.cudaGetDeviceProperties(device), "describe the GPU") if known else None
     except (VlfError, RuntimeError) as error:  # without a driver, some versions return a code and some raise
         raise BackendMissing(
-            f"no usable NVIDIA GPU here ({error}); install or update the NVIDIA driver until nvidia-smi shows the GPU,"
-            f" or, where cuda-bindings are too new for it, {_INSTALL}, or use the CPU: pip install 'vlf_edge[cpu]' and"
-            " backend openvino"
+            f"no usable NVIDIA GPU here ({error})",
+            remedy="install or update the NVIDIA driver until nvidia-smi shows the GPU, or, where cuda-bindings are "
+            f"too new for it, {_INSTALL}, or use the CPU: {TABLE['openvino'].install} and backend openvino",
         ) from error
     if properties is None:
         raise BackendMissing(f"there is no GPU {device}: found {count}, numbered from 0")

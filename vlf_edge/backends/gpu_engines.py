@@ -59,11 +59,6 @@ def open_all(plan: Plan, kind: str, opener: Callable[[str], Engine]) -> dict[str
     return engines
 
 
-def why(error: Exception) -> str:
-    """What an error of this package says is wrong, without what to do about it."""
-    return str(error).split("; ")[0]
-
-
 class GpuEngines:
     """Opens a plan's stages with one library on one GPU.
 
@@ -92,11 +87,11 @@ class GpuEngines:
                 try:
                     engine = self._run(self._plan.read(info.member))
                 except PlanMismatch as error:
-                    refused, cause = f"{_built_for(info)}: {error}; {self._remedy()}", error
+                    refused, cause = f"{_built_for(info)}: {error}", error
                     continue
                 unlike.extend([info] if self._differs(info) else [])
                 return engine
-            raise PlanMismatch(refused) from cause
+            raise PlanMismatch(refused, remedy=self._remedy()) from cause
 
         engines = open_all(self._plan, "typed", opener)
         if unlike:
@@ -161,7 +156,7 @@ class GpuEngines:
         if engines and not only_listed:
             return [max(engines, key=lambda engine: len(engine.compute_capabilities))]
         have = " and ".join(map(_built_for, engines)) or f"no {self._library} engine of stage {stage!r}"
-        raise PlanMismatch(f"{self._plan.path} has {have}, found here: {self._here}; {self._remedy()}")
+        raise PlanMismatch(f"{self._plan.path} has {have}, found here: {self._here}", remedy=self._remedy())
 
     def _own(self, stage: str) -> list[EngineInfo]:
         return [e for e in self._plan.manifest.engines if (e.stage, e.library) == (stage, self._library)]
@@ -194,8 +189,8 @@ class GpuEngines:
         if _number(capability) >= _FIRST_PORTABLE:
             return ()  # the engine for many GPUs: whether it fits this one, the library says when it is opened
         raise CompileError(
-            f"tensorrt_rtx {self._trt.__version__} does not build for {self._gpu}, only for {', '.join(known)}; "
-            f"TensorRT may: {backends.install_command('tensorrt')}"
+            f"tensorrt_rtx {self._trt.__version__} does not build for {self._gpu}, only for {', '.join(known)}",
+            remedy=f"TensorRT may: {backends.install_command('tensorrt')}",
         )
 
     def _graph_sha256(self, stage: str) -> str:

@@ -15,14 +15,12 @@ from ..plan import Plan
 from . import cuda
 from .cpu import int8_saturates
 from .engine import Engine
-from .gpu_engines import GpuEngines, open_all, why
+from .gpu_engines import GpuEngines, open_all
 from .gpu_engines import engine_serves as engine_serves
+from .table import CPU_BACKENDS, GPU_BACKENDS, NAMES, TABLE
 
 log = logging.getLogger(__name__)
 
-GPU_BACKENDS = ("tensorrt", "tensorrt_rtx")
-CPU_BACKENDS = ("openvino", "onnxruntime")
-BACKENDS = (*GPU_BACKENDS, *CPU_BACKENDS, "fake")
 REBUILD = ("never", "auto", "always")
 MAX_THREADS = 1024
 
@@ -41,7 +39,7 @@ def open_engines(
     """Opens every stage of a plan on one backend: {stage: Engine}.
 
     backend: "auto" takes the GPU if the plan's engines fit it or can be rebuilt for it, else OpenVINO, else ONNX
-    Runtime; a name out of BACKENDS takes that one only. device: number of the GPU. cuda_graph: whether engines on it
+    Runtime; a name of the table takes that one only. device: number of the GPU. cuda_graph: whether engines on it
     replay their work as one CUDA graph.
     rebuild: "auto" builds engines for this GPU from the plan's graphs where none of the plan's own fits, and keeps them
     in the user's cache folder, so that the first start takes long; "never" builds nothing; "always" builds anew.
@@ -58,9 +56,9 @@ def open_engines(
         return _open_auto(plan, device, rebuild, cuda_graph, threads)
     if backend in GPU_BACKENDS:
         return _open_on_gpu(GpuEngines(plan, backend, device, cuda_graph=cuda_graph), rebuild)
-    if backend in BACKENDS:
+    if backend in TABLE:
         return _open_portable(plan, backend, threads)
-    raise BackendMissing(f"there is no backend {backend!r}; available: auto, {', '.join(BACKENDS[:-1])}")
+    raise BackendMissing(f"there is no backend {backend!r}; available: auto, {', '.join(NAMES)}")
 
 
 def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
@@ -72,7 +70,7 @@ def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
     try:
         return gpu.open_own()
     except PlanMismatch as error:
-        reason = why(error)
+        reason = error.problem
     try:
         return gpu.open_built(reason)
     except (CompileError, PlanMismatch) as error:
@@ -80,7 +78,7 @@ def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
     try:
         return gpu.open_own(only_listed=False)
     except PlanMismatch as error:
-        raise CompileError(f"{why(error)}; {failed}") from failed
+        raise CompileError(f"{error.problem}; {failed}") from failed
 
 
 def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool, threads: int | None) -> dict[str, Engine]:
@@ -96,7 +94,7 @@ def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool, threads:
                     reasons.append(error)
                     rebuild = "never"
     libraries, reason = _gpu_libraries(device, asked=rebuild == "always" or device != 0)
-    if reason is not None and why(reason) not in map(why, reasons):
+    if reason is not None and reason.problem not in [other.problem for other in reasons]:
         reasons.append(reason)
     if rebuild == "never":
         if libraries and not reasons:
@@ -130,7 +128,7 @@ def _gpu_libraries(device: int, asked: bool) -> tuple[tuple[str, ...], BackendMi
 
 
 def _said(reasons: list[VlfError]) -> str:
-    return "; ".join(map(why, reasons))
+    return "; ".join(reason.problem for reason in reasons)
 
 
 def _open_on_cpu(plan: Plan, reasons: list[VlfError], threads: int | None) -> dict[str, Engine]:
@@ -146,15 +144,14 @@ def _open_on_cpu(plan: Plan, reasons: list[VlfError], threads: int | None) -> di
         return engines
     because = f" ({_said(reasons)})" if reasons else ""
     raise BackendMissing(
-        f"nothing here can run {plan.path}: neither OpenVINO nor ONNX Runtime is here{because}; "
-        + "; for the GPU: ".join([f"install one with: {backends.install_command('openvino')}", *_remedies(reasons)])
+        f"nothing here can run {plan.path}: none of {', '.join(CPU_BACKENDS)} is here{because}",
+        remedy="; for the GPU: ".join([f"install one with: {TABLE[CPU_BACKENDS[0]].install}", *_remedies(reasons)]),
     )
 
 
 def _remedies(reasons: list[VlfError]) -> list[str]:
     """What to do about them, each once: what follows on what is wrong."""
-    said = (str(reason).partition("; ")[2] for reason in reasons)
-    return list(dict.fromkeys(filter(None, said)))
+    return list(dict.fromkeys(reason.remedy for reason in reasons if reason.remedy))
 
 
 def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, Engine]:
@@ -166,18 +163,7 @@ def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, E
         )
 
     def opener(stage: str) -> Engine:
-        if backend == "fake":
-            from .fake import FakeEngine
-
-            graph = plan.manifest.graph(stage, "portable")
-            return FakeEngine(graph.inputs, graph.outputs)
         onnx_bytes = plan.graph(stage, "portable")
-        if backend == "openvino":
-            from .openvino import OpenVINOEngine
-
-            return OpenVINOEngine(onnx_bytes, precision=plan.manifest.precision, threads=threads)
-        from .onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(onnx_bytes, threads=threads)
+        return TABLE[backend].open_graph(onnx_bytes, precision=plan.manifest.precision, threads=threads)
 
     return open_all(plan, "portable", opener)

@@ -81,9 +81,7 @@ def build_engine(
             raise CompileError(f"{library} {trt.__version__} cannot build this graph: {log.drain()}")
         if kept:
             _keep_timings(config, kept)
-        served, name = (
-            ((gpu.compute_capability,), gpu.model) if gpu else (compute_capabilities or _portable(trt), "")
-        )
+        served, name = ((gpu.compute_capability,), gpu.model) if gpu else (compute_capabilities or _portable(trt), "")
         return BuiltEngine(bytes(memory), trt.__version__, served, name, largest)
 
     if library == "tensorrt_rtx":

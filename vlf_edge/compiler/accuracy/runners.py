@@ -12,7 +12,8 @@ import numpy as np
 
 from ...backends import cuda, installed
 from ...backends.engine import Engine
-from ...backends.selection import CPU_BACKENDS, GPU_BACKENDS, engine_serves
+from ...backends.selection import engine_serves
+from ...backends.table import CPU_BACKENDS, GPU_BACKENDS, TABLE
 from ...manifest import EngineInfo
 from .fidelity import Stages
 
@@ -62,18 +63,8 @@ def open_stage(way: str, onnx_bytes: bytes, precision: str = "fp32") -> Iterator
         (given,), (result,) = session.inputs, session.outputs
         yield lambda batch: session.run({given: batch})[result].astype(np.float32)
         return
-    with _cpu_engine(way, onnx_bytes, precision) as engine:
+    with TABLE[way].open_graph(onnx_bytes, precision=precision) as engine:
         yield _runner(engine)
-
-
-def _cpu_engine(backend: str, onnx_bytes: bytes, precision: str) -> Engine:
-    if backend == "openvino":
-        from ...backends.openvino import OpenVINOEngine
-
-        return OpenVINOEngine(onnx_bytes, precision=precision)
-    from ...backends.onnxruntime import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(onnx_bytes)
 
 
 def _serving(engines: Sequence[BuiltEngine], library: str, gpu: cuda.GpuInfo | None) -> list[BuiltEngine]:
