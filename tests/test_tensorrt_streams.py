@@ -229,8 +229,10 @@ def test_a_step_that_fails_leaves_other_streams_their_windows(machine, monkeypat
             t_s += 0.25
         with monkeypatch.context() as patch:
             if call in pair:
-                run = recognizer.executor._encoding if call == "frame" else recognizer.executor._deciding
-                patch.setattr(run._runs[4], "enqueue", refusing if nth < times else run._runs[4].enqueue)
+                batches = recognizer.executor._encoding if call == "frame" else recognizer.executor._deciding
+                (part,) = batches.parts(3)
+                enqueue = refusing if nth < times else part.run.enqueue
+                patch.setitem(batches._parts, 3, [part._replace(run=part.run._replace(enqueue=enqueue))])
             else:
                 patch.setattr(gpu, call, failing(getattr(gpu, call), nth))
             step = [(name, image, t_s) for name, image in zip(bad, pictures(3, nth))]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backends import cuda
 from ..backends.gpu_frame import GpuFrame, names_no_stream, view_gpu_frame
-from ..backends.tensorrt import FixedRun, GpuTensor, TensorRTEngine
+from ..backends.tensorrt import GpuTensor, TensorRTEngine
 from ..errors import PlanMismatch, ShapeError, VlfError
 from ..manifest import StageRoles
 from ..types import Sampling
@@ -51,7 +51,8 @@ class TensorRTExecutor(Executor):
             self._images = _Pinned(stream, self._encoding.input)
             self._logits = _Pinned(stream, self._deciding.output)
             self._token_bytes = self._encoding.output.size_bytes
-            self._rings = _Rings(stream, sampling.phases * 2 * sampling.frames * self._token_bytes)
+            self._row_bytes = 2 * sampling.frames * self._token_bytes  # of one phase
+            self._rings = _Rings(stream, sampling.phases * self._row_bytes)
             self._producer, self._started, self._encoded, self._decided = (stream.event() for _ in range(4))
         self._queued: list[tuple[str, Any, Any]] = []  # stages whose times are not read yet, from one event to another
 
@@ -88,65 +89,69 @@ class TensorRTExecutor(Executor):
             self._rings.release(stream)
 
     def _step(self, due: Sequence[DueFrame]) -> list[np.ndarray | None]:
-        placed = [self._place(frame) for frame in due]
-        windows = [entry.window for entry in placed if entry.window is not None]
+        entries = [self._place(frame) for frame in due]
+        full = [number for number, frame in enumerate(due) if frame.stream.ring.full]
         # New sizes are made ready before anything is timed.
-        encoding, deciding = self._encoding.parts(len(due)), self._deciding.parts(len(windows))
+        encoding, deciding = self._encoding.parts(len(due)), self._deciding.parts(len(full))
         self._stream.mark(self._started)
-        self._encode(due, placed, encoding)
+        self._encode(due, entries, encoding)
         self._mark(self.encoder, self._started, self._encoded)
-        if windows:
-            logits = iter(self._decide(windows, deciding))
+        decisions: list[np.ndarray | None] = [None] * len(due)
+        if full:
+            for number, logits in zip(full, self._decide([due[number].stream for number in full], deciding)):
+                decisions[number] = logits
         elif any(isinstance(frame.image, GpuFrame) for frame in due):
             self._wait()  # whoever lent it may overwrite it now
-        return [None if entry.window is None else next(logits) for entry in placed]
+        return decisions
 
-    def _place(self, frame: DueFrame) -> _Placed:
-        """Notes a frame in its stream's ring."""
-        ring, memory = frame.stream.ring, self._rings.of(frame.stream)
-
-        def pointer(phase: int, place: int) -> int:
-            return memory + (phase * 2 * self.sampling.frames + place) * self._token_bytes
-
+    def _place(self, frame: DueFrame) -> list[int]:
+        """Notes a frame in its stream's ring. Returns pointers to where its tokens go."""
+        ring, memory, size_bytes = frame.stream.ring, self._rings.of(frame.stream), self._token_bytes
         entries = []
         for instant in range(frame.slot.first, frame.slot.last + 1):
             phase, places = ring.place(instant, frame.t_s)
-            entries += [pointer(phase, place) for place in places]
-        newest = ring.newest() if ring.full else None
-        return _Placed(entries, None if newest is None else pointer(newest.phase, newest.first))
+            row = memory + phase * self._row_bytes
+            entries += [row + place * size_bytes for place in places]
+        return entries
 
-    def _encode(self, due: Sequence[DueFrame], placed: Sequence[_Placed], parts: Sequence[_Part]) -> None:
-        staged = self._images.rows(len(due))
+    def _encode(self, due: Sequence[DueFrame], entries: Sequence[list[int]], parts: Sequence[_Part]) -> None:
+        copy, size_bytes, staged = self._stream.copy, self._token_bytes, self._images.rows(len(due))
         for run, start, end in parts:
-            self._upload(due[start:end], self._encoding.input_of(run), staged[start:end])
+            self._upload(due[start:end], run.input.pointer, staged[start:end])
             run.enqueue()
-            tokens = self._encoding.output_of(run)
-            for row, entry in enumerate(placed[start:end]):
-                for pointer in entry.entries:
-                    self._stream.copy(pointer, tokens.pointer + row * self._token_bytes, self._token_bytes)
+            tokens = run.output.pointer
+            for pointers in entries[start:end]:
+                for pointer in pointers:
+                    copy(pointer, tokens, size_bytes)
+                tokens += size_bytes
 
-    def _upload(self, due: Sequence[DueFrame], target: GpuTensor, staged: np.ndarray) -> None:
+    def _upload(self, due: Sequence[DueFrame], target: int, staged: np.ndarray) -> None:
         """All frames of the computer's memory at once; those that are on the GPU then go between them."""
-        borrowed = {row: frame.image for row, frame in enumerate(due) if isinstance(frame.image, GpuFrame)}
+        borrowed = []
+        for row, frame in enumerate(due):
+            if isinstance(frame.image, GpuFrame):
+                borrowed.append((row, frame.image))
+            else:
+                np.copyto(staged[row], frame.image)
         if len(borrowed) < len(due):
-            for row, frame in enumerate(due):
-                if row not in borrowed:
-                    np.copyto(staged[row], frame.image)
-            self._stream.upload(target.pointer, staged)
-        size_bytes = target.size_bytes // target.shape[0]
-        for row, image in borrowed.items():
-            self._stream.copy(target.pointer + row * size_bytes, image.pointer, size_bytes)
+            self._stream.upload(target, staged)
+        size_bytes = self._encoding.input.size_bytes
+        for row, image in borrowed:
+            self._stream.copy(target + row * size_bytes, image.pointer, size_bytes)
 
-    def _decide(self, windows: Sequence[int], parts: Sequence[_Part]) -> np.ndarray:
-        """Pointers to windows -> logits (n, C). Waits for them."""
-        staged, size_bytes = self._logits.rows(len(windows)), self.sampling.frames * self._token_bytes
+    def _decide(self, streams: Sequence[Stream], parts: Sequence[_Part]) -> np.ndarray:
+        """The newest windows of streams -> logits (n, C). Waits for them."""
+        staged, size_bytes = self._logits.rows(len(streams)), self.sampling.frames * self._token_bytes
         for run, start, end in parts:
-            target = self._deciding.input_of(run).pointer
-            for row, window in enumerate(windows[start:end]):
+            target = run.input.pointer
+            for stream in streams[start:end]:
+                phase, first, _, _ = stream.ring.newest()
+                window = self._rings.of(stream) + phase * self._row_bytes + first * self._token_bytes
                 # Into a place of its own rather than read from the ring: a graph has its addresses for good.
-                self._stream.copy(target + row * size_bytes, window, size_bytes)
+                self._stream.copy(target, window, size_bytes)
+                target += size_bytes
             run.enqueue()
-            self._stream.download(staged[start:end], self._deciding.output_of(run).pointer)
+            self._stream.download(staged[start:end], run.output.pointer)
         self._mark(self.decider, self._encoded, self._decided)
         self._wait()
         return staged.copy()
@@ -169,17 +174,19 @@ class TensorRTExecutor(Executor):
             stage.engine.check_open()
 
 
-class _Placed(NamedTuple):
-    """Where a frame's tokens go, and the window that they complete, if they do: pointers on the GPU."""
+class _Run(NamedTuple):
+    """A stage made ready for one batch size. input, output: the main ones."""
 
-    entries: list[int]
-    window: int | None
+    batch: int
+    enqueue: Callable[[], None]
+    input: GpuTensor
+    output: GpuTensor
 
 
 class _Part(NamedTuple):
     """Items ``start`` to ``end`` of a batch, and what runs them."""
 
-    run: FixedRun
+    run: _Run
     start: int
     end: int
 
@@ -197,42 +204,39 @@ class _Batches:
         self._stage, self._stream = stage, stream
         largest = min(largest, stage.engine.max_batch or 1)
         self._sizes = [*(1 << power for power in range((largest - 1).bit_length())), largest]
-        self._runs: dict[int, FixedRun] = {1: stage.engine.fixed_run(1, stream)}
-        self.input, self.output = self.input_of(self._runs[1]), self.output_of(self._runs[1])
+        self._runs = {1: self._prepare(1)}
+        self._parts: dict[int, list[_Part]] = {}  # by the number of items
+        self.input, self.output = self._runs[1].input, self._runs[1].output
 
     def parts(self, count: int) -> list[_Part]:
         """What runs so many items, in order. Call inside ``stream.current()``."""
-        return list(self._parts(count))
+        parts = self._parts.get(count)
+        if parts is None:
+            parts, start = [], 0
+            while start < count:
+                run = self._run_for(count - start)
+                parts.append(_Part(run, start, min(count, start + run.batch)))
+                start += run.batch
+            self._parts[count] = parts
+        return parts
 
-    def input_of(self, run: FixedRun) -> GpuTensor:
-        """The main input of the stage."""
-        return run.inputs[self._stage.input]
-
-    def output_of(self, run: FixedRun) -> GpuTensor:
-        """The main output of the stage."""
-        return run.outputs[self._stage.output]
-
-    def _parts(self, count: int) -> Iterator[_Part]:
-        start = 0
-        while start < count:
-            run = self._run_for(count - start)
-            end = min(count, start + run.batch)
-            yield _Part(run, start, end)
-            start = end
-
-    def _run_for(self, count: int) -> FixedRun:
+    def _run_for(self, count: int) -> _Run:
         """The smallest run that takes so many, or the largest there is."""
         batch = next((size for size in self._sizes if size >= count), self._sizes[-1])
         if batch not in self._runs:
-            engine = self._stage.engine
             try:
-                self._runs[batch] = engine.fixed_run(batch, self._stream)
+                self._runs[batch] = self._prepare(batch)
             except VlfError as error:
                 # Mostly it is memory that lacks, and the streams that run already are worth more than this size.
                 self._sizes.remove(batch)
-                log.warning("%s runs no batches of %d, but of other sizes: %s", engine.backend, batch, str(error))
+                backend = self._stage.engine.backend
+                log.warning("%s runs no batches of %d, but of other sizes: %s", backend, batch, str(error))
                 return self._run_for(count)
         return self._runs[batch]
+
+    def _prepare(self, batch: int) -> _Run:
+        run = self._stage.engine.fixed_run(batch, self._stream)
+        return _Run(batch, run.enqueue, run.inputs[self._stage.input], run.outputs[self._stage.output])
 
 
 class _Pinned:
