@@ -37,7 +37,7 @@ demo: .venv/.runtime
 
 test: env
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Trains the weights that ship anew: about 100 minutes on two cores. docs/training.md has the record.
 weights: env

@@ -1,4 +1,4 @@
-"""Whose int8 graphs come nearest to fp32: ours, ONNX Runtime's defaults, or those of NVIDIA ModelOpt?
+"""Whose int8 graphs come nearest to fp32: ours, those of ONNX Runtime, untold or told the same, or NVIDIA ModelOpt's?
 
     python benchmarks/int8_recipes.py BASE.plan DATA --calib CLIPS... [--modelopt-python PYTHON]
 
@@ -8,6 +8,10 @@ All start from the same fp32 graphs and are calibrated on the same windows:
   calibrated on what the quantised frame stage gives it. Weights trained with --qat bring their own ranges.
 - onnxruntime: quant_pre_process, then quantize_static with nothing set: every operator it knows, weights per tensor,
   asymmetric activations, minimum and maximum. Each stage is calibrated alone, the clip stage on fp32 tokens.
+- onnxruntime, told our recipe: the same tool with every option it has to make the same choices: inputs and weights of
+  Conv, Gemm and MatMul by a constant, nothing else, weights per channel, symmetric, percentile, float biases. Its clip
+  stage, too, is calibrated on what its int8 frame stage gives. What differs then is that its percentile counts zeros,
+  and its histograms.
 - modelopt: quantize with nothing set: operators of its own choice, entropy, float16 rest. Stages as above. It runs in
   an environment of its own, named by its Python (`modelopt_recipe.py --help` says how to make one), or is left out.
 
@@ -18,6 +22,7 @@ OpenVINO, and compared with the fp32 graphs. The table is Markdown.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
@@ -37,9 +42,9 @@ from vlf_edge.compiler import Recipe
 from vlf_edge.compiler.accuracy.fidelity import Reference, encode
 from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
 from vlf_edge.compiler.accuracy.validate import given_clips
-from vlf_edge.compiler.calibration.windows import Clips
+from vlf_edge.compiler.calibration.windows import Clips, stage_feeds
 from vlf_edge.compiler.fp32_model import Origin, from_plan
-from vlf_edge.compiler.graph import tensor_specs
+from vlf_edge.compiler.graph import parse, tensor_specs
 from vlf_edge.compiler.quantization.convert import calibrate
 from vlf_edge.compiler.recipe import METHODS
 from vlf_edge.datasets import open_dataset
@@ -48,6 +53,7 @@ from vlf_edge.errors import SourceError
 WAYS = (AS_WRITTEN, *CPU_BACKENDS)
 MODELOPT_SCRIPT = Path(__file__).with_name("modelopt_recipe.py")
 _BATCH = 8  # windows or frames at a time
+_LAYERS = ("Conv", "Gemm", "MatMul")  # what our recipe makes int8
 _COLUMNS = ("recipe", "run by", "frame stage error", "logits error", "decides as fp32", "accuracy", "points lost")
 
 Graphs = Mapping[str, bytes]  # ONNX bytes by stage
@@ -62,24 +68,69 @@ def ours(origin: Origin, clips: Clips, method: str, folder: Path, progress: Prog
 
 def onnxruntime_defaults(graphs: Graphs, inputs: Arrays, folder: Path) -> Graphs:
     """What ONNX Runtime's quantize_static makes of each stage when it is told nothing but where the data are."""
+    return {stage: _quantize_static(data, inputs[stage], folder / f"{stage}.untold") for stage, data in graphs.items()}
+
+
+def onnxruntime_told(graphs: Graphs, clips: Clips, percentile: float, folder: Path) -> Graphs:
+    """What quantize_static makes of each stage when it is told our recipe, as far as its options go.
+
+    percentile: of all values, zeros among them: it cannot be told to leave these out.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+
+    told = {
+        "op_types_to_quantize": list(_LAYERS),
+        "per_channel": True,
+        "activation_type": QuantType.QInt8,
+        "weight_type": QuantType.QInt8,
+        "calibrate_method": CalibrationMethod.Percentile,
+        "extra_options": {
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "CalibTensorRangeSymmetric": True,
+            "CalibPercentile": percentile,
+            "OpTypesToExcludeOutputQuantization": list(_LAYERS),
+            "QuantizeBias": False,
+        },
+    }
+    made: dict[str, bytes] = {}
+    for stage, data in graphs.items():
+        _, feeds = stage_feeds(stage, clips, made)
+        given = np.concatenate([feed[_input_name(data)] for feed in feeds])
+        # Its option MatMulConstBOnly does nothing for Q/DQ graphs.
+        attention = _products_of_activations(data)
+        made[stage] = _quantize_static(data, given, folder / f"{stage}.told", nodes_to_exclude=attention, **told)
+    return made
+
+
+def _products_of_activations(onnx_bytes: bytes) -> list[str]:
+    """Names of the MatMul nodes that have no constant side: those inside attention."""
+    graph = parse(onnx_bytes).graph
+    constants = {constant.name for constant in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and not constants & set(node.input)]
+
+
+def _quantize_static(data: bytes, given: np.ndarray, path: Path, **options: Any) -> bytes:
+    """One stage. given: what calibrates it. path: where files beginning with this name may lie meanwhile."""
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    # Its histograms take batches of one size only.
+    batch = next(size for size in range(_BATCH, 0, -1) if len(given) % size == 0)
+
     class Reader(CalibrationDataReader):
-        def __init__(self, name: str, array: np.ndarray):
-            self._batches = ({name: array[i : i + _BATCH]} for i in range(0, len(array), _BATCH))
+        def __init__(self, name: str):
+            self._batches = ({name: given[i : i + batch]} for i in range(0, len(given), batch))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self._batches, None)
 
-    made = {}
-    for stage, data in graphs.items():
-        source, prepared, output = (folder / f"{stage}.{kind}.onnx" for kind in ("fp32", "prepared", "onnxruntime"))
-        source.write_bytes(data)
-        quant_pre_process(source, prepared)
-        quantize_static(prepared, output, Reader(_input_name(data), inputs[stage]))
-        made[stage] = output.read_bytes()
-    return made
+    source, prepared, output = (path.with_name(f"{path.name}.{kind}.onnx") for kind in ("fp32", "prepared", "int8"))
+    source.write_bytes(data)
+    quant_pre_process(source, prepared)
+    with contextlib.redirect_stdout(sys.stderr):  # it reports what it does by print
+        quantize_static(prepared, output, Reader(_input_name(data)), **options)
+    return output.read_bytes()
 
 
 def modelopt_defaults(graphs: Graphs, inputs: Arrays, folder: Path, python: str) -> tuple[Graphs, dict[str, str]]:
@@ -171,6 +222,8 @@ def quantize(
     recipes, versions = {f"ours, {method}": graphs for method, graphs in made}, {}
     inputs = fp32_inputs(origin, clips)
     recipes["onnxruntime"] = onnxruntime_defaults(origin.graphs, inputs, folder)
+    told = onnxruntime_told(origin.graphs, clips, Recipe().percentile, folder)
+    recipes["onnxruntime, told our recipe"] = told
     if args.modelopt_python:
         recipes["modelopt"], versions = modelopt_defaults(origin.graphs, inputs, folder, args.modelopt_python)
     return recipes, versions

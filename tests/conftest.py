@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rendered_videos import write_videos
 
 from vlf_edge import Manifest, Plan, Preprocess, Sampling, TensorSpec
 from vlf_edge.manifest import Graph
+from vlf_edge.onnx_graph import read_graph
 
-CLIPS = Path(os.environ.get("VLF_CLIPS") or Path(__file__).resolve().parents[2] / "shared" / "clips")
 LABELS = ("still", "left", "right", "up", "down")
+# A process that tests holds PyTorch, OpenVINO and ONNX Runtime, and what it starts holds them once more.
+_WORKER_BYTES = 3 << 30
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """``--numprocesses auto``: a worker for every core that has the memory for one; none on a small machine."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    workers = min(len(os.sched_getaffinity(0)), memory_bytes // _WORKER_BYTES)
+    return workers if workers > 1 else 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers divide the cores, so that the thread pools in them, which each take all they see, do not fight."""
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:
+        number, cores = int(worker["workerid"].removeprefix("gw")), sorted(os.sched_getaffinity(0))
+        share = cores[number % len(cores) :: worker["workercount"]]
+        os.sched_setaffinity(0, share)
 
 
 def toy_manifest(*, frames: int = 4, span_s: float = 1.0, phases: int = 1, weights: dict | None = None) -> Manifest:
@@ -41,10 +64,37 @@ def toy_manifest(*, frames: int = 4, span_s: float = 1.0, phases: int = 1, weigh
     )
 
 
+def toy_graph(graph: Graph) -> bytes:
+    """ONNX with the inputs and outputs of a graph, and one node that makes no sense: only the fake backend runs it."""
+    from onnx import helper
+
+    def value(spec):
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+        return helper.make_tensor_value_info(spec.name, kind, spec.shape)
+
+    inputs, outputs = (list(map(value, side)) for side in (graph.inputs, graph.outputs))
+    node = helper.make_node("Identity", [value.name for value in inputs], [value.name for value in outputs])
+    made = helper.make_graph([node], graph.member, inputs, outputs)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString(deterministic=True)
+
+
 def write_toy_plan(path: Path, manifest: Manifest | None = None) -> Plan:
-    """A plan whose graphs are no ONNX at all: only the fake backend runs it."""
-    members = {"frame.fp32.onnx": b"frame", "clip.fp32.onnx": b"clip"}
-    return Plan.write(path, manifest or toy_manifest(), members, {"note": "toy"})
+    """A plan that only the fake backend runs."""
+    manifest = manifest or toy_manifest()
+    members = {graph.member: toy_graph(graph) for graph in manifest.graphs}
+    return Plan.write(path, manifest, members, {"note": "toy"})
+
+
+def manifest_of(graphs: dict[str, bytes]) -> Manifest:
+    """The manifest of an fp32 plan of these graphs, by stage; members are named as in ``toy_manifest``."""
+    found = {stage: read_graph(data, stage) for stage, data in graphs.items()}
+    image, window = (found[stage].inputs[0].shape for stage in ("frame", "clip"))
+    manifest = toy_manifest(frames=window[1])
+    return replace(
+        manifest,
+        preprocess=Preprocess(image[1], image[2], image[1]),
+        graphs=tuple(replace(g, inputs=found[g.stage].inputs, outputs=found[g.stage].outputs) for g in manifest.graphs),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +119,29 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def real_clips() -> list[Path]:
-    clips = sorted(p for p in CLIPS.glob("*") if p.suffix in (".mp4", ".avi"))
-    if not clips:
-        pytest.skip(f"no real clips in {CLIPS}; VLF_CLIPS names a folder of videos")
-    return clips
+def videos(tmp_path_factory) -> list[Path]:
+    """Videos of several seconds in the encodings of cameras: some made here, and those in the folder VLF_CLIPS."""
+    made = write_videos(tmp_path_factory.mktemp("videos"))
+    folder = os.environ.get("VLF_CLIPS")
+    if not folder:
+        return made
+    found = sorted(p for p in Path(folder).glob("*") if p.suffix in (".mp4", ".avi"))
+    assert found, f"VLF_CLIPS names {folder}, which holds no .mp4 and no .avi"
+    return made + found
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    from machines import machine_of  # which needs this file
+
+    return machine_of(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def said(caplog):
+    from machines import sentences_of
+
+    return sentences_of(caplog)
 
 
 CALIBRATION = "test://motion?seconds=14&width=160&height=120"
@@ -81,13 +149,52 @@ CALIBRATION = "test://motion?seconds=14&width=160&height=120"
 
 @pytest.fixture(scope="session")
 def plans(tmp_path_factory) -> dict[str, Path]:
-    """Real vlf-tiny plans of random weights by precision, for the CPU: "fp32", and "fp16" and "int8" made from it."""
+    """Real vlf-tiny plans of random weights by precision, for the CPU: "fp32", and "fp16" and "int8" made from it.
+
+    Processes that test side by side share them: the first that asks builds, the others wait. Nobody may change them.
+    """
+    with shared_folder(tmp_path_factory, "plans") as folder:
+        return _built_plans(folder)
+
+
+@contextmanager
+def shared_folder(tmp_path_factory, name: str) -> Iterator[Path]:
+    """A folder of the whole run, one process at a time: what is costly to make is made once and kept there."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # every worker has a folder of its own in that of the run
+    folder /= name
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def exported_graphs(tmp_path_factory) -> Callable[[str], dict[str, bytes]]:
+    """A function: name of a model -> its fp32 graphs by stage, with random weights and five classes."""
+
+    def graphs(model: str) -> dict[str, bytes]:
+        from vlf_edge.compiler.onnx_export import export_stage
+        from vlf_edge.models import create_model
+
+        with shared_folder(tmp_path_factory, f"exported {model}") as folder:
+            if not (folder / "clip.onnx").exists():
+                for stage in create_model(model, 5, seed=0).stages():
+                    (folder / f"{stage.name}.onnx").write_bytes(export_stage(stage))
+            return {stage: (folder / f"{stage}.onnx").read_bytes() for stage in ("frame", "clip")}
+
+    return graphs
+
+
+def _built_plans(folder: Path) -> dict[str, Path]:
     from vlf_edge.compiler import Recipe, build
 
-    folder = tmp_path_factory.mktemp("plans")
     paths = {precision: folder / f"{precision}.plan" for precision in ("fp32", "fp16", "int8")}
-    build(Recipe(random_weights=True, precision="fp32", target="cpu"), paths["fp32"])
+    if not paths["fp32"].exists():
+        build(Recipe(random_weights=True, precision="fp32", target="cpu"), paths["fp32"])
     for precision in ("fp16", "int8"):
-        recipe = Recipe(precision=precision, calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
-        build(recipe, paths[precision], base=paths["fp32"], cache_dir=folder / "ranges")
+        if not paths[precision].exists():
+            recipe = Recipe(precision=precision, calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
+            build(recipe, paths[precision], base=paths["fp32"], cache_dir=folder / "ranges")
     return paths

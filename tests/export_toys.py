@@ -1,11 +1,11 @@
-"""Plans to export, whose members are just their own names, and the command that exports them."""
+"""Plans to export, whose engines are just their own names, and the command that exports them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from conftest import toy_manifest
+from conftest import toy_graph, toy_manifest
 
 from vlf_edge import Manifest, Plan
 from vlf_edge.cli import main
@@ -13,8 +13,8 @@ from vlf_edge.manifest import EngineInfo, Graph
 
 
 def full_plan(path: Path, *engines: tuple[str, str, str], max_batch=8, manifest: Manifest | None = None) -> Plan:
-    """A plan of a graph for every stage and kind, typed ones in float16, and of engines (stage, target, library): all
-    of them are just their own names as bytes."""
+    """A plan of a graph for every stage and kind, typed ones in float16, and of engines (stage, target, library), which
+    are just their own names as bytes."""
     manifest = manifest or toy_manifest()
     graphs = []
     for graph in manifest.graphs:
@@ -25,11 +25,12 @@ def full_plan(path: Path, *engines: tuple[str, str, str], max_batch=8, manifest:
         ]
         graphs.append(Graph(graph.stage, graph.kind, f"{graph.stage}.{graph.kind}.onnx", *sides))
     infos = tuple(
-        EngineInfo(stage, target, member, library, "10.3.0", ("8.7",), "Orin\nnano", max_batch)
+        EngineInfo(stage, target, member, library, "10.3.0", ("8.7",), "Orin nano", max_batch)
         for stage, target, library in engines
         for member in [f"{stage}.{target.replace(':', '-')}.engine"]
     )
-    members = {part.member: part.member.encode() for part in (*graphs, *infos)}
+    members = {graph.member: toy_graph(graph) for graph in graphs}
+    members |= {info.member: info.member.encode() for info in infos}
     return Plan.write(path, replace(manifest, graphs=tuple(graphs), engines=infos), members, {})
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from conftest import toy_manifest
 
-from vlf_edge import Plan, TensorSpec, backends
+from vlf_edge import Plan, backends
 from vlf_edge.backends import build_process, cuda, onnxruntime, openvino, tensorrt
 from vlf_edge.backends.cuda import GpuInfo
 from vlf_edge.backends.fake import FakeEngine
@@ -20,12 +20,12 @@ from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, VlfError
 from vlf_edge.manifest import EngineInfo
 
 ALL = ("openvino", "onnxruntime", "tensorrt", "tensorrt_rtx")
-IMAGE = TensorSpec("image", "uint8", ("N", 8, 6, 3))
-TOKENS = TensorSpec("tokens", "float16", ("N", 4, 6))
 AMPERE = GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
 HOPPER = GpuInfo("H100", "9.0", 80 << 30, False, 132)
 ORIN = GpuInfo("Orin", "8.7", 8 << 30, True, 8)
 TURING = GpuInfo("RTX 2060", "7.5", 6 << 30, False, 30)
+VOLTA = GpuInfo("V100", "7.0", 16 << 30, False, 80)
+LATER = GpuInfo("RTX 7090", "13.0", 32 << 30, False, 170)  # of the years to come
 BLACKWELL = GpuInfo("GB10", "12.1", 128 << 30, True, 48)
 
 
@@ -34,7 +34,7 @@ def engine_info(stage, target, library, capabilities, device=""):
 
 
 TARGETS = {
-    "rtx": ("tensorrt_rtx", ("8.0", "8.6", "8.9", "12.0")),
+    "rtx": ("tensorrt_rtx", ("8.0", "8.6", "8.9", "12.0", "12.1+")),
     "rtx-turing": ("tensorrt_rtx", ("7.5",)),
     "tensorrt": ("tensorrt", ("9.0",)),
 }
@@ -59,8 +59,10 @@ def machine_of(monkeypatch, tmp_path):
     here = SimpleNamespace(opened=[], builds=[], cache=tmp_path / "cache" / "vlf_edge" / "engines")
 
     class Opened(FakeEngine):
-        def __init__(self, backend, given, cuda_graph=None):
-            super().__init__((IMAGE,), (TOKENS,))
+        def __init__(self, backend, data, given, cuda_graph=None):
+            stage = "clip" if b"clip" in data or b"logits" in data else "frame"
+            graph = toy_manifest().graph(stage, "portable")
+            super().__init__(graph.inputs, graph.outputs)
             self.backend, self.given, self.cuda_graph = backend, given, cuda_graph
             here.opened.append(self)
 
@@ -83,7 +85,7 @@ def machine_of(monkeypatch, tmp_path):
                 raise PlanMismatch(f"{library} refuses this engine: wrong SM")
             if full:
                 raise VlfError("CUDA could not allocate 9 bytes on the GPU")
-            return Opened(library, data.decode(errors="replace"), cuda_graph)
+            return Opened(library, data, data.decode(errors="replace"), cuda_graph)
 
         def build(onnx_bytes, what, *, device, **options):
             here.builds.append((onnx_bytes, options))
@@ -94,15 +96,19 @@ def machine_of(monkeypatch, tmp_path):
             data = b"built %d of %s" % (len(here.builds), onnx_bytes)
             return BuiltEngine(data, version, (gpu.compute_capability,), gpu.model, options["max_batch"])
 
+        # The graphs here are words and no ONNX.
+        monkeypatch.setattr(Plan, "graph", lambda plan, *which: plan.read(plan.manifest.graph(*which).member))
         monkeypatch.setattr(backends, "installed", lambda name: name in libraries)
         monkeypatch.setattr(backends, "load", load)
         monkeypatch.setattr(build_process, "build_in_child", build)
         monkeypatch.setattr(compiler_engines, "build_in_child", partial(build, device=0))
         monkeypatch.setattr(cuda, "probe", probe)
         monkeypatch.setattr(tensorrt, "TensorRTEngine", gpu_engine)
-        monkeypatch.setattr(openvino, "OpenVINOEngine", lambda data, precision, threads: Opened("openvino", precision))
         monkeypatch.setattr(
-            onnxruntime, "OnnxRuntimeEngine", lambda data, threads: Opened("onnxruntime", data.decode())
+            openvino, "OpenVINOEngine", lambda data, precision, threads: Opened("openvino", data, precision)
+        )
+        monkeypatch.setattr(
+            onnxruntime, "OnnxRuntimeEngine", lambda data, threads: Opened("onnxruntime", data, data.decode())
         )
         return here
 

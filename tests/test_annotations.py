@@ -293,3 +293,44 @@ def test_a_model_of_epic_kitchens_may_know_verbs_that_the_data_lacks(tmp_path):
     assert check_labels(read, ["take", "put", "open"]) == ("take", "put", "open")
     with pytest.raises(VlfError, match="missing: put; unexpected: open"):
         check_labels(read, ["take", "put"])
+
+
+# What nobody would write
+
+
+@pytest.mark.parametrize(
+    "name, text, said",
+    [
+        ("a.csv", ",\n", "nothing but commas"),
+        ("a.csv", ",,,\n\n ,\n", "nothing but commas"),
+        ("a.csv", f"x.mp4,a,0,{':'.join('1' * 400)}\n", "is no time"),
+        ("a.csv", f"x.mp4,{'9' * 5000}\n", "no video that the annotation names is there"),
+        ("EPIC.csv", "participant_id,video_id,start_timestamp,stop_timestamp,verb,verb_class\n"
+         f"P01,v,0,1,take,{'9' * 5000}\n", "the last a number"),
+        ("a.json", '[{"id": "\\ud800", "template": "x"}]', "no video that the annotation names is there"),
+        ("a.json", '[{"id": "a\\u0000b", "template": "x"}]', "no video that the annotation names is there"),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_hostile_annotations_are_refused_in_one_sentence(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(VlfError, match=said) as raised:
+        read_annotations(tmp_path / name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_labels_file_with_an_infinite_number_is_refused(tmp_path):
+    touch(tmp_path, "1.webm")
+    (tmp_path / "a.json").write_text('[{"id": "1", "template": "x"}]')
+    (tmp_path / "labels.json").write_text('{"x": Infinity}')
+    with pytest.raises(VlfError, match="is no labels file"):
+        read_annotations(tmp_path / "a.json")
+
+
+def test_a_list_of_classes_that_holds_nothing_but_commas_is_refused(tmp_path):
+    touch(tmp_path, "v.MP4")
+    header = "participant_id,video_id,start_timestamp,stop_timestamp,verb,verb_class"
+    (tmp_path / "EPIC.csv").write_text(f"{header}\nP01,v,0,1,take,0\n")
+    (tmp_path / "EPIC_verb_classes.csv").write_text(",\n")
+    with pytest.raises(VlfError, match="nothing but commas"):
+        read_annotations(tmp_path / "EPIC.csv")

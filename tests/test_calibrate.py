@@ -83,6 +83,48 @@ def test_hash_is_of_the_content_not_of_names(tmp_path, images):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_copies_count_once_and_are_never_held_out_from_their_original(tmp_path, images):
+    for name in "abcdefg":
+        write_clip(tmp_path / f"{name}.avi", np.roll(images, ord(name), axis=2))
+    plain = collect_clips([tmp_path], SAMPLING, PREPROCESS)
+    # Of eight clips the last would be held out, and it is a copy of the first.
+    (tmp_path / "h.avi").write_bytes((tmp_path / "a.avi").read_bytes())
+    again = collect_clips([tmp_path], SAMPLING, PREPROCESS)
+    assert again.sources == plain.sources and again.sha256 == plain.sha256
+    assert len(again.held_out) == len(plain.held_out) == 5
+
+
+def test_copies_of_known_class_are_one_and_of_two_classes_a_mistake(tmp_path, images):
+    root = write_tree(tmp_path / "tree", images, {"left": 2})
+    (root / "else").mkdir()
+    for folder in ("left", "else"):
+        (root / folder / "copy.avi").write_bytes((root / "left" / "0.avi").read_bytes())
+    clips = listed([root], ("left", "right"))
+    assert [(clip.label, clip.held_out) for clip in clips] == [(0, False), (0, True)]
+    (root / "right").mkdir()
+    (root / "right" / "wrong.avi").write_bytes((root / "left" / "1.avi").read_bytes())
+    with pytest.raises(CalibrationError, match="are the same clip and are said to be of different classes"):
+        listed([root], ("left", "right"))
+
+
+def test_pictures_that_calibrate_are_never_held_out_whatever_file_they_are_in(tmp_path, images):
+    """A folder of pictures holds the same as a video: no file is a copy."""
+    folder = tmp_path / "video"
+    folder.mkdir()
+    video = np.concatenate([np.roll(images, 9 * i, axis=2) for i in range(8)])
+    for i, image in enumerate(video):
+        cv2.imwrite(str(folder / f"{i:04d}.png"), image)
+    alone = collect_clips([folder], SAMPLING, PREPROCESS, samples=100)
+    start = tmp_path / "longer"
+    start.mkdir()
+    for i, image in enumerate([*video, *video[: len(video) // 2]]):
+        cv2.imwrite(str(start / f"{i:04d}.png"), 255 - image if i < 40 else image)
+    both = collect_clips([folder, start], SAMPLING, PREPROCESS, samples=100)
+    for clips in (alone, both):
+        seen = {clips.frames[i].tobytes() for i in clips.windows.ravel()}
+        assert len(clips.held_out) and not seen & {clips.frames[i].tobytes() for i in clips.held_out.ravel()}
+
+
 def test_no_clips():
     with pytest.raises(CalibrationError, match="got none.*--calib-data"):
         collect_clips([], SAMPLING, PREPROCESS)
@@ -220,7 +262,7 @@ def test_spread_is_even_over_classes_and_half_of_it_unknown():
     assert spread(range(6), [-1] * 6, 3) == [1, 3, 5]
 
 
-def test_real_clips(real_clips):
-    clips = collect_clips([real_clips[0].parent], Sampling(8, 2.0), Preprocess(96, 96, 96))
+def test_whole_videos(videos):
+    clips = collect_clips([videos[0].parent], Sampling(8, 2.0), Preprocess(96, 96, 96))
     assert len(clips.windows) >= 48 and len(clips.held_out) >= 3
     assert clips.frames.shape[1:] == (96, 96, 3)

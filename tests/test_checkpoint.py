@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vlf_edge.errors import WeightsError
 from vlf_edge.models.weights import load_weights
 from vlf_edge.training import Settings, run, start, train
 from vlf_edge.training.checkpoint import Outputs, load_state, save_state
+from vlf_edge.training.device import acquire_device
 
 
 @pytest.fixture
@@ -21,8 +23,9 @@ def settings(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "open_dataset", lambda data, split, **_: Squares(32 if split == "train" else 8))
     toy = write_weights(tmp_path / "toy.safetensors")
     return Settings(
-        data="squares", out=str(tmp_path / "run" / "w.safetensors"), start=toy, epochs=2, batch=8, lr=1e-3, workers=0
-    )
+        data="squares", out=str(tmp_path / "run" / "w.safetensors"), start=toy, epochs=2, batch=8, lr=1e-3, workers=0,
+        clips_per_epoch=32,
+    )  # fmt: skip
 
 
 def stop_after(steps):
@@ -137,6 +140,51 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
         with pytest.raises(WeightsError) as raised:
             load_state(path)
         assert str(path) in str(raised.value) and "--resume" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_hostile_state_is_refused_in_one_line(settings):
+    """Well-formed files whose values or tensors no run wrote."""
+    train(settings, should_stop=stop_after(5))
+    outputs, loaded = Outputs(Path(settings.out)), load_weights(settings.start)
+    with acquire_device() as device:
+        resumed = run.Run(settings, device, outputs, loaded.model, Squares(32), Squares(8), "")
+    path = outputs.resume
+    groups, values = load_state(path)
+    row, best, broken = values["history"][0], values["best"], torch.tensor(float("nan"))
+    changes = [{name: wrong} for name in values for wrong in ([], {"a": [{}]}, "x", 1e300, -1, True, [[1]])]
+    changes += [
+        {"step": 10**6}, {"history": []}, {"history": [row, row]}, {"history": [{**row, "top1": "1"}]},
+        {"history": [{**row, "seconds": -1}]}, {"sums": [1, 2]}, {"best": None}, {"best": {**best, "val": {}}},
+        {"best": {**best, "minutes": "\x1b[2J"}}, {"broken": {"-1": "x"}}, {"broken": {"99": "x"}},
+        {"broken": {"1": 2}}, {"identity": {"\x1b[2J": 1}},
+    ]  # fmt: skip
+    for change in changes:
+        if change.get("scaler") == {} or all(values[name] == wrong for name, wrong in change.items()):
+            continue
+        save_state(path, groups, {**values, **change})
+        refused(resumed, change)
+    for name in values:
+        save_state(path, groups, {key: value for key, value in values.items() if key != name})
+        refused(resumed, name)
+    moments = groups["optimizer"]
+    for wrong in (
+        {"optimizer": {**moments, "-1.exp_avg": torch.ones(1)}}, {"optimizer": {**moments, "0.exp_avg": torch.ones(1)}},
+        {"optimizer": {"x": torch.ones(1)}}, {"optimizer": {**moments, "0.step": torch.ones(3)}},
+        {"optimizer": {**moments, "0.step": broken}}, {"learner": {}}, {"average": {"x": torch.ones(1)}},
+        {"learner": {name: tensor[:0] for name, tensor in groups["learner"].items() if tensor.ndim}},
+    ):  # fmt: skip
+        save_state(path, {**groups, **wrong}, values)
+        refused(resumed, wrong.keys())
+    save_state(path, groups, values)
+    resumed.restore()
+    assert resumed.step == 5
+
+
+def refused(resumed, what):
+    with pytest.raises(WeightsError) as raised:
+        resumed.restore()
+    said = str(raised.value)
+    assert "resume" in said and said.isprintable() and len(said) < 1000, what
 
 
 def test_what_cannot_be_written_is_known_before_training(settings, tmp_path):

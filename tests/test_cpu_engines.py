@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from conftest import toy_manifest
 from onnx import TensorProto, helper
+from test_golden import GOLDEN
 from toy_graphs import toy_clip, toy_frame
 
 from vlf_edge import Plan
-from vlf_edge.backends.cpu import said
+from vlf_edge.backends.cpu import int8_saturates, said
 from vlf_edge.backends.onnxruntime import OnnxRuntimeEngine
 from vlf_edge.backends.openvino import OpenVINOEngine
 from vlf_edge.backends.selection import open_engines
@@ -70,16 +71,15 @@ def test_openvino_refuses_to_open_in_a_forked_child():
     assert told.startswith("BackendMissing: openvino was used before this process was forked")
 
 
-def test_a_plan_opens_in_a_forked_child_on_onnxruntime(tmp_path):
-    members = {"frame.fp32.onnx": toy_frame(), "clip.fp32.onnx": toy_clip()}
-    plan = Plan.write(tmp_path / "vlf.plan", toy_manifest(), members, {})
+def test_a_plan_opens_in_a_forked_child_on_onnxruntime():
+    plan = Plan.open(GOLDEN / "format1-fp32.plan")
     for backend in ("openvino", "onnxruntime"):
         for engine in open_engines(plan, backend=backend).values():
             engine.close()
 
     def child():
         engines = open_engines(plan)
-        engines["frame"].infer(IMAGE)
+        engines["frame"].infer({"image": np.zeros((1, 32, 32, 3), np.uint8)})
         return engines["frame"].backend
 
     assert in_forked_child(child) == "onnxruntime"
@@ -89,7 +89,7 @@ def test_a_child_forked_before_anything_was_opened_takes_openvino():
     program = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from toy_graphs import toy_frame
+from toy_graphs import toy_clip, toy_frame
 from vlf_edge.backends.openvino import OpenVINOEngine
 child = os.fork()
 if child == 0:
@@ -135,11 +135,21 @@ def seven_rows() -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
+class Refusing:
+    """A request of OpenVINO's that fails as its own do."""
+
+    def infer(self, *_, **__):
+        raise RuntimeError("Exception from src/cpp/infer_request.cpp:223:\nShape mismatch: 1 is not 7\n")
+
+
 @pytest.mark.parametrize("engine_class", ENGINES)
-def test_what_fails_inside_the_library_is_one_sentence(engine_class, capfd):
+def test_what_fails_inside_the_library_is_one_sentence(engine_class, capfd, monkeypatch):
     with engine_class(seven_rows()) as engine:
-        with pytest.raises(VlfError, match=f"{engine.backend} failed while it ran .*image uint8.*: .") as caught:
-            engine.infer(IMAGE)
+        with monkeypatch.context() as patch:
+            if engine_class is OpenVINOEngine:  # which does not check this on every CPU, and reads beyond the image
+                patch.setattr(engine, "_request", Refusing())
+            with pytest.raises(VlfError, match=f"{engine.backend} failed while it ran .*image uint8.*: .") as caught:
+                engine.infer(IMAGE)
         assert engine.infer({"image": IMAGE["image"].repeat(7, axis=0)})["rows"].shape == (7, 768)
     assert str(caught.value).isprintable()
     assert capfd.readouterr() == ("", ""), "it is said once"
@@ -173,3 +183,61 @@ def test_openvino_takes_the_threads_and_pins_none():
     with OpenVINOEngine(toy_frame(), threads=1) as engine:
         assert engine._model.get_property("INFERENCE_NUM_THREADS") == 1
         assert engine._model.get_property("ENABLE_CPU_PINNING") is False
+
+
+@pytest.mark.parametrize(
+    "flags, saturates",
+    [
+        ("fpu sse2 avx avx2 fma", True),
+        ("fpu sse2 avx avx2 avx_vnni", False),
+        ("fpu avx512f avx512bw", True),
+        ("fpu avx512f avx512_vnni", False),
+        ("fpu avx512f amx_tile amx_int8", False),
+    ],
+)
+def test_a_cpu_that_cannot_multiply_int8_exactly_is_known(tmp_path, monkeypatch, flags, saturates):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
+    monkeypatch.setattr("vlf_edge.backends.cpu.platform.machine", lambda: "x86_64")
+    assert int8_saturates.__wrapped__(cpuinfo) == saturates
+    monkeypatch.setattr("vlf_edge.backends.cpu.platform.machine", lambda: "aarch64")
+    assert not int8_saturates.__wrapped__(cpuinfo)
+
+
+def test_without_proc_nothing_is_assumed(tmp_path):
+    assert not int8_saturates.__wrapped__(tmp_path / "none")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_where_int8_saturates_a_graph_is_computed_as_it_is_written(engine, monkeypatch):
+    """Weights and inputs at their largest: pairs of products that do not fit into 16 bits."""
+    rng = np.random.default_rng(0)
+    weight = np.sign(rng.normal(size=(64, 8))).astype(np.float32) * 127
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["dq"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "zero"], ["wdq"]),
+        helper.make_node("MatMul", ["dq", "wdq"], ["y"]),
+    ]
+    constants = [
+        helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+        helper.make_tensor("zero", TensorProto.INT8, [], [0]),
+        helper.make_tensor("w", TensorProto.INT8, weight.shape, weight.astype(np.int8).tobytes(), raw=True),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 8])
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    monkeypatch.setattr(f"{engine.__module__}.int8_saturates", lambda: True)
+    given = np.full((3, 64), 127, np.float32)
+    with engine(model.SerializeToString()) as opened:
+        np.testing.assert_allclose(opened.infer({"x": given})["y"], given @ weight, rtol=1e-5)
+
+
+def test_an_int8_plan_says_that_it_is_no_faster_here(plans, caplog, monkeypatch):
+    monkeypatch.setattr("vlf_edge.backends.selection.int8_saturates", lambda: True)
+    for precision, said_so in (("int8", True), ("fp32", False)):
+        caplog.clear()
+        for opened in open_engines(Plan.open(plans[precision]), backend="openvino").values():
+            opened.close()
+        assert ("computes the int8 plan in float" in caplog.text) == said_so

@@ -11,6 +11,7 @@ import pytest
 from numbered_clips import frame_numbers, write_clip
 
 from vlf_edge.datasets import Clip, VideoDataset, open_dataset
+from vlf_edge.datasets import dataset as dataset_module
 from vlf_edge.datasets import frames as frames_module
 from vlf_edge.datasets.frames import measure_extent, read_frames, segment_indices, segment_instants
 from vlf_edge.errors import SourceError, VlfError
@@ -88,20 +89,20 @@ def test_a_stretch_is_taken_by_time(tmp_path):
     assert frame_numbers(data.sample(2, None).frames) == [12, 17, 22, 27], "2 s in the centre of 3 s"
 
 
-def test_real_clips_give_the_frames_a_viewer_sees(real_clips):
-    for path in real_clips:
+def test_videos_give_the_frames_a_viewer_sees(videos):
+    for path in videos:
         start_s, end_s = measure_extent(str(path))
         instants_s = segment_instants(start_s, end_s, 8, 10.0, np.random.default_rng(2).random(9))
         assert np.array_equal(read_frames(str(path), instants_s, as_it_is), shown_at(str(path), instants_s))
 
 
-def test_seeking_gives_what_decoding_from_the_start_gives(real_clips, monkeypatch):
+def test_seeking_gives_what_decoding_from_the_start_gives(videos, monkeypatch):
     seeks = []
     seek = frames_module._SeekingVideo.seek
     monkeypatch.setattr(
         frames_module._SeekingVideo, "seek", lambda self, t_s: seeks.append(seek(self, t_s)) or seeks[-1]
     )
-    for path in real_clips:
+    for path in videos:
         for start_s in (5.03, 5.6, 6.1):
             instants_s = segment_instants(start_s, start_s + 0.4, 4, 10.0)
             found = read_frames(str(path), instants_s, as_it_is)
@@ -290,3 +291,31 @@ def test_motion_is_rendered_and_has_labels_of_its_own():
 def test_data_sets_need_no_torch():
     code = "import sys, vlf_edge.datasets.dataset; sys.exit(any(m in sys.modules for m in ('torch', 'onnx', 'cv2')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# Kept clips
+
+
+def test_samples_of_kept_clips_are_those_of_clips_that_are_read(tmp_path, monkeypatch):
+    names = [str(write_clip(tmp_path / f"{i}.avi", 20 + 7 * i)) for i in range(3)]
+    clips = [Clip(names[0], 0), Clip(names[1], 1, 0.3, 1.1), Clip(names[2], 1, 0.5), Clip(names[2], 0, 0.0, 9.0)]
+    read, kept = dataset(*clips, span_s=1.0), dataset(*clips, span_s=1.0)
+    assert kept.keep(1 << 30, threads=2)
+    samples = [read.sample(i, np.random.default_rng((i, n))) for i in range(3) for n in range(10)]
+    with pytest.raises(SourceError):  # its label is about what the file does not show, kept or not
+        [kept.sample(3, np.random.default_rng(n)) for n in range(50)]
+    monkeypatch.setattr(dataset_module, "read_frames", None)  # nothing is decoded any more
+    for sample, (i, n) in zip(samples, ((i, n) for i in range(3) for n in range(10))):
+        again = kept.sample(i, np.random.default_rng((i, n)))
+        assert np.array_equal(again.frames, sample.frames) and again.label == sample.label
+
+
+def test_clips_that_do_not_fit_are_not_kept_and_broken_ones_are_named_as_before(tmp_path):
+    (tmp_path / "broken.avi").write_bytes(b"no video")
+    good = str(write_clip(tmp_path / "a.avi", 20))
+    clips = dataset(Clip(good, 0), Clip(str(tmp_path / "broken.avi"), 1))
+    larger = clips._larger.height_px * clips._larger.width_px * 3
+    assert not clips.keep(20 * larger - 1) and not clips._kept
+    assert clips.keep(20 * larger) and list(clips._kept) == [0]
+    with pytest.raises(SourceError, match=r"broken\.avi"):
+        clips.sample(1, np.random.default_rng(0))

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from conftest import toy_manifest
+from conftest import manifest_of
 from toy_graphs import toy_clip, toy_frame
 
 from vlf_edge import Plan, backends
@@ -78,11 +78,23 @@ def test_a_target_without_its_library_or_gpu_says_what_is_missing(machine):
 
 
 @rtx
-@pytest.mark.parametrize("target", ["rtx", "rtx-turing", "rtx:sm80", "rtx:sm86", "rtx:sm89", "rtx:sm120"])
-def test_rtx_builds_for_every_target(target):
+@pytest.mark.parametrize(
+    ("target", "mask"),
+    [
+        ("rtx", 0x7E),  # with 8.0, 8.6, 8.9 and 12.0 set one by one: 0x1E, which leaves out 12.1 and what comes later
+        ("rtx-turing", 0x01),
+        ("rtx:sm80", 0x02),
+        ("rtx:sm86", 0x04),
+        ("rtx:sm89", 0x08),
+        ("rtx:sm120", 0x10),
+        ("rtx:sm121", 0x20),
+    ],
+)
+def test_rtx_builds_for_every_target(target, mask):
     ((info, data),) = build_engines({"frame": toy_frame("float16")}, resolve_targets(target), max_batch=4)
     (wanted,) = resolve_targets(target)
-    assert info.compute_capabilities == wanted.compute_capabilities
+    assert info.compute_capabilities == (wanted.compute_capabilities or ("8.0", "8.6", "8.9", "12.0", "12.1+"))
+    assert data[32] == mask, "the GPUs that the engine itself names in its header"
     assert (info.stage, info.target, info.library) == ("frame", target, "tensorrt_rtx")
     assert (info.max_batch, info.device) == (4, "")
     assert info.member == f"frame.{target.replace(':', '-')}.engine"
@@ -172,8 +184,9 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 
 @rtx
 def test_an_engine_is_added_to_a_plan_where_there_is_neither_torch_nor_onnx(tmp_path):
-    members = {"frame.fp32.onnx": toy_frame("float16"), "clip.fp32.onnx": toy_clip("float16")}
-    path = Plan.write(tmp_path / "vlf.plan", toy_manifest(), members, {"note": "toy"}).path
+    graphs = {"frame": toy_frame("float16"), "clip": toy_clip("float16")}
+    members = {f"{stage}.fp32.onnx": graph for stage, graph in graphs.items()}
+    path = Plan.write(tmp_path / "vlf.plan", manifest_of(graphs), members, {"note": "toy"}).path
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     search = os.pathsep.join([str(tmp_path / "bare"), str(Path(build_process.__file__).parents[3])])

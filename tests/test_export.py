@@ -17,7 +17,6 @@ from toy_model import TOY, build_toy, lively
 from vlf_edge.backends.openvino import shared_core
 from vlf_edge.compiler.onnx_export import OPSET, export_stage, torch_outputs
 from vlf_edge.errors import ExportError
-from vlf_edge.models import create_model
 from vlf_edge.models.stage import Stage
 from vlf_edge.models.vlf import SIZES
 from vlf_edge.types import TensorSpec
@@ -175,6 +174,7 @@ print(*(hashlib.sha256(export_stage(stage)).hexdigest() for stage in make(TOY).s
 """
 
 
+@pytest.mark.slow
 def test_another_process_in_another_folder_gives_the_same_bytes(toy_exported, tmp_path):
     here = [hashlib.sha256(graph).hexdigest() for _, graph in toy_exported]
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)]
@@ -194,11 +194,11 @@ def test_export_is_silent_and_leaves_the_model_as_it_was(toy, capfd):
     toy.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vlf", "vlf-lite"])
-def test_the_large_sizes_export(name):
-    model = create_model(name, 5, seed=0)
-    for stage in model.stages():
-        graph = onnx.load_from_string(export_stage(stage)).graph
+def test_the_large_sizes_export(name, exported_graphs):
+    for exported in exported_graphs(name).values():
+        graph = onnx.load_from_string(exported).graph
         kinds = Counter(node.op_type for node in graph.node)
         assert not {"BatchNormalization", "Identity", "Shape", "Concat", "Gather"} & set(kinds)
         constants = {tensor.name for tensor in graph.initializer}

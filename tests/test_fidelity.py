@@ -9,7 +9,7 @@ from vlf_edge.compiler.accuracy.fidelity import Reference, compare
 from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
 from vlf_edge.compiler.quantization.quantize import activations, quantize, to_float16
 from vlf_edge.compiler.quantization.ranges import collect_ranges
-from vlf_edge.errors import ShapeError
+from vlf_edge.errors import ShapeError, WeightsError
 
 REFERENCE = {"frame": frame_toy(), "clip": clip_toy()}
 FRAMES = images(20)
@@ -123,6 +123,28 @@ def test_backends_are_measured_on_the_same_windows(candidate, way):
         assert Reference.of(fp32, FRAMES, WINDOWS).errors(engine)["end_to_end"]["relative"] < 1e-5
     with open_way(AS_WRITTEN, REFERENCE) as fp32, open_way(way, candidate, "int8") as engine:
         assert 1e-4 < Reference.of(fp32, FRAMES, WINDOWS).errors(engine)["end_to_end"]["relative"] < 0.1
+
+
+def test_backends_are_measured_as_a_stream_runs_them(monkeypatch):
+    """In int8 a batch of eight may be answered otherwise than eight of one."""
+    from vlf_edge.backends.onnxruntime import OnnxRuntimeEngine
+
+    sizes, real = set(), OnnxRuntimeEngine.infer
+
+    def infer(self, inputs):
+        sizes.update(len(array) for array in inputs.values())
+        return real(self, inputs)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "infer", infer)
+    with open_way("onnxruntime", REFERENCE) as stages:
+        Reference.of(stages, FRAMES, WINDOWS)
+    assert sizes == {1}
+
+
+def test_answers_of_fp32_that_are_not_finite_are_no_reference():
+    stages = {"clip": lambda batch: np.where(np.arange(len(batch))[:, None] == 1, np.nan, np.zeros((len(batch), 5)))}
+    with pytest.raises(WeightsError, match="NaN or infinity for 3 of 19 windows"):
+        Reference.of(stages, FRAMES, WINDOWS)
 
 
 def test_accuracy_counts_windows_of_known_class_only(candidate):

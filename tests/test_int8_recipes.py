@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from onnx_toys import clip_toy, frame_toy, images, relative, run, tokens, write_fp32_plan
 
 from vlf_edge.compiler.graph import parse
+from vlf_edge.compiler.quantization.quantize import quantizable
 from vlf_edge.synthetic import CLASSES
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -57,7 +59,7 @@ def test_every_recipe_is_measured_in_every_way(plan):
     figures = json.loads(done.stdout)
     assert [(row["recipe"], row["way"]) for row in figures["rows"]] == [
         (recipe, way)
-        for recipe in ("ours, minmax", "ours, percentile", "onnxruntime")
+        for recipe in ("ours, minmax", "ours, percentile", "onnxruntime", "onnxruntime, told our recipe")
         for way in ("onnx", "onnxruntime")
     ]
     assert (figures["test"]["clips"], figures["calibration"]["windows"]) == (26, 16)
@@ -96,6 +98,24 @@ def test_onnxruntime_quantises_each_stage_by_its_defaults(recipes, tmp_path):
         assert weighted and all(makers.get(i) == "DequantizeLinear" for node in weighted for i in node.input)
         feed = {name: inputs[stage]}
         assert 0 < relative(run(GRAPHS[stage], feed), run(made[stage], feed)) < 0.1
+
+
+def test_onnxruntime_told_our_recipe_makes_the_same_layers_int8(recipes, tmp_path):
+    frames = images(21)  # no multiple of a batch
+    windows = np.stack([np.arange(20), np.arange(1, 21)], axis=1)
+    made = recipes.onnxruntime_told(GRAPHS, recipes.Clips(frames, windows, windows[:0], ("toy",)), 99.99, tmp_path)
+    for stage, data in made.items():
+        nodes = parse(data).graph.node
+        makers = {output: node.op_type for node in nodes for output in node.output}
+        in_int8 = {node.name for node in nodes if [makers.get(i) for i in node.input[:2]] == ["DequantizeLinear"] * 2}
+        assert in_int8 == {layer.node for layer in quantizable(GRAPHS[stage])}
+        scales = {name: array for name, array in constants(data).items() if name.endswith("_zero_point")}
+        assert scales and all(array.dtype == np.int8 and not array.any() for array in scales.values())
+    assert 0 < relative(run(GRAPHS["frame"], {"image": frames}), run(made["frame"], {"image": frames})) < 0.1
+
+
+def constants(data: bytes) -> dict[str, np.ndarray]:
+    return {constant.name: numpy_helper.to_array(constant) for constant in parse(data).graph.initializer}
 
 
 def stand_in(path: Path, code: str) -> str:

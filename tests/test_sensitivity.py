@@ -75,7 +75,7 @@ def test_the_ruined_node_is_ranked_first(reference, way):
         pytest.importorskip(way)
     for stage, tensor, node in (("frame", "x", "stem"), ("clip", "pooled", "fc")):
         first = effects(int8_with([(stage, tensor)]), reference, way)[0]
-        assert first.key == (stage, node) and first.gain > 0.05
+        assert first.key == (stage, node) and first.gain > 0.04
 
 
 def test_only_the_ruined_nodes_are_restored_and_the_report_says_why(reference):

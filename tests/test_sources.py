@@ -145,8 +145,8 @@ def test_motion_source_ends():
     assert len(frames) == 10 and frames[0].image.shape == (48, 64, 3) and frames[-1].t_s == pytest.approx(0.9)
 
 
-def test_real_clips(real_clips):
-    for path in real_clips:
+def test_whole_videos(videos):
+    for path in videos:
         source = open_source(path)
         frames = list(source)
         steps_s = np.diff([frame.t_s for frame in frames])

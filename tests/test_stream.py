@@ -99,20 +99,20 @@ def test_reduced_precision_streams_too(plans, pattern, precision, backend):
         assert relative_error(pushed.logits, reference) < 0.15
 
 
-def test_classify_a_file_equals_classify_of_its_frames(runtime, real_clips):
+def test_classify_a_file_equals_classify_of_its_frames(runtime, videos):
     from vlf_edge import open_source
     from vlf_edge.video.sampler import segment_centres
 
-    frames = list(open_source(real_clips[0]))
+    frames = list(open_source(videos[0]))
     chosen = [frames[i] for i in segment_centres(len(frames), 8)]
-    whole = runtime.classify(real_clips[0])
+    whole = runtime.classify(videos[0])
     np.testing.assert_array_equal(whole.logits, runtime.classify([frame.image for frame in chosen]).logits)
     assert (whole.t_start_s, whole.t_end_s) == (chosen[0].t_s, chosen[-1].t_s)
 
 
-def test_real_clips_end_to_end(plans, real_clips):
+def test_videos_end_to_end(plans, videos):
     with Runtime(plans["int8"]) as runtime:
-        for clip in real_clips:
+        for clip in videos:
             predictions = list(runtime.stream(clip))
             decided = [p for p in predictions if p.state == "ok"]
             assert [p.state for p in predictions[:7]] == ["warming"] * 7

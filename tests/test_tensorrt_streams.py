@@ -32,8 +32,8 @@ def machine(request, monkeypatch):
 
 def engines(library, frame_batch=8, clip_batch=8):
     return {
-        "frame": TensorRTEngine(spec(**FRAME, profile=(1, 1, frame_batch)), library),
-        "clip": TensorRTEngine(spec(**CLIP, profile=(1, 1, clip_batch)), library),
+        "frame": TensorRTEngine(spec(**FRAME, profiles=((1, 1, frame_batch),)), library),
+        "clip": TensorRTEngine(spec(**CLIP, profiles=((1, 1, clip_batch),)), library),
     }
 
 
@@ -140,6 +140,24 @@ def test_contexts_and_graphs_are_made_when_a_batch_first_needs_them(machine):
     assert gpu.live() == (0, 0, 0)
 
 
+def test_a_profile_for_one_serves_one_and_larger_batches_the_first(machine):
+    library, gpu, _ = machine
+    profiles = ((1, 1, 8), (1, 1, 1))
+    pair = {
+        "frame": TensorRTEngine(spec(**FRAME, profiles=profiles), library),
+        "clip": TensorRTEngine(spec(**CLIP, profiles=profiles), library),
+    }
+    recognizer = Recognizer(toy_manifest(), pair)
+    for i in range(4):
+        last = push_all(recognizer, pictures(3, i), i * 0.25)
+        recognizer.push(pictures(1)[0], i * 0.25, stream="alone")
+    assert {p.state for p in last} == {"ok"}
+    used = {(tuple(context._batch.values())[0], context._profile[2]) for context in gpu.contexts}
+    assert used == {(1, 1), (4, 8), (8, 8)}
+    close(pair)
+    assert gpu.live() == (0, 0, 0)
+
+
 def test_a_batch_that_does_not_fit_runs_in_smaller_ones(machine, monkeypatch, caplog):
     library, gpu, _ = machine
     pair, host_pair = engines(library), engines(library)
@@ -150,7 +168,7 @@ def test_a_batch_that_does_not_fit_runs_in_smaller_ones(machine, monkeypatch, ca
         for got, want in zip(recognizer.push_many(frames), by_stage.push_many(frames)):
             same(got, want, 0.0)
     assert caplog.text.count(f"{library} runs no batches of 8, but of other sizes: CUDA could not allocate 24576") == 1
-    assert caplog.text.count("runs no batches of") == 1 and batches_of(gpu)["frame"].count(4) == 1
+    assert caplog.text.count("runs no batches of") == 1 and batches_of(gpu)["frame"] == [1, 1, 4, 8, 8]
     for one in (pair, host_pair):
         close(one)
     assert gpu.live() == (0, 0, 0)
@@ -309,7 +327,7 @@ OTHER_PLANS = {
 def test_plans_of_other_shapes_run_on_gpu_engines_through_the_host(machine, kind):
     library, gpu, _ = machine
     specs, roles = OTHER_PLANS[kind]
-    pair = {stage: TensorRTEngine(spec(**one, profile=(1, 1, 4)), library) for stage, one in specs.items()}
+    pair = {stage: TensorRTEngine(spec(**one, profiles=((1, 1, 4),)), library) for stage, one in specs.items()}
     recognizer = Recognizer(manifest_of(roles, pair), pair)
     assert type(recognizer.executor) is HostExecutor
     for i in range(4):

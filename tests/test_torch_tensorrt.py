@@ -100,6 +100,7 @@ def here(monkeypatch):
     return set_up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, max_batch", [("fp32", 1), ("fp16", 4)])
 def test_what_is_compiled_computes_what_the_plans_graph_does(precision, max_batch):
     rng = np.random.default_rng(0)
@@ -130,6 +131,7 @@ def _is_tensor(node) -> bool:
     return isinstance(node.meta.get("val"), torch.Tensor)
 
 
+@pytest.mark.slow
 def test_a_build_puts_raw_engines_with_the_plans_interface_into_the_plan(here, tmp_path):
     weights = write_weights(tmp_path / "toy.safetensors")
     toolkit = here("torch_tensorrt", "tensorrt", toolkit=FakeTorchTensorRT())
@@ -169,6 +171,14 @@ def test_the_rtx_build_makes_rtx_engines_and_one_batch_size_is_a_fixed_shape(her
     ]
     assert [call.profiles[0].shape for call in toolkit.calls] == [(1, 32, 64, 3), (1, 3, 2, 16)]
     assert [call.workspace for call in toolkit.calls] == [0, 0]
+
+
+def test_a_board_that_shares_its_memory_bounds_this_builder_too(here, monkeypatch):
+    toolkit = here("torch_tensorrt", "tensorrt", toolkit=FakeTorchTensorRT())
+    monkeypatch.setattr(cuda, "probe", lambda device=0: cuda.GpuInfo("Orin", "8.7", 8 << 30, True, 8))
+    (stage, _) = build_toy().stages()
+    frontend.build_engines([stage], "fp32", {stage.name: (stage.inputs, stage.outputs)}, max_batch=1)
+    assert [call.workspace for call in toolkit.calls] == [1 << 30]
 
 
 def test_a_refusal_names_the_stage_and_the_cause(here):

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def sets(monkeypatch):
 def settings(tmp_path, sets):
     toy = write_weights(tmp_path / "toy.safetensors")
     return Settings(
-        data="squares", out=str(tmp_path / "w.safetensors"), start=toy, epochs=2, batch=8, lr=1e-3, workers=0
-    )
+        data="squares", out=str(tmp_path / "w.safetensors"), start=toy, epochs=2, batch=8, lr=1e-3, workers=0,
+        clips_per_epoch=32,
+    )  # fmt: skip
 
 
 def tensors(path):
@@ -46,9 +48,10 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_it_learns_and_says_how_well(settings, sets, caplog):
     caplog.set_level(logging.INFO)
-    settings = replace(settings, epochs=8, batch=16, clips_per_epoch=256, lr=4e-3, seed=1)
+    settings = replace(settings, epochs=8, batch=8, clips_per_epoch=128, lr=4e-3, seed=1)
     seen = []
     outcome = train(settings, progress=lambda *what: seen.append(what), command="vlf-edge train squares")
     first, last = outcome.history[0], outcome.history[-1]
@@ -57,7 +60,7 @@ def test_it_learns_and_says_how_well(settings, sets, caplog):
     assert loaded.labels == LABELS and loaded.record == outcome.record
     record = loaded.record
     assert (record["data"], record["span_s"], record["epochs"]) == ("squares", 1.0, 8)
-    assert record["clips"] == 8 * 256 and record["seed"] == 1 and record["command"] == "vlf-edge train squares"
+    assert record["clips"] == 8 * 128 and record["seed"] == 1 and record["command"] == "vlf-edge train squares"
     assert set(record["val"]["recall"]) == set(LABELS) and record["val"]["clips"] == 8
     assert record["files"]["from"][0]["sha256"] == load_weights(settings.start).sha256
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -159,6 +162,55 @@ def test_divergence_is_an_error_and_leaves_no_weights(settings):
     assert not Path(settings.out).exists()
 
 
+def test_few_clips_are_seen_several_times_in_an_epoch(settings):
+    asked = replace(settings, clips_per_epoch=None, batch=32)
+    assert [asked.steps_per_epoch(clips) for clips in (1, 72, 320, 3200)] == [10, 10, 10, 100]
+    assert settings.steps_per_epoch(10_000) == 4
+    outcome = train(replace(settings, clips_per_epoch=None, epochs=1))
+    assert outcome.record["clips"] == 10 * 8
+
+
+def test_the_rate_depends_on_what_is_learned(settings):
+    free = replace(settings, lr=None)
+    assert (free.peak_lr, replace(free, qat=True).peak_lr, replace(free, start=None).peak_lr) == (1e-3, 2e-4, 1e-3)
+
+
+def test_a_run_ends_when_nothing_improves_and_stays_ended(settings, caplog):
+    caplog.set_level(logging.INFO)
+    settings = replace(settings, epochs=9, lr=1e-9, ema_decay=0.0, patience=2)  # learns nothing
+    outcome = train(settings)
+    assert outcome.finished and 3 <= len(outcome.history) < 9
+    assert "nothing has improved for 2 epochs; --patience 0 goes on" in caplog.text
+    assert train(settings, resume=True).history == outcome.history
+    assert len(train(replace(settings, patience=0)).history) == 9
+    assert settings.most_idle_epochs == 2 and replace(settings, patience=None).most_idle_epochs == 8
+    assert replace(settings, start=None, patience=None).most_idle_epochs == 0
+
+
+def test_a_run_that_learned_nothing_says_what_to_do(settings, sets, caplog):
+    outcome = train(replace(settings, lr=1e-9, epochs=1))
+    assert outcome.advice.startswith("it has not learned: ") and "--epochs 2" in outcome.advice
+    assert outcome.to_json()["advice"] == outcome.advice
+
+
+def test_how_long_it_takes_is_said_after_a_few_steps(settings, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    train(replace(settings, clips_per_epoch=8 * 20, epochs=1))
+    assert caplog.text.count("20 steps will take") == 1
+
+
+def test_that_no_gpu_is_there_is_said_once(settings, caplog, monkeypatch, recwarn):
+    def complain():
+        warnings.warn("CUDA initialization: Found no NVIDIA driver on your system.", stacklevel=1)
+        return False
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(torch.cuda, "is_available", complain)
+    train(settings)
+    torch.cuda.is_available()
+    assert caplog.text.count("Found no NVIDIA driver") == 1 and not recwarn.list
+
+
 def test_quantisation_aware_training_keeps_its_scales(settings):
     outcome = train(replace(settings, qat=True, epochs=1))
     scales = load_weights(outcome.best).record["qat"]["scales"]
@@ -186,7 +238,8 @@ def test_the_command_trains_on_a_folder(tmp_path, capsys):
     command.add_arguments(parser)
     toy, data = write_weights(tmp_path / "toy.safetensors", ("a", "b", "c", "d")), write_clips(tmp_path / "clips")
     (data / "up" / "broken.avi").write_bytes(b"no video")
-    words = [str(data), "--from", toy, "--out", str(tmp_path / "w.safetensors"), "--epochs", "2", "--batch", "4"]
+    words = [str(data), "--from", toy, "--out", str(tmp_path / "w.safetensors"), "--epochs", "2", "--batch", "4",
+             "--clips-per-epoch", "16"]  # fmt: skip
     assert command.main(parser.parse_args([*words, "--workers", "0", "--json"])) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["finished"] and set(said["record"]["val"]["recall"]) == set(LABELS) and len(said["history"]) == 2
@@ -216,13 +269,15 @@ sys.exit(train.main(parser.parse_args()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_run(tmp_path):
     toy, data = write_weights(tmp_path / "toy.safetensors"), write_clips(tmp_path / "clips")
     for label in LABELS:
         (data / label / "broken.avi").write_bytes(b"no video")
     (tmp_path / "one.py").write_text(_ONE_OF_TWO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["one.py", str(data), "--from", toy, "--epochs", "1", "--batch", "4", "--workers", "0", "--json"]
+    words = ["one.py", str(data), "--from", toy, "--epochs", "1", "--batch", "4", "--workers", "0", "--json",
+             "--clips-per-epoch", "20"]  # fmt: skip
     done = subprocess.run([*launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)  # of one process only

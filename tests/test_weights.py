@@ -1,6 +1,8 @@
 import hashlib
 import json
+import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from toy_model import TOY, build_toy
 
 from vlf_edge.errors import WeightsError
+from vlf_edge.models import weights
 from vlf_edge.models.weights import load_weights, save_weights
 
 LABELS = ("push", "pull", "lift", "drop")
@@ -207,6 +210,41 @@ def test_what_cannot_be_saved(toy, tmp_path):
         with pytest.raises(WeightsError, match=said):
             save_weights(path, toy, labels, record)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        ({"token_dim": 4096, "ffn_ratio": 256}, "are of another model: frame."),
+        ({"backbone_options": {"channels": (8, 8, 16), "layers": (1, 1, 10**9)}}, "numbers up to 8192"),
+        ({"backbone_options": {"channels": (8, 8, 16), "layers": (1, 1, 8000)}}, "more than 2000 tensors"),
+    ],
+)
+def test_sizes_are_compared_before_any_memory_is_taken(toy, tmp_path, sizes, said, monkeypatch):
+    """They would ask for 17 GB, or for days of making layers."""
+    monkeypatch.setattr(weights, "_MOST_TENSORS", 2000)
+    path = edited(toy, tmp_path / "w.safetensors", sizes={**TOY.to_json(), **sizes})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert said in refusal(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+
+
+def test_what_blocks_or_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        assert "cannot be read: not a regular file" in refusal(tmp_path / f"{name}.safetensors")
+
+
+def test_names_and_values_that_are_no_plain_text_and_numbers(toy, tmp_path):
+    path = tmp_path / "w.safetensors"
+    assert "is not printable text" in refusal(edited(toy, path, labels=["a", "b", "c", "\x1b[2J"]))
+    for record in ({"loss": float("nan")}, {"data": "\ud800"}):
+        assert "not written by vlf-edge" in refusal(edited(toy, path, record=record))
+    deep = 1
+    for _ in range(900):
+        deep = [deep]
+    refusal(edited(toy, path, sizes={**TOY.to_json(), "backbone_options": {"layers": deep}}))
 
 
 def test_a_record_that_is_no_object_is_refused(tmp_path):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from .errors import PlanError, PlanMismatch, VlfError
+from .interface import Graph as Graph
+from .interface import StageRoles as StageRoles
+from .interface import check_interface
+from .onnx_graph import DTYPES, MAX_AXES
 from .types import Preprocess, Sampling, TensorSpec
 
 # 2: ``roles`` are given. Plans that need none are still written as 1, which every reader knows.
@@ -17,54 +20,16 @@ INPUT_ROLES = ("image", "window", "state")
 OUTPUT_ROLES = ("tokens", "logits", "features", "state")
 PRECISIONS = ("fp32", "fp16", "int8")
 GRAPH_KINDS = ("fp32", "portable", "typed")
-_MAX_CLASSES = 100_000
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX graph of a plan. kind: "fp32" (source), "portable" (CPU) or "typed" (TensorRT)."""
-
-    stage: str
-    kind: str
-    member: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True)
-class StageRoles:
-    """What the inputs and outputs of a stage are for.
-
-    inputs: tensor -> "image" (N, H, W, 3) uint8, "window" (N, K, ...) of what the stage before gives for a frame (or of
-    images), or "state" (N, ...), zeros before the first frame. outputs: tensor -> "tokens" (N, ...) of one frame,
-    "logits" (N, C), "features" (N, D) that the logits are made from, or "state".
-    state: input -> the output that it is to be for the next frame.
-    """
-
-    name: str
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-    state: dict[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def main_input(self) -> str:
-        """The input that is an image or a window."""
-        return next(name for name, role in self.inputs.items() if role != "state")
-
-    @cached_property
-    def main_output(self) -> str:
-        """The output that is tokens or logits."""
-        return next(name for name, role in self.outputs.items() if role in ("tokens", "logits"))
-
-    @property
-    def input_role(self) -> str:
-        """ "image" or "window"."""
-        return self.inputs[self.main_input]
-
-    @property
-    def output_role(self) -> str:
-        """ "tokens" or "logits"."""
-        return self.outputs[self.main_output]
+# docs/plan.md gives these, and a test holds it to them.
+MAX_CLASSES = 100_000
+MAX_STAGES = 8
+MAX_PARTS = 256  # graphs, engines, compute capabilities of an engine
+MAX_TENSORS = 64  # on each side of a graph
+MAX_SIZE = (1 << 24) - 1  # of one axis
+MAX_BATCH = 65_536
+MAX_CHARACTERS = 300  # of a label or name
+_SHOWN = 300  # characters of what a message quotes
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +37,8 @@ class EngineInfo:
     """One compiled engine of a plan.
 
     library: "tensorrt" or "tensorrt_rtx"; version: of that library.
-    compute_capabilities: those it was built for, such as ("8.0", "8.6"); device: GPU it was built on, "" if none.
+    compute_capabilities: those it was built for, such as ("8.0", "8.6"), "12.1+" for later ones too.
+    device: GPU it was built on, "" if none.
     max_batch: the largest N its optimisation profile allows; opt_batch: the one it is fastest at.
     """
 
@@ -139,7 +105,10 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` is the inverse."""
-        return {"format": self.format, **asdict(self)}
+        raw = {"format": self.format, **asdict(self)}
+        if self.format == 1:  # the digest of a plan is that of what it said when it was written
+            del raw["roles"]
+        return raw
 
     @classmethod
     def from_json(cls, raw: Any) -> Manifest:
@@ -150,38 +119,68 @@ class Manifest:
 def _manifest_from_json(raw: Any) -> Manifest:
     if not isinstance(raw, dict) or "format" not in raw:
         raise PlanError("not a vlf.plan: manifest.json has no format number")
-    if raw["format"] not in FORMATS:
+    if type(raw["format"]) is not int or raw["format"] not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
         raise PlanMismatch(
-            f"plan format {raw['format']!r}; this version of vlf_edge reads {' and '.join(map(str, FORMATS))}: "
-            "upgrade vlf_edge"
+            f"plan format {repr(raw['format'])[:40]}; this version of vlf_edge reads {known}: upgrade vlf_edge"
         )
     try:
         raw = raw if raw["format"] > 1 else {**raw, "roles": {}}
         values = {f.name: raw[f.name] for f in fields(Manifest)}
-        values["labels"] = tuple(_label(label) for label in values["labels"])
-        values["stages"] = tuple(_checked(stage, str, "stage") for stage in values["stages"])
+        values["labels"] = tuple(_text(label, "label") for label in _list(values["labels"], "labels", MAX_CLASSES))
+        values["stages"] = tuple(_text(stage, "stage") for stage in _list(values["stages"], "stages", MAX_STAGES))
         values["preprocess"] = Preprocess(**values["preprocess"])
         values["sampling"] = Sampling(**values["sampling"])
-        values["graphs"] = tuple(_graph_from_json(graph) for graph in values["graphs"])
-        values["engines"] = tuple(_engine_from_json(engine) for engine in values["engines"])
+        values["graphs"] = tuple(map(_graph_from_json, _list(values["graphs"], "graphs", MAX_PARTS)))
+        values["engines"] = tuple(map(_engine_from_json, _list(values["engines"], "engines", MAX_PARTS, least=0)))
         for name in ("model", "weights", "quantization", "versions", "members", "roles"):
             _checked(values[name], dict, name)
         _checked(values["weights"].get("record", {}), dict, "training record")
+        for stage, roles in values["roles"].items():
+            if stage not in values["stages"]:
+                raise ValueError(f"roles of {stage!r}, which is none of its stages")
+            for name, role in _checked(roles, dict, "roles").items():
+                _text(name, "name of a tensor"), _text(role, f"role of {name}")
+        for name, value in values["model"].items():
+            _text(name, "name of a size"), isinstance(value, str) and _text(value, name)
+        for name, version in values["versions"].items():
+            _text(name, "name of a library"), _text(version, f"version of {name}")
+        if len(values["members"]) > MAX_PARTS:
+            raise ValueError(f"{len(values['members'])} members, expected 0 to {MAX_PARTS}")
         for name, entry in values["members"].items():
-            _checked(entry["sha256"], str, f"{name} sha256"), _checked(entry["bytes"], int, f"{name} bytes")
-        manifest = Manifest(**values)
+            _text(name, "name of a member")
+            if not _SHA256.fullmatch(_checked(entry["sha256"], str, f"{name} sha256")):
+                raise ValueError(f"{name} sha256 is {entry['sha256']!r}")
+            _number(entry["bytes"], f"{name} bytes", 0, 1 << 40)
+        if values["precision"] not in PRECISIONS:
+            raise ValueError(f"precision {values['precision']!r}, expected one of {', '.join(PRECISIONS)}")
+        _check_parts(values["stages"], values["graphs"], values["engines"])
     except (KeyError, TypeError, ValueError, AttributeError, VlfError) as error:
-        raise PlanError(f"not a sound vlf.plan: manifest.json is missing or misstates something ({error!r})") from None
-    if manifest.precision not in PRECISIONS:
-        raise PlanError(
-            f"not a sound vlf.plan: precision {manifest.precision!r}, expected one of {', '.join(PRECISIONS)}"
-        )
-    for graph in manifest.graphs:
-        if graph.stage not in manifest.stages:
-            raise PlanError(f"not a sound vlf.plan: a graph of stage {graph.stage!r}, which is none of its stages")
-    if not manifest.stages or not 0 < len(manifest.labels) <= _MAX_CLASSES:
-        raise PlanError(f"not a sound vlf.plan: {len(manifest.stages)} stages and {len(manifest.labels)} labels")
+        # What stands in the file may be of any length; repr shows what cannot be printed as escapes.
+        shown = repr(error) if len(repr(error)) <= _SHOWN else f"{repr(error)[:_SHOWN]}..."
+        raise PlanError(f"not a sound vlf.plan: manifest.json is missing or misstates something ({shown})") from None
+    manifest = Manifest(**values)
+    sizes = {
+        "H": manifest.preprocess.height_px,
+        "W": manifest.preprocess.width_px,
+        "K": manifest.sampling.frames,
+        "C": len(manifest.labels),
+    }
+    check_interface(manifest.stage_roles, manifest.graphs, sizes, manifest.sampling.phases)
     return manifest
+
+
+def _check_parts(stages: tuple[str, ...], graphs: tuple[Graph, ...], engines: tuple[EngineInfo, ...]) -> None:
+    for part in (*graphs, *engines):
+        if part.stage not in stages:
+            raise ValueError(f"{part.member} is of stage {part.stage!r}, which is none of its stages")
+    for what, names in (
+        ("stages", stages),
+        ("graphs", [(graph.stage, graph.kind) for graph in graphs]),
+        ("engines", [engine.member for engine in engines]),
+    ):
+        if len(set(names)) < len(names):
+            raise ValueError(f"two {what} of one name")
 
 
 def _roles_of(manifest: Manifest, stage: str) -> StageRoles:
@@ -203,9 +202,11 @@ def _roles_of(manifest: Manifest, stage: str) -> StageRoles:
         and sum(role != "state" for role in inputs.values()) == 1
         and sum(role in ("tokens", "logits") for role in outputs.values()) == 1
         and sorted(state.values()) == sorted(name for name, role in outputs.items() if role == "state")
+        and set(given) <= {*inputs, *outputs}
     )
     if not sound:
-        raise PlanError(f"not a sound vlf.plan: the roles of stage {stage!r} do not fit its tensors: {given}")
+        shown = f"{given}"[:_SHOWN]
+        raise PlanError(f"not a sound vlf.plan: the roles of stage {stage!r} do not fit its tensors: {shown}")
     return StageRoles(stage, inputs, outputs, state)
 
 
@@ -219,35 +220,61 @@ def _usual_roles(manifest: Manifest, stage: str, graph: Graph) -> dict[str, str]
 def _graph_from_json(raw: dict[str, Any]) -> Graph:
     if raw["kind"] not in GRAPH_KINDS:
         raise ValueError(f"graph kind {raw['kind']!r}")
-    names = {name: _checked(raw[name], str, name) for name in ("stage", "kind", "member")}
+    names = {name: _text(raw[name], name) for name in ("stage", "kind", "member")}
     return Graph(**names, inputs=_specs_from_json(raw["inputs"]), outputs=_specs_from_json(raw["outputs"]))
 
 
 def _specs_from_json(raw: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    specs = [TensorSpec(_checked(s["name"], str, "name"), np.dtype(s["dtype"]).name, tuple(s["shape"])) for s in raw]
-    for spec in specs:
-        if not spec.shape or not all(isinstance(n, str) or 0 < _checked(n, int, "size") < 1 << 24 for n in spec.shape):
-            raise ValueError(f"tensor {spec}")
-    return tuple(specs)
+    return tuple(map(_spec_from_json, _list(raw, "tensors", MAX_TENSORS)))
+
+
+def _spec_from_json(raw: dict[str, Any]) -> TensorSpec:
+    name, dtype = _text(raw["name"], "name of a tensor"), _text(raw["dtype"], "dtype")
+    if dtype not in DTYPES:  # a table, not np.dtype(): that reads a language of its own
+        raise ValueError(f"tensor {name} has the dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
+    shape = tuple(
+        _text(size, f"axis of {name}") if isinstance(size, str) else _number(size, f"size of {name}", 1, MAX_SIZE)
+        for size in _list(raw["shape"], f"shape of tensor {name}", MAX_AXES)
+    )
+    return TensorSpec(name, dtype, shape)
 
 
 def _engine_from_json(raw: dict[str, Any]) -> EngineInfo:
-    names = ("stage", "target", "member", "library", "version", "device")
+    names = ("stage", "target", "member", "library", "version")
+    max_batch = _number(raw["max_batch"], "max_batch", 1, MAX_BATCH)
     return EngineInfo(
-        **{name: _checked(raw[name], str, name) for name in names},
-        compute_capabilities=tuple(_checked(c, str, "compute capability") for c in raw["compute_capabilities"]),
-        **{name: _checked(raw[name], int, name) for name in ("max_batch", "opt_batch")},
+        **{name: _text(raw[name], name) for name in names},
+        compute_capabilities=tuple(
+            _text(capability, "compute capability")
+            for capability in _list(raw["compute_capabilities"], "compute capabilities", MAX_PARTS)
+        ),
+        device=_text(raw["device"], "device", least=0),
+        max_batch=max_batch,
+        opt_batch=_number(raw["opt_batch"], "opt_batch", 1, max_batch),
     )
 
 
-def _label(raw: Any) -> str:
-    # Labels are printed: control characters would reach the terminal.
-    if not _checked(raw, str, "label").isprintable():
-        raise ValueError(f"label {raw!r}")
+def _text(raw: Any, what: str, least: int = 1) -> str:
+    # Names are printed: control characters would reach the terminal.
+    if not least <= len(_checked(raw, str, what)) <= MAX_CHARACTERS or not raw.isprintable():
+        raise ValueError(f"{what} {raw[:60]!r}, expected {least} to {MAX_CHARACTERS} characters that can be printed")
     return raw
 
 
-def _checked(value: Any, kind: type, what: str) -> Any:
+def _list(raw: Any, what: str, most: int, least: int = 1) -> list[Any]:
+    if not least <= len(_checked(raw, (list, tuple), what)) <= most:
+        raise ValueError(f"{len(raw)} {what}, expected {least} to {most}")
+    return raw
+
+
+def _number(raw: Any, what: str, least: int, most: int) -> int:
+    if not least <= _checked(raw, int, what) <= most:
+        raise ValueError(f"{what} is {raw}, expected {least} to {most}")
+    return raw
+
+
+def _checked(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{what} is {type(value).__name__}, expected {kind.__name__}")
+        expected = kind[0] if isinstance(kind, tuple) else kind
+        raise TypeError(f"{what} is {type(value).__name__}, expected {expected.__name__}")
     return value

@@ -12,10 +12,11 @@ from vlf_edge.compiler.graph import Session
 
 from .conftest import sized_frames
 
-# Relative, of the norm of the logits. fp32: TensorRT may round factors to TF32's 10 bits (5e-4 each, and errors of many
-# products cancel). fp16: 10 bits too, but sums between layers are rounded as well, at other places than on a CPU. int8:
-# the same Q/DQ graph, but a value that fp16 rounding moves over the edge of a step is a whole step (1/127) off.
-TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
+# Relative, of the norm of the logits. fp32: 23 bits (6e-8 each) and sums in another order; TF32, which would round
+# factors to 10 bits, is off (conftest.py). fp16: 10 bits (5e-4 each; errors of many products cancel), but
+# sums between layers are rounded as well, at other places than on a CPU. int8: the same Q/DQ graph, but a value that
+# fp16 rounding moves over the edge of a step is a whole step (1/127) off.
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}
 
 
 def reference_logits(plan: Plan, frames: np.ndarray) -> np.ndarray:
@@ -37,11 +38,11 @@ def pushed(runtime, frames: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_engines_answer_as_onnx_runtime_on_real_clips(trained, on_gpu, real_clips, precision):
+def test_engines_answer_as_onnx_runtime_on_videos(trained, on_gpu, videos, precision):
     plan = Plan.open(trained[precision])
     answers = []
     with on_gpu(plan) as runtime:
-        for clip in real_clips:
+        for clip in videos:
             frames = sized_frames(plan, clip, plan.manifest.sampling.frames)
             found, expected = runtime.classify(frames).logits, reference_logits(plan, frames)
             assert relative(found, expected) < TOLERANCE[precision], clip.name
@@ -51,10 +52,10 @@ def test_engines_answer_as_onnx_runtime_on_real_clips(trained, on_gpu, real_clip
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_the_stream_is_the_clip_on_the_device(trained, on_gpu, real_clips, precision):
+def test_the_stream_is_the_clip_on_the_device(trained, on_gpu, videos, precision):
     plan = Plan.open(trained[precision])
     window = plan.manifest.sampling.frames
-    frames = sized_frames(plan, real_clips[0], 3 * window)
+    frames = sized_frames(plan, videos[0], 3 * window)
     with on_gpu(plan) as runtime:
         live = pushed(runtime, frames)
         assert len(live) == len(frames) - window + 1
@@ -64,10 +65,10 @@ def test_the_stream_is_the_clip_on_the_device(trained, on_gpu, real_clips, preci
             assert relative(logits, whole.astype(np.float64)) < TOLERANCE[precision], f"window {start}"
 
 
-def test_another_phase_and_a_gap_leave_the_ring_right(trained, on_gpu, real_clips):
+def test_another_phase_and_a_gap_leave_the_ring_right(trained, on_gpu, videos):
     plan = Plan.open(trained["fp16"])
     window = plan.manifest.sampling.frames
-    frames = sized_frames(plan, real_clips[0], 2 * window + 3)
+    frames = sized_frames(plan, videos[0], 2 * window + 3)
     with on_gpu(plan, phases=2) as runtime:
         grid_s = runtime.recognizer.sampling.grid_s
         states = [runtime.push(frame, number * grid_s).state for number, frame in enumerate(frames[:5])]
@@ -79,9 +80,9 @@ def test_another_phase_and_a_gap_leave_the_ring_right(trained, on_gpu, real_clip
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_with_and_without_a_cuda_graph_the_answers_are_equal(trained, on_gpu, real_clips, precision):
+def test_with_and_without_a_cuda_graph_the_answers_are_equal(trained, on_gpu, videos, precision):
     plan = Plan.open(trained[precision])
-    frames = np.concatenate([sized_frames(plan, clip, plan.manifest.sampling.frames) for clip in real_clips])
+    frames = np.concatenate([sized_frames(plan, clip, plan.manifest.sampling.frames) for clip in videos])
     with on_gpu(plan, cuda_graph=True) as runtime:
         replayed = pushed(runtime, frames)
         again = runtime.classify(frames[: plan.manifest.sampling.frames]).logits
@@ -94,9 +95,9 @@ def test_with_and_without_a_cuda_graph_the_answers_are_equal(trained, on_gpu, re
     assert min(steps) > 1e-3, "a graph that replays an old answer would be seen in every step"
 
 
-def test_two_runtimes_at_once_answer_as_each_alone(trained, on_gpu, real_clips):
+def test_two_runtimes_at_once_answer_as_each_alone(trained, on_gpu, videos):
     jobs = {}
-    for precision, clip in (("fp16", real_clips[0]), ("int8", real_clips[-1])):
+    for precision, clip in (("fp16", videos[0]), ("int8", videos[-1])):
         plan = Plan.open(trained[precision])
         frames = np.tile(sized_frames(plan, clip, 40), (5, 1, 1, 1))
         with on_gpu(plan) as runtime:

@@ -41,8 +41,8 @@ def plan(trained) -> Plan:
     return Plan.open(trained["fp16"])
 
 
-def test_frames_on_the_device_decide_as_those_of_the_host(plan, on_gpu, real_clips, to_gpu):
-    frames = sized_frames(plan, real_clips[0], 2 * plan.manifest.sampling.frames)
+def test_frames_on_the_device_decide_as_those_of_the_host(plan, on_gpu, videos, to_gpu):
+    frames = sized_frames(plan, videos[0], 2 * plan.manifest.sampling.frames)
 
     def decisions(images) -> list[np.ndarray]:
         with on_gpu(plan) as runtime:
@@ -57,10 +57,10 @@ def test_frames_on_the_device_decide_as_those_of_the_host(plan, on_gpu, real_cli
     assert not np.array_equal(from_host[0], from_host[-1])
 
 
-def test_a_frame_may_be_overwritten_once_its_decision_is_there(plan, on_gpu, real_clips, to_gpu):
+def test_a_frame_may_be_overwritten_once_its_decision_is_there(plan, on_gpu, videos, to_gpu):
     """What a camera's ring of GPU buffers does: a decision must not depend on what is in the buffer later."""
     window = plan.manifest.sampling.frames
-    frames = sized_frames(plan, real_clips[0], 3 * window)
+    frames = sized_frames(plan, videos[0], 3 * window)
     white = to_gpu(np.full_like(frames[0], 255))
     with on_gpu(plan) as runtime:
         step_s, kept = runtime.recognizer.sampling.grid_s, []

@@ -12,9 +12,9 @@ from ..telemetry import barred
 _INSTALL = {
     "openvino": "pip install 'vlf_edge[cpu]'",
     "onnxruntime": "pip install 'vlf_edge[build]'",
-    "tensorrt_rtx": "pip install 'vlf_edge[rtx]'",
-    "tensorrt": "pip install 'vlf_edge[tensorrt]' (on a Jetson: sudo apt install python3-libnvinfer, and a virtual "
-    "environment made with --system-site-packages)",
+    "tensorrt_rtx": "pip install 'vlf_edge[rtx]' (for a driver of CUDA 12: 'vlf_edge[rtx-cu12]')",
+    "tensorrt": "pip install 'vlf_edge[tensorrt]' (for a driver of CUDA 12: 'vlf_edge[tensorrt-cu12]'; on a "
+    "Jetson: sudo apt install python3-libnvinfer, and a virtual environment made with --system-site-packages)",
 }
 
 

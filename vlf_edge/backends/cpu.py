@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from weakref import WeakSet
 
 import numpy as np
@@ -89,3 +92,22 @@ def _keep_for_ever() -> None:
 
 
 os.register_at_fork(after_in_child=_keep_for_ever)
+
+
+@cache
+def int8_saturates(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:
+    """Whether this CPU cannot multiply int8 exactly: x86 without VNNI or AMX.
+
+    The instruction that such CPUs have adds two products of uint8 and int8 in 16 bits, which is too few: large sums are
+    cut off. OpenVINO and ONNX Runtime use it all the same (measured on AVX2 with vlf-tiny: tokens off by 4.0 and 1.0 %
+    of what the graph says, as much again as INT8 itself costs). Both can be told to compute a quantised graph in float,
+    which gives what it says, to 0.1 %, in the time of float.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        lines = Path(cpuinfo).read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
+    return flags is not None and not {"avx512_vnni", "avx_vnni", "amx_int8"} & {*flags}

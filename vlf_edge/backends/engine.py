@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import ShapeError, VlfError
 from ..types import TensorSpec
 
 
@@ -44,11 +44,18 @@ class Engine(ABC):
         """Runs the stage once.
 
         inputs: one array for each of ``self.inputs``, of its exact dtype and shape. Returns one new array for each of
-        ``self.outputs``; it belongs to the caller. Raises ShapeError (got, expected) before anything is run.
+        ``self.outputs``; it belongs to the caller. Raises ShapeError (got, expected) before anything is run, and
+        VlfError with the library's words if it fails, as it may for want of memory or for a graph from a stranger.
         """
         self.check_open()
         self._check(inputs)
-        return self._infer(inputs)
+        try:
+            return self._infer(inputs)
+        except VlfError:
+            raise
+        except Exception as error:  # each library has classes of its own
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise VlfError(f"{self.backend} failed to run {self!r}: {said[-1][:300]}") from error
 
     def infer_all(self, inputs: Mapping[str, np.ndarray], batch: int | None = None) -> dict[str, np.ndarray]:
         """As ``infer``, for any number n >= 1 of items (n, ...) in every input: in batches as large as the engine

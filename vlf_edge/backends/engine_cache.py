@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _MOST_ENTRIES = 32
 _MOST_BYTES = 2 << 30
 _ABANDONED_S = 3600.0
-_FORMAT = 1  # part of every key: another layout of the files must not read these
+_FORMAT = 2  # part of every key: another layout of the files, or another way to build, must not read these
 
 
 def engine_key(**depends_on: Any) -> str:

@@ -6,36 +6,54 @@ What was built here is kept (see ``EngineCache``), so that only the first start 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from .. import backends
 from ..errors import CompileError, PlanMismatch
+from ..interface import check_same
 from ..manifest import EngineInfo
 from ..plan import Plan
 from . import build_process, cuda, tensorrt
 from .engine import Engine
 from .engine_cache import EngineCache, engine_key
-from .tensorrt_build import rtx_capabilities
+from .tensorrt_build import default_workspace_bytes, rtx_capabilities
 
 log = logging.getLogger(__name__)
 
-# GPUs that TensorRT-RTX supports, from its support matrix; 12.1 runs what was built for 12.0.
-_RTX_RUNS_AS = {"7.5": "7.5", "8.0": "8.0", "8.6": "8.6", "8.9": "8.9", "12.0": "12.0", "12.1": "12.0"}
+_FIRST_PORTABLE = (8, 0)  # the first compute capability that TensorRT-RTX's engine for many GPUs is made for
 _MAX_BATCH = 8  # where the plan has no engine that says otherwise, as ``vlf-edge build`` does
 
 
 def engine_serves(engine: EngineInfo, compute_capability: str) -> bool:
     """Whether an engine was built for GPUs of this compute capability ("8.6"). Only deserialising is proof."""
-    runs_as = _RTX_RUNS_AS.get(compute_capability) if engine.library == "tensorrt_rtx" else None
-    return compute_capability in engine.compute_capabilities or runs_as in engine.compute_capabilities
+
+    def serves(built_for: str) -> bool:
+        later = re.fullmatch(r"(\d+\.\d+)\+", built_for)  # "12.1+": that one and all later ones
+        return _number(compute_capability) >= _number(later[1]) if later else compute_capability == built_for
+
+    return any(map(serves, engine.compute_capabilities))
 
 
-def open_all(plan: Plan, opener: Callable[[str], Engine]) -> dict[str, Engine]:
-    """Opens all stages or none: if one fails, those before it are closed."""
+def _number(compute_capability: str) -> tuple[int, ...]:
+    """To compare by: "12.0" is more than "8.9"."""
+    return tuple(map(int, compute_capability.split(".")))
+
+
+def open_all(plan: Plan, kind: str, opener: Callable[[str], Engine]) -> dict[str, Engine]:
+    """Opens all stages or none: if one fails, those before it are closed.
+
+    kind: of the graphs that the engines are made of. Raises PlanMismatch if an engine takes or gives anything else
+    than the manifest says of its graph.
+    """
+    engines = {}
     with ExitStack() as opened:
-        engines = {stage: opened.enter_context(opener(stage)) for stage in plan.manifest.stages}
+        for stage in plan.manifest.stages:
+            engine = engines[stage] = opened.enter_context(opener(stage))
+            what = f"stage {stage!r} of {plan.path}, as {engine.backend} opens it,"
+            check_same(what, plan.manifest.graph(stage, kind), engine.inputs, engine.outputs)
         opened.pop_all()
     return engines
 
@@ -79,7 +97,7 @@ class GpuEngines:
                 return engine
             raise PlanMismatch(refused) from cause
 
-        engines = open_all(self._plan, opener)
+        engines = open_all(self._plan, "typed", opener)
         if unlike:
             log.info("%s runs here too, on %s; %s", _built_for(unlike[0]), self._here, self._remedy())
         return engines
@@ -129,7 +147,7 @@ class GpuEngines:
                     f"the engine of stage {stage!r} that was built here does not run: {error}"
                 ) from error
 
-        return open_all(self._plan, opener)
+        return open_all(self._plan, "typed", opener)
 
     def _run(self, engine_bytes: bytes) -> Engine:
         return tensorrt.TensorRTEngine(engine_bytes, self._library, self._device, cuda_graph=self._cuda_graph)
@@ -149,7 +167,7 @@ class GpuEngines:
 
     def _differs(self, engine: EngineInfo) -> bool:
         """Whether an engine that lists this GPU was yet made for something else than what is here."""
-        if self._gpu.compute_capability not in engine.compute_capabilities:
+        if not engine_serves(engine, self._gpu.compute_capability):
             return True
         if engine.library == "tensorrt_rtx":  # it compiles its kernels for the GPU at hand
             return False
@@ -165,15 +183,15 @@ class GpuEngines:
             "max_batch": max_batch,
             "opt_batch": opt_batch,
             "compute_capabilities": targets,
-            # Where CPU and GPU share their memory, the builder may not have all of it; how much is judgement.
-            "workspace_bytes": self._gpu.memory_bytes // 8 if self._gpu.integrated else None,
+            "workspace_bytes": default_workspace_bytes(self._gpu),
         }
 
     def _rtx_targets(self) -> tuple[str, ...]:
         capability, known = self._gpu.compute_capability, rtx_capabilities(self._trt)
-        for target in (capability, _RTX_RUNS_AS.get(capability)):
-            if target in known:
-                return (target,)
+        if capability in known:
+            return (capability,)
+        if _number(capability) >= _FIRST_PORTABLE:
+            return ()  # the engine for many GPUs: whether it fits this one, the library says when it is opened
         raise CompileError(
             f"tensorrt_rtx {self._trt.__version__} does not build for {self._gpu}, only for {', '.join(known)}; "
             f"TensorRT may: {backends.install_command('tensorrt')}"
@@ -190,10 +208,14 @@ class GpuEngines:
 
     def _remedy(self) -> str:
         target = self._library
-        if self._library == "tensorrt_rtx" and self._gpu.compute_capability in _RTX_RUNS_AS:
-            target = "rtx-turing" if self._gpu.compute_capability == "7.5" else "rtx"
-        elif self._library == "tensorrt_rtx":
-            target = "tensorrt"  # TensorRT-RTX does not support this GPU, TensorRT may.
+        if self._library == "tensorrt_rtx":
+            capability, known = self._gpu.compute_capability, rtx_capabilities(self._trt)
+            if capability == "7.5":
+                target = "rtx-turing"
+            elif capability in known or _number(capability) > _number(known[-1]):
+                target = "rtx"
+            else:
+                target = "tensorrt"  # TensorRT-RTX does not support this GPU, TensorRT may.
         return f"add an engine for this GPU with: vlf-edge build {self._plan.path} --target {target}"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import PlanMismatch
 from ..types import TensorSpec
 from . import load
-from .cpu import CpuEngine, said
+from .cpu import CpuEngine, int8_saturates, said
 
 # Each session has threads of its own, which after a run go on spinning: on the cores that the other stage needs now.
 # Stopping them made a vlf decision 1.6 times faster on two cores.
@@ -41,6 +41,8 @@ class OnnxRuntimeEngine(CpuEngine):
         options.log_severity_level = 4  # what goes wrong is in the exception; on stderr it would be said twice
         for name, value in SETTINGS.items():
             options.add_session_config_entry(name, value)
+        if int8_saturates():
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

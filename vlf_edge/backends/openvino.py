@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import PlanMismatch
 from ..types import TensorSpec
 from . import load
-from .cpu import CpuEngine, refuse_after_fork, said
+from .cpu import CpuEngine, int8_saturates, refuse_after_fork, said
 
 # One request at a time, as soon as can be; and threads that the system may move. Pinned to a core, as this hint has it
 # otherwise, a thread waits for whatever else runs on that core. Measured with benchmarks/threads.py and vlf-tiny on two
@@ -41,6 +41,8 @@ class OpenVINOEngine(CpuEngine):
             config["INFERENCE_PRECISION_HINT"] = "f32"
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
+        if int8_saturates():
+            config["LP_TRANSFORMS_MODE"] = False
         try:
             self._model = shared_core().compile_model(shared_core().read_model(onnx_bytes), "CPU", config)
             self._request = self._model.create_infer_request()

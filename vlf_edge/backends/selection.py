@@ -13,6 +13,7 @@ from .. import backends
 from ..errors import BackendMissing, CompileError, PlanMismatch, VlfError
 from ..plan import Plan
 from . import cuda
+from .cpu import int8_saturates
 from .engine import Engine
 from .gpu_engines import GpuEngines, open_all, why
 from .gpu_engines import engine_serves as engine_serves
@@ -83,58 +84,87 @@ def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
 
 
 def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool, threads: int | None) -> dict[str, Engine]:
-    reasons: list[str] = []
+    reasons: list[VlfError] = []
     if rebuild != "always":
         for library in GPU_BACKENDS:
             if any(engine.library == library for engine in plan.manifest.engines):
                 try:
                     return GpuEngines(plan, library, device, cuda_graph=cuda_graph).open_own()
                 except (BackendMissing, PlanMismatch) as error:
-                    reasons.append(why(error))
+                    reasons.append(error)
                 except VlfError as error:  # a lack of GPU memory, say, which no other engine would cure
-                    reasons.append(why(error))
+                    reasons.append(error)
                     rebuild = "never"
-    libraries = () if rebuild == "never" else tuple(filter(backends.installed, GPU_BACKENDS))
-    if rebuild == "always" and not libraries:
-        reasons.append("a rebuild was asked for, but neither TensorRT nor TensorRT-RTX is here")
+    libraries, reason = _gpu_libraries(device, asked=rebuild == "always" or device != 0)
+    if reason is not None and why(reason) not in map(why, reasons):
+        reasons.append(reason)
+    if rebuild == "never":
+        if libraries and not reasons:
+            reasons.append(PlanMismatch(f"{plan.path} has no engine for a GPU, and none is to be built"))
+        libraries = ()
     if libraries:
-        try:
-            cuda.probe(device)
-        except BackendMissing as error:
-            # Nobody without a GPU needs to be told so at every start, unless a GPU was asked for.
-            if (rebuild == "always" or device != 0) and why(error) not in reasons:
-                reasons.append(why(error))
-            libraries = ()
-    if libraries:
-        reason = _ASKED_FOR if rebuild == "always" else "; ".join(reasons) or f"{plan.path} has no engine for a GPU"
+        reason = _ASKED_FOR if rebuild == "always" else _said(reasons) or f"{plan.path} has no engine for a GPU"
         for library in libraries:
             try:
                 gpu = GpuEngines(plan, library, device, cuda_graph=cuda_graph)
                 return gpu.open_built(reason, refresh=rebuild == "always")
             except VlfError as error:  # the CPU can still decide
-                reasons.append(why(error))
+                reasons.append(error)
     return _open_on_cpu(plan, reasons, threads)
 
 
-def _open_on_cpu(plan: Plan, reasons: list[str], threads: int | None) -> dict[str, Engine]:
+def _gpu_libraries(device: int, asked: bool) -> tuple[tuple[str, ...], BackendMissing | None]:
+    """The GPU libraries that can be used here, and why none can if one is installed or a GPU was ``asked`` for.
+
+    Nobody without such a library needs to hear of it at every start; who installed one means to use it.
+    """
+    found = tuple(filter(backends.installed, GPU_BACKENDS))
+    if not found:
+        missing = f"GPU {device} was asked for, but neither TensorRT nor TensorRT-RTX is here"
+        return (), BackendMissing(missing) if asked else None
+    try:
+        cuda.probe(device)
+    except BackendMissing as error:
+        return (), error
+    return found, None
+
+
+def _said(reasons: list[VlfError]) -> str:
+    return "; ".join(map(why, reasons))
+
+
+def _open_on_cpu(plan: Plan, reasons: list[VlfError], threads: int | None) -> dict[str, Engine]:
     """reasons: why not the GPU. Nobody who is content with the CPU needs to hear at every start how to change that."""
     for name in filter(backends.installed, CPU_BACKENDS):
         try:
             engines = _open_portable(plan, name, threads)
         except BackendMissing as error:  # installed, but broken, or of no use in a forked process
-            reasons.append(why(error))
+            reasons.append(error)
             continue
         if reasons:
-            log.warning("running on the CPU with %s: %s", name, "; ".join(reasons))
+            log.warning("running on the CPU with %s: %s", name, _said(reasons))
         return engines
-    because = f" ({'; '.join(reasons)})" if reasons else ""
+    because = f" ({_said(reasons)})" if reasons else ""
     raise BackendMissing(
         f"nothing here can run {plan.path}: neither OpenVINO nor ONNX Runtime is here{because}; "
-        f"install one with: {backends.install_command('openvino')}"
+        + "; for the GPU: ".join([f"install one with: {backends.install_command('openvino')}", *_remedies(reasons)])
     )
 
 
+def _remedies(reasons: list[VlfError]) -> list[str]:
+    """What to do about them, each once: what follows on what is wrong."""
+    said = (str(reason).partition("; ")[2] for reason in reasons)
+    return list(dict.fromkeys(filter(None, said)))
+
+
 def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, Engine]:
+    if plan.manifest.precision == "int8" and backend in CPU_BACKENDS and int8_saturates():
+        log.warning(
+            "this CPU has no instructions that multiply int8 exactly (VNNI): %s computes the int8 plan in float, with "
+            "the same answers but no faster than fp32",
+            backend,
+        )
+
     def opener(stage: str) -> Engine:
         if backend == "fake":
             from .fake import FakeEngine
@@ -150,4 +180,4 @@ def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, E
 
         return OnnxRuntimeEngine(onnx_bytes, threads=threads)
 
-    return open_all(plan, opener)
+    return open_all(plan, "portable", opener)

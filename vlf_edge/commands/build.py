@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         metavar="TARGET",
         help="engines to compile: auto (all this machine can), cpu (none: the portable graph runs), "
-        "rtx (Ampere to Blackwell), rtx-turing, rtx:smNN such as rtx:sm86, tensorrt (this machine's GPU); several with "
+        "rtx (Ampere and later), rtx-turing, rtx:smNN such as rtx:sm86, tensorrt (this machine's GPU); several with "
         "commas (default: auto)",
     )
     add(

@@ -1,6 +1,6 @@
 """Record clips from a camera (or any source) to calibrate on.
 
-  vlf-edge capture 0 -o calibration/clips --clips 10 --seconds 4
+  vlf-edge capture 0 -o calibration/clips --clips 20 --seconds 4
   vlf-edge build base.plan --precision int8 --calib-data calibration/clips
 
 Record what the camera will see at work: its place, its light, and some of each action.

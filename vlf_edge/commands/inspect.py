@@ -21,7 +21,9 @@ _LABELS_SHOWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="a vlf.plan")
-    parser.add_argument("--verify", action="store_true", help="also read every member and check its SHA-256")
+    parser.add_argument(
+        "--verify", action="store_true", help="also read every member, check its SHA-256, and look through every graph"
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest and the report as JSON")
 
 
@@ -31,8 +33,7 @@ def main(args: argparse.Namespace) -> int:
 
     plan = Plan.open(args.plan)
     if args.verify:
-        for member in plan.manifest.members:
-            plan.read(member)
+        plan.verify()
     if args.json:
         json.dump(to_json(plan), sys.stdout, indent=1)
         print()

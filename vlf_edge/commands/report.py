@@ -33,7 +33,8 @@ def accuracy_rows(report: Mapping[str, Any], times: Times | None = None) -> list
     head = f"on {fidelity['windows']} {seen} windows{on}{known}; errors are relative to fp32 onnx, ms of this machine"
     rows = [("accuracy", head if times else head.split(", ms")[0])]
     rows += [("", f"  {line}") for line in _table(fidelity["rows"], times or {})]
-    return [*rows, *_gate_rows(report["gate"]), *_best_rows(report.get("best"))]
+    engines = _engine_rows(report.get("engines", {}))
+    return [*rows, *_gate_rows(report["gate"]), *engines, *_best_rows(report.get("best"))]
 
 
 def hygiene_rows(report: Mapping[str, Any]) -> list[Row]:
@@ -100,6 +101,11 @@ def _gate_rows(gate: Mapping[str, Any]) -> list[Row]:
             for e in gate["restored"]
         ]
     return rows
+
+
+def _engine_rows(engines: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Which engines all of the above does not tell of."""
+    return [("unproven", f"engine {target}: {e['why']}") for target, e in engines.items() if not e["measured"]]
 
 
 def _best_rows(best: Mapping[str, Any] | None) -> list[Row]:

@@ -69,10 +69,21 @@ def _add_learning_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--epochs", type=int, default=20, metavar="N", help="default: 20")
     add("--batch", type=int, default=32, metavar="N", help="clips of a step (default: 32)")
-    add("--clips-per-epoch", type=int, metavar="N", help="clips that make an epoch (default: all of DATA)")
+    add(
+        "--clips-per-epoch",
+        type=int,
+        metavar="N",
+        help="clips that make an epoch (default: all of DATA, 10 steps at least: few clips are seen several times)",
+    )
+    add(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop after N epochs without better validation, 0: never (default: with --from 8, else 0)",
+    )
     add("--val-clips", type=int, metavar="N", help="validate on at most N clips (default: all)")
     add("--span", dest="span_s", type=float, metavar="S", help="seconds of a window (default: DATA's median clip)")
-    add("--lr", type=float, metavar="X", help="highest learning rate (default: 1e-3, with --from 2e-4)")
+    add("--lr", type=float, metavar="X", help="highest learning rate (default: 1e-3, with --qat 2e-4)")
     add("--warmup", type=float, default=0.05, metavar="SHARE", help="of all steps (default: 0.05)")
     add("--weight-decay", type=float, default=0.05, metavar="X", help="default: 0.05")
     add("--clip-norm", type=float, default=1.0, metavar="X", help="largest norm of the gradient (default: 1)")
@@ -119,6 +130,8 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(outcome.to_json(), indent=1))
     elif outcome.record:
         print(_report(outcome))
+    if outcome.advice:
+        _log.warning("%s", outcome.advice)
     if not outcome.finished and not asked.is_set():
         _log.info("stopped before the end; the same command with --resume goes on")
     return 0
@@ -129,7 +142,7 @@ def _settings(args: argparse.Namespace) -> Any:
 
     same = (
         "data", "out", "half", "val", "model", "backbone", "size_px", "frames", "pretrained", "start", "qat", "epochs",
-        "batch", "clips_per_epoch", "val_clips", "span_s", "lr", "warmup", "weight_decay", "clip_norm",
+        "batch", "clips_per_epoch", "patience", "val_clips", "span_s", "lr", "warmup", "weight_decay", "clip_norm",
         "label_smoothing", "ema_decay", "motion_weight", "motion_weight_end", "hint_weight", "seed",
         "workers", "max_minutes", "compile",
     )  # fmt: skip

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 
 _DEFAULT_OUTPUT = "vlf.plan"
+_ADDED = {
+    "measured": False,
+    "why": "added after the plan was measured; vlf-edge eval PLAN DATA --against fp32 measures it where it runs",
+}
 
 
 def build(
@@ -94,7 +98,7 @@ def _prove_and_write(
     cache: Path,
     progress: Progress,
 ) -> Plan:
-    from .accuracy.validate import prove
+    from .accuracy.validate import measured_engines, prove
 
     def compiled(graphs: Graphs) -> Sequence[BuiltEngine]:
         if recipe.frontend == "onnx":
@@ -107,7 +111,9 @@ def _prove_and_write(
     draft, proof = prove(origin, precision, recipe, to_run, bool(targets), cache, progress)
     if not draft.passed:
         raise _refusal(draft, proof, output)
-    return _write(origin, draft.graphs, draft.engines if here else compiled(draft.graphs), proof, output)
+    engines = draft.engines if here else compiled(draft.graphs)
+    proof["engines"] = measured_engines([info for info, _ in engines], draft.rows)
+    return _write(origin, draft.graphs, engines, proof, output)
 
 
 def _is_default_output(path: str | os.PathLike[str]) -> bool:
@@ -236,7 +242,11 @@ def _write(
 def _add_engines(
     plan: Plan, recipe: Recipe, targets: Sequence[Target], output: str | os.PathLike[str], progress: Progress
 ) -> Plan:
-    """The same plan with engines added; those of the same target are replaced, all others kept."""
+    """The same plan with engines added; those of the same target are replaced, all others kept.
+
+    Nothing is measured: that needs clips, and perhaps another GPU. The report, which tells of the plan as it was, says
+    so of every engine that was added.
+    """
     manifest = plan.manifest
     if not targets:
         because = "--target cpu adds none" if recipe.target == "cpu" else "on this machine --target auto finds none"
@@ -251,7 +261,9 @@ def _add_engines(
     members = {name: plan.read(name) for name in manifest.members if name != "report.json"}
     members |= {info.member: data for info, data in engines}
     manifest = replace(manifest, engines=(*kept, *(info for info, _ in engines)))
-    return Plan.write(output, manifest, members, plan.report)
+    known = plan.report.get("engines")
+    told = {**(known if isinstance(known, dict) else {}), **{info.target: _ADDED for info, _ in engines}}
+    return Plan.write(output, manifest, members, {**plan.report, "engines": told})
 
 
 def _engines(

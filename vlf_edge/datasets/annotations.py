@@ -201,7 +201,7 @@ def _something_labels(root: Path, used: set[str]) -> tuple[str, ...]:
     numbers = _parse_json(files[0], _read_text(files[0]))
     try:
         labels = tuple(sorted(numbers, key=lambda label: int(numbers[label])))
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):  # the last: of an infinite number
         raise VlfError(f'{files[0]} is no labels file: expected {{"class": "number", ...}}') from None
     if unknown := sorted(used - set(labels)):
         raise VlfError(f"{files[0]} does not list the classes {few(unknown)}, which the annotation uses")
@@ -215,6 +215,8 @@ def _parse_csv(path: Path, text: str) -> list[tuple[int, list[str]]]:
         table = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise VlfError(f"{path}, line {reader.line_num}: {error}; accepted: {ACCEPTED}") from None
+    if not table:
+        raise VlfError(f"{path} holds nothing but commas; accepted: {ACCEPTED}")
     if len(table[0][1]) < 2:
         raise VlfError(f"{path} is no annotation file: its first line has no comma; accepted: {ACCEPTED}")
     return table
@@ -249,7 +251,7 @@ def _read_epic(root: Path, tables: dict[str | None, tuple[Path, list[tuple[int, 
     for split, (file, ((_, header), *lines)) in tables.items():
         for number, cells in lines:
             where, values = f"{file}, line {number}", dict(zip(header, cells))
-            if any(not values.get(column) for column in _EPIC_COLUMNS) or not values["verb_class"].isdecimal():
+            if any(not values.get(column) for column in _EPIC_COLUMNS) or not _is_number(values["verb_class"]):
                 raise VlfError(f"{where}: expected a value for {', '.join(_EPIC_COLUMNS)}, the last a number")
             start_s, end_s = _stretch(values["start_timestamp"], values["stop_timestamp"], where)
             video = videos.get(values["video_id"], root / f"{values['video_id']}.MP4")
@@ -285,7 +287,7 @@ def _seconds(text: str, where: str) -> float:
     """Seconds, or hours:minutes:seconds."""
     try:
         seconds = sum(float(part) * 60**i for i, part in enumerate(reversed(text.split(":"))))
-    except ValueError:
+    except (ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
         raise VlfError(f"{where}: {text!r} is no time; expected seconds or hours:minutes:seconds")
@@ -314,7 +316,12 @@ def _checked_label(label: str, where: object) -> str:
 def _sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Sorted, and as numbers where all are: class 10 comes after class 9."""
     unique = set(labels)
-    return tuple(sorted(unique, key=int) if all(map(str.isdecimal, unique)) else sorted(unique))
+    return tuple(sorted(unique, key=int) if all(map(_is_number, unique)) else sorted(unique))
+
+
+def _is_number(text: str) -> bool:
+    """True for digits, but not for more of them than any class number has: Python refuses to read thousands."""
+    return text.isdecimal() and len(text) < 20
 
 
 def few(names: Sequence[str], count: int = 5) -> str:

@@ -10,22 +10,24 @@ from __future__ import annotations
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import SourceError, VlfError
-from ..types import Preprocess, Sampling
+from ..types import Frame, Preprocess, Sampling
 from ..video.preprocess import Preprocessor
 from ..video.sampler import segment_centres
 from .annotations import Row, few, read_annotations
 from .augment import Augmentation, enlarged, find_mirrors, flip_table
-from .frames import measure_extent, read_frames, segment_instants
+from .frames import measure_extent, pick_frames, read_frames, read_stretch, segment_instants
 from .splits import SPLITS, check_labels, choose_rows, divide
 
 LONGEST_SPAN_S = 10.0
 _MEASURED_CLIPS = 32
+_KEPT_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class ClipDataset(ABC):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def keep(self, most_bytes: int, threads: int = 1) -> bool:
+        """Reads all clips once and holds what training draws its samples from, if that takes ``most_bytes`` at most;
+        samples stay what they were. Processes forked afterwards share the memory. True if it is held."""
+        return False
+
     @abstractmethod
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         """One window of clip ``index``.
@@ -112,17 +119,41 @@ class VideoDataset(ClipDataset):
         shared = mmap.mmap(-1, max(1, 16 * len(self.clips)))
         self._extents_s = np.frombuffer(shared, np.float64, 2 * len(self.clips)).reshape(-1, 2)
         self._extents_s[:] = np.nan
+        self._kept: dict[int, tuple[Frame, ...]] = {}
+
+    def keep(self, most_bytes: int, threads: int = 1) -> bool:
+        kept: dict[int, tuple[Frame, ...]] = {}
+        prepare, total = Preprocessor(self._larger), 0
+
+        def read(index: int) -> tuple[Frame, ...]:
+            try:
+                return read_stretch(self.clips[index].name, *self._stretch(index), prepare)
+            except SourceError:
+                return ()  # named and counted when it is asked for
+
+        # A few at a time: what the first ones take says early whether all of them fit.
+        with ThreadPoolExecutor(threads) as pool:
+            for begin in range(0, len(self), _KEPT_AT_ONCE):
+                indices = range(begin, min(begin + _KEPT_AT_ONCE, len(self)))
+                kept.update(zip(indices, pool.map(read, indices)))
+                total += sum(frame.image.nbytes for index in indices for frame in kept[index])
+                if total * len(self) > most_bytes * len(kept):
+                    return False
+        self._kept = {index: frames for index, frames in kept.items() if frames}
+        return True
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         clip = self.clips[index]
         start_s, end_s = self._stretch(index)
         draws = None if rng is None else rng.random(1 + self._frames)
         instants_s = segment_instants(start_s, end_s, self._frames, self.span_s, draws)
-        prepare = Preprocessor(self._preprocess if rng is None else self._larger)
-        frames, label = read_frames(clip.name, instants_s, prepare), clip.label
-        if rng is not None:
-            frames, label = self._augment(frames, label, rng)
-        return Sample(frames, label)
+        if rng is None:
+            return Sample(read_frames(clip.name, instants_s, Preprocessor(self._preprocess)), clip.label)
+        if index in self._kept:
+            frames = pick_frames(clip.name, self._kept[index], instants_s, prepare=lambda image: image)
+        else:
+            frames = read_frames(clip.name, instants_s, Preprocessor(self._larger))
+        return Sample(*self._augment(frames, clip.label, rng))
 
     def _stretch(self, index: int) -> tuple[float, float]:
         """Where the clip begins and ends, s. What an annotation says about the end is taken as it is."""

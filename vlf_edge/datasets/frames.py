@@ -8,8 +8,9 @@ before it. On a steady frame rate that is what ``Runtime.classify`` takes; on a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,21 +69,45 @@ def read_frames(name: str, instants_s: Sequence[float], prepare: Callable[[np.nd
     uint8, called once for each frame used. Only two frames are held at a time. An instant before the first frame takes
     that, one after the last takes the last. Raises SourceError if the source does not open or ends before half of them.
     """
+    with closing(_frames_from(name, instants_s[0])) as frames:
+        return pick_frames(name, frames, instants_s, prepare)
+
+
+def pick_frames(
+    name: str, frames: Iterable[Frame], instants_s: Sequence[float], prepare: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """What ``read_frames`` gives, from frames in hand: those of the source ``name``, in order, the first of them seen
+    at or before the first instant. Takes no more of them than it needs."""
     taken: list[np.ndarray] = []
     shown, pixels, longest_gap_s = None, None, 0.0
-    with closing(_frames_from(name, instants_s[0])) as frames:
-        for frame in frames:
-            while shown and len(taken) < len(instants_s) and frame.t_s > instants_s[len(taken)] + TOLERANCE_S:
-                pixels = prepare(shown.image) if pixels is None else pixels
-                taken.append(pixels)
-            if len(taken) == len(instants_s):
-                return np.stack(taken)
-            if shown:
-                longest_gap_s = max(longest_gap_s, frame.t_s - shown.t_s)
-            shown, pixels = frame, None
+    for frame in frames:
+        while shown and len(taken) < len(instants_s) and frame.t_s > instants_s[len(taken)] + TOLERANCE_S:
+            pixels = prepare(shown.image) if pixels is None else pixels
+            taken.append(pixels)
+        if len(taken) == len(instants_s):
+            return np.stack(taken)
+        if shown:
+            longest_gap_s = max(longest_gap_s, frame.t_s - shown.t_s)
+        shown, pixels = frame, None
     _check_end(name, instants_s, shown, longest_gap_s)
     pixels = prepare(shown.image) if pixels is None else pixels
     return np.stack(taken + [pixels] * (len(instants_s) - len(taken)))
+
+
+def read_stretch(
+    name: str, start_s: float, end_s: float, prepare: Callable[[np.ndarray], np.ndarray]
+) -> tuple[Frame, ...]:
+    """The frames, prepared, that ``pick_frames`` needs for any instants between ``start_s`` and ``end_s``: from the one
+    seen at the first to the first after the last. Raises SourceError if the source does not open."""
+    kept: list[Frame] = []
+    with closing(_frames_from(name, start_s)) as frames:
+        for frame in frames:
+            if kept and frame.t_s <= start_s + TOLERANCE_S:
+                kept.pop()  # nobody sees it any more
+            kept.append(replace(frame, image=prepare(frame.image)))
+            if frame.t_s > end_s + TOLERANCE_S:
+                break
+    return tuple(kept)
 
 
 def _check_end(name: str, instants_s: Sequence[float], last: Frame | None, gap_s: float) -> None:

@@ -25,7 +25,7 @@ def onnx_folder(plan: Plan, kind: str) -> Folder:
     return Folder(
         files={
             README: partial(readme, plan, kind, lines),
-            **{name: partial(plan.read, graph.member) for name, graph in graphs.items()},
+            **{name: partial(plan.graph, graph.stage, kind) for name, graph in graphs.items()},
         },
         about={
             **about(plan),

@@ -6,9 +6,11 @@ A safetensors file carries, as JSON under the metadata key "vlf_edge": sizes (th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..atomic import replacing
 from ..errors import VlfError, WeightsError
 from . import sizes_from_json
 
 if TYPE_CHECKING:
-    from .vlf import VLF
+    from .vlf import VLF, VLFSizes
 
 _KEY = "vlf_edge"
+# Of a file's sizes: a number in a backbone's options, and the tensors made to look at the model.
+_LARGEST_OPTION, _MOST_TENSORS = 8192, 20_000
 _SUFFIXES = (".safetensors", ".pt", ".pth")
 # Weights that come with the package, by the name of their model.
 SHIPPED = {"vlf-tiny": Path(__file__).parents[1] / "weights" / "vlf-tiny.safetensors"}
@@ -82,7 +87,7 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
             "with vlf-edge"
         )
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         raise WeightsError(f"no weights at {path}") from None
     except OSError as error:
@@ -90,16 +95,76 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
     about, state = _from_safetensors(path, data) if path.suffix == ".safetensors" else _from_torch(path, data)
     try:
         sizes = sizes_from_json(about["sizes"])
+        _check_state(path, _expected(sizes), state)
         with torch.random.fork_rng(devices=[]):  # its random weights are about to be replaced
             model = sizes.build()
-    except VlfError as error:
-        raise WeightsError(f"weights {path} do not describe a model of this version: {error}") from error
+    except WeightsError:
+        raise
+    except (VlfError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        said = " ".join(str(error).split())[:400]
+        raise WeightsError(f"weights {path} do not describe a model of this version: {said}") from error
     labels = _checked_labels(path, about["labels"], sizes.classes)
     if not isinstance(about["record"], dict):
         raise WeightsError(f"weights {path}: the training record is not an object of names and values")
-    _check_state(path, model.state_dict(), state)
     model.load_state_dict(state)
     return LoadedWeights(model.eval(), labels, about["record"], hashlib.sha256(data).hexdigest())
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. Raises OSError for anything that may block or never end: a pipe, a device."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.read_bytes()
+
+
+def read_safetensors(data: bytes, key: str) -> tuple[Any, dict[str, Tensor]]:
+    """The JSON document under the metadata key ``key``, and the tensors on the CPU.
+
+    Raises SafetensorError for what is no safetensors file, KeyError, ValueError, TypeError or RecursionError if there
+    is no such document, or one that is not plain: NaN and infinity are no JSON, lone surrogates are no text.
+    """
+    state = safetensors.torch.load(data)  # checks the header that is read again
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    text = header["__metadata__"][key]
+    document = json.loads(text, parse_constant=_refuse_constant)
+    json.dumps(document, ensure_ascii=False).encode()
+    return document, state
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _expected(sizes: VLFSizes) -> dict[str, Tensor]:
+    """What a model of these sizes holds, as tensors without memory: a file's sizes may ask for any amount of it.
+    Raises VlfError as soon as there are more than any network of timm makes."""
+    _check_numbers(sizes.backbone_options)
+    made = 0
+
+    def register(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal made
+        made += parameter is not None
+        if made > _MOST_TENSORS:
+            raise VlfError(f"its sizes ask for more than {_MOST_TENSORS} tensors")
+
+    watch = register_module_parameter_registration_hook(register)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return sizes.build().state_dict()
+    finally:
+        watch.remove()
+
+
+def _check_numbers(value: Any) -> None:
+    """Raises VlfError for a number in a backbone's options that no network of its kind has."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            _check_numbers(item)
+    elif isinstance(value, (int, float)) and not abs(value) <= _LARGEST_OPTION:
+        raise VlfError(f"backbone_options holds {value:.6g}, expected numbers up to {_LARGEST_OPTION}")
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
@@ -110,9 +175,7 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
 
 def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        state = safetensors.torch.load(data)  # checks the header that is read again below
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        about = json.loads(header["__metadata__"][_KEY])
+        about, state = read_safetensors(data, _KEY)
         return _checked_about(path, about, "record"), state
     except safetensors.SafetensorError as error:
         raise WeightsError(f"weights {path} are damaged or not safetensors: {error}") from None
@@ -150,6 +213,8 @@ def _checked_labels(path: Path, labels: Any, classes: int) -> tuple[str, ...]:
         raise WeightsError(f"weights {path}: labels are not a list of names")
     if len(labels) != classes:
         raise WeightsError(f"weights {path}: {len(labels)} labels for a model of {classes} classes")
+    if unprintable := [label for label in labels if not label.isprintable()]:
+        raise WeightsError(f"weights {path}: the label {unprintable[0]!r} is not printable text")
     return tuple(labels)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..atomic import replacing
 from ..errors import WeightsError
+from ..models.weights import read_regular, read_safetensors
 from . import curves
 
 _KEY = "vlf_edge_run"
@@ -94,16 +95,17 @@ def save_state(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], values: 
 def load_state(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What ``save_state`` wrote, tensors on the CPU. Raises WeightsError for a missing, damaged or foreign file."""
     try:
-        data = path.read_bytes()
-        flat = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        values = json.loads(header["__metadata__"][_KEY])
+        values, flat = read_safetensors(read_regular(path), _KEY)
     except FileNotFoundError:
         raise WeightsError(f"there is no run to resume at {path}; leave out --resume to start one") from None
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror}") from None
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged or not the state of a run: {error}; start without --resume") from None
+    broken = next((name for name, tensor in flat.items() if not torch.isfinite(tensor).all()), None)
+    if broken is not None or not isinstance(values, dict):
+        wrong = f"{broken!r} holds NaN or infinite values" if broken is not None else "it lacks names and values"
+        raise WeightsError(f"{path} is damaged or not the state of a run: {wrong}; start without --resume")
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         group, _, rest = name.partition("/")
@@ -118,8 +120,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of ``optimizer_tensors``."""
+    """The inverse of ``optimizer_tensors``. Raises ValueError for tensors that are not of this optimiser."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    expected = {f"{i}.{name}": p.shape for i, p in enumerate(parameters) for name in ("exp_avg", "exp_avg_sq")}
+    expected |= {f"{i}.step": torch.Size() for i in range(len(parameters))}
+    if tensors and {name: tensor.shape for name, tensor in tensors.items()} != expected:
+        raise ValueError("the moments in it are of other parameters")
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
@@ -130,9 +136,50 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+# What a state's values must look like: a type, {name: of that entry} (others may be there too), [of each entry], or
+# {str: of each value}.
+_VALUES = {
+    "identity": {}, "step": int, "clips": int, "seconds": float, "sums": [float], "scaler": {str: float},
+    "broken": {str: str}, "history": [dict.fromkeys(curves.COLUMNS, float)],
+}  # fmt: skip
+_BEST = {
+    "model": str, "epochs": float, "clips": int, "minutes": float, "span_s": float, "settings": {},
+    "broken": {"training": int, "validation": int},
+    "val": {"top1": float, "loss": float, "clips": int, "chance": float, "recall": {}},
+}  # fmt: skip
+
+
+def check_values(path: Path, values: Mapping[str, Any]) -> None:
+    """Raises WeightsError unless the values have the names and types that a run gives them."""
+    wrong = next((name for name in _VALUES if name not in values or not _fits(values[name], _VALUES[name])), None)
+    if wrong is None and not ("best" in values and (values["best"] is None or _fits(values["best"], _BEST))):
+        wrong = "best"
+    if wrong is not None:
+        raise WeightsError(
+            f"{path} is not the state of a run: {wrong!r} is not what it must be; start without --resume"
+        )
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, list):
+        return isinstance(value, list) and all(_fits(item, wanted[0]) for item in value)
+    if isinstance(wanted, dict):
+        if not isinstance(value, dict):
+            return False
+        if str in wanted:
+            return all(_fits(item, wanted[str]) for item in value.values())
+        return all(name in value and _fits(value[name], one) for name, one in wanted.items())
+    if wanted is str or isinstance(value, bool):
+        return wanted is type(value)
+    return isinstance(value, int if wanted is int else (int, float)) and 0 <= value < 2**53
+
+
 def check_same_run(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises WeightsError if a run is to be continued with other settings: the result would be of neither."""
     differ = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if differ:
-        said = ", ".join(f"{name} {before.get(name)!r} then and {now.get(name)!r} now" for name in differ[:4])
+        said = ", ".join(
+            f"{name if name in now else repr(name)[:80]} {before.get(name)!r:.80} then and {now.get(name)!r:.80} now"
+            for name in differ[:4]
+        )
         raise WeightsError(f"{path} is of a run with other settings: {said}; repeat its command, or leave out --resume")

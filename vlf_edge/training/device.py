@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import VlfError
 
+_log = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -84,11 +87,13 @@ def acquire_device() -> Iterator[Device]:
     of additions. Leaves the caller's random state as it was.
     """
     launched = dist.is_available() and dist.is_torchelastic_launched()
-    cuda = torch.cuda.is_available()
+    cuda, why = _look_for_gpu()
     if launched:
         _join(cuda)
     rank, world = (dist.get_rank(), dist.get_world_size()) if launched else (0, 1)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    if not cuda and rank == 0:
+        _log.info("no GPU that PyTorch can use%s: training on the CPU", f" ({why})" if why else "")
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
@@ -98,6 +103,16 @@ def acquire_device() -> Iterator[Device]:
         torch.backends.cudnn.deterministic = deterministic
         if launched:
             dist.destroy_process_group()
+
+
+def _look_for_gpu() -> tuple[bool, str]:
+    """(is there one, what PyTorch says if not). It says so anew wherever it looks, in each process: once is enough."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = torch.cuda.is_available()
+    if not found:
+        warnings.filterwarnings("ignore", message=".*(CUDA initialization|no accelerator is found)")
+    return found, " ".join(str(said[0].message).split())[:200] if said and not found else ""
 
 
 @contextmanager

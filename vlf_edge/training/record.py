@@ -19,7 +19,8 @@ _PACKAGES = ("torch", "timm", "numpy", "opencv-python")
 def scores_of(scores: Scores, labels: Sequence[str]) -> dict[str, Any]:
     """Plain JSON values of the record's entry "val"."""
     recall = {label: None if share is None else round(share, 4) for label, share in zip(labels, scores.recall)}
-    return {"top1": scores.top1, "loss": scores.loss, "clips": scores.clips, "recall": recall}
+    values = {name: getattr(scores, name) for name in ("top1", "loss", "clips", "chance")}
+    return {**values, "recall": recall}
 
 
 def rank(record: dict[str, Any]) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from .broken import BrokenClips
 from .checkpoint import (
     Outputs,
     check_same_run,
+    check_values,
     load_state,
     optimizer_tensors,
     restore_optimizer,
@@ -32,10 +33,12 @@ from .device import Device
 from .loader import Batch, Plan, shuffled_batches
 from .objective import Learner, Objective, load_teachers
 from .optimizer import WeightAverage, learning_rate, make_optimizer
+from .outlook import Outlook
 from .qat import plain_copy, trained_scales
 from .record import files, rank, scores_of, software
 from .settings import Settings
 from .validate import Scores, Validator
+from .verdict import has_stalled, verdict
 
 Progress = Callable[[str, int, int], None]
 _SAVE_EVERY_S = 300.0
@@ -49,7 +52,8 @@ _log = logging.getLogger(__name__)
 class Outcome:
     """What a run came to. best, last: the weights files. finished: False if it was stopped and can be resumed.
     history: one row for every finished epoch, as in the CSV. record: of the best weights, {} if there are none yet.
-    leads: True in the one process, of those torchrun started, that reports."""
+    leads: True in the one process, of those torchrun started, that reports. advice: what to do about a finished run
+    that plainly has not learned, else None."""
 
     best: Path
     last: Path
@@ -57,6 +61,7 @@ class Outcome:
     history: tuple[dict[str, Any], ...]
     record: dict[str, Any]
     leads: bool = True
+    advice: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -64,6 +69,7 @@ class Outcome:
             "best": str(self.best),
             "last": str(self.last),
             "finished": self.finished,
+            "advice": self.advice,
             "record": self.record,
             "history": list(self.history),
         }
@@ -105,7 +111,7 @@ class Run:
             teachers,
             settings.hint_weight,
         )
-        self.steps_per_epoch = max(1, round((settings.clips_per_epoch or len(learn)) / settings.batch))
+        self.steps_per_epoch = settings.steps_per_epoch(len(learn))
         self.steps = self.steps_per_epoch * settings.epochs
         self.validator = Validator(judge, device, max(1, settings.batch // device.world), settings.workers)
         self.broken = BrokenClips(learn, "training")
@@ -120,13 +126,21 @@ class Run:
         """How long the run has taken so far, without the pauses between stop and resumption."""
         return self._earlier_s + time.monotonic() - self._start_s
 
+    @property
+    def finished(self) -> bool:
+        """True if no step is left, or none that is worth taking."""
+        return self.step == self.steps or has_stalled(self.history, self.settings.most_idle_epochs)
+
     def go(self, progress: Progress, should_stop: Callable[[], bool]) -> Outcome:
-        """Takes all steps that are left, or fewer if time is up or it is told to stop."""
+        """Takes all steps that are left, or fewer if nothing improves, time is up or it is told to stop."""
         limit_s = math.inf if self.settings.max_minutes is None else 60 * self.settings.max_minutes
         if self.step == self.steps_per_epoch * (len(self.history) + 1):  # it was stopped while this was under way
             self._publish(ends_epoch=True)
-        for batch in self._batches():
+        outlook = Outlook(self.steps - self.step, limit_s)
+        for batch in () if self.finished else self._batches():
             self._learn_from(batch)
+            if self.device.leads and (said := outlook.after_step()):
+                _log.info("%s", said)
             epoch, done = divmod(self.step - 1, self.steps_per_epoch)
             if self.device.leads:
                 progress(f"epoch {epoch + 1}/{self.settings.epochs}", done + 1, self.steps_per_epoch)
@@ -137,28 +151,50 @@ class Run:
                 self._publish(ends_epoch)
             elif stopped or time.monotonic() - self._saved_s > _SAVE_EVERY_S:
                 self._save()
-            if stopped or late:
+            if stopped or late or (ends_epoch and self.finished):
                 break
-        outputs, finished = self.outputs, self.step == self.steps
-        return Outcome(outputs.best, outputs.last, finished, tuple(self.history), self.best or {}, self.device.leads)
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        outputs, leads, best, advice = self.outputs, self.device.leads, self.best or {}, None
+        if self.finished:
+            advice = verdict(best, self.history, len(self.learn))
+            if leads and self.step < self.steps:
+                idle = self.settings.most_idle_epochs
+                _log.info("stopped early: nothing has improved for %d epochs; --patience 0 goes on", idle)
+        return Outcome(outputs.best, outputs.last, self.finished, tuple(self.history), best, leads, advice)
 
     def restore(self) -> None:
         """Takes over the state of the run that left it. Raises WeightsError if that was another run."""
         path = self.outputs.resume
         tensors, values = load_state(path)
+        check_values(path, values)
         check_same_run(path, values["identity"], self._identity())
         try:
+            self._check_progress(values)
             self.learner.load_state_dict(tensors["learner"])
             self.average.module.load_state_dict(tensors["average"])
             restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
             self.scaler.load_state_dict(values["scaler"])
-        except (RuntimeError, KeyError, IndexError) as error:
-            raise WeightsError(f"{path} is not the state of this run: {error}; start without --resume") from error
+        except (RuntimeError, KeyError, ValueError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise WeightsError(f"{path} is not the state of this run: {said}; start without --resume") from error
         self.step, self.clips, self.history, self.best = (values[n] for n in ("step", "clips", "history", "best"))
         self.sums.copy_(torch.tensor(values["sums"], dtype=torch.float64))
         self.broken.messages = {int(index): message for index, message in values["broken"].items()}
         self._earlier_s = values["seconds"]
         _log.info("resumed after step %d of %d", self.step, self.steps)
+
+    def _check_progress(self, values: dict[str, Any]) -> None:
+        """Raises ValueError for a state that no run of these settings can be in."""
+        step, rows, best = values["step"], len(values["history"]), values["best"]
+        unjudged = step - rows * self.steps_per_epoch  # up to an epoch: it is judged after its last step
+        if step > self.steps or not 0 <= unjudged <= self.steps_per_epoch or (rows and best is None):
+            raise ValueError(f"step {step} of {self.steps} with {rows} epochs done")
+        if len(values["sums"]) != len(self.sums):
+            raise ValueError(f"{len(values['sums'])} sums, expected {len(self.sums)}")
+        if not all(index.isdecimal() and int(index) < len(self.learn) for index in values["broken"]):
+            raise ValueError("broken clips that the data does not have")
 
     def _batches(self) -> Iterator[Batch]:
         settings, device = self.settings, self.device

@@ -9,7 +9,10 @@ from ..errors import VlfError
 
 DEFAULT_MODEL = "vlf-tiny"
 DEFAULT_LR = 1e-3
-DEFAULT_FINE_TUNING_LR = 2e-4
+DEFAULT_QAT_LR = 2e-4
+# Fewer steps between two looks at the validation set teach nothing: small data is gone through several times.
+LEAST_STEPS_PER_EPOCH = 10
+DEFAULT_PATIENCE = 8
 _LARGEST_SEED = 2**32 - 1
 # These may differ between a run and its continuation: they do not change what is computed (compile: but for rounding).
 _FREE = frozenset({"out", "half", "workers", "max_minutes", "compile"})
@@ -26,9 +29,11 @@ class Settings:
     start: a weights file to start from instead; its sizes are kept, its head too if the classes are the same.
     out: the best weights' .safetensors file; what else a run writes is named after it. half: store weights as float16.
     epochs; batch: clips of a step, over all processes; clips_per_epoch: clips that make an epoch (default: as many
-    as the data set has); val_clips: validate on at most so many. span_s: seconds of a window (default: the data's).
-    lr: highest learning rate (default: 1e-3, from a weights file 2e-4), reached after the share ``warmup`` of all steps
-    and falling to zero by a cosine. weight_decay: not on norms, biases and positions. clip_norm: of the gradient.
+    as the data set has, and ``LEAST_STEPS_PER_EPOCH`` steps of them at least); patience: stop after so many epochs
+    without better validation (0: never; default: 8 from a weights file, else 0); val_clips: validate on at most so
+    many. span_s: seconds of a window (default: the data's).
+    lr: highest learning rate (default: 1e-3, with fake quantisation 2e-4), reached after the share ``warmup`` of all
+    steps and falling to zero by a cosine. weight_decay: not on norms, biases and positions. clip_norm: of the gradient.
     label_smoothing: share of probability spread over all classes. ema_decay: of the averaged weights.
     motion_weight, motion_weight_end: of the regression of motion, at the start and at the end; of no effect on data
     that does not know its motion.
@@ -53,6 +58,7 @@ class Settings:
     epochs: int = 20
     batch: int = 32
     clips_per_epoch: int | None = None
+    patience: int | None = None
     val_clips: int | None = None
     span_s: float | None = None
     lr: float | None = None
@@ -74,7 +80,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("size_px", "frames", "epochs", "batch", "clips_per_epoch", "val_clips"):
             _check(name, getattr(self, name), 1, None)
-        for name in ("weight_decay", "motion_weight", "motion_weight_end", "hint_weight", "workers"):
+        for name in ("weight_decay", "motion_weight", "motion_weight_end", "hint_weight", "workers", "patience"):
             _check(name, getattr(self, name), 0, None)
         _check("seed", self.seed, 0, _LARGEST_SEED)
         for name in ("span_s", "clip_norm", "lr", "max_minutes"):
@@ -103,12 +109,23 @@ class Settings:
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up."""
-        return self.lr or (DEFAULT_FINE_TUNING_LR if self.start else DEFAULT_LR)
+        return self.lr or (DEFAULT_QAT_LR if self.qat else DEFAULT_LR)
+
+    @property
+    def most_idle_epochs(self) -> int:
+        """Epochs without better validation that end the run; 0: none do. A model made anew may stay at chance for long
+        before it begins to learn."""
+        return self.patience if self.patience is not None else DEFAULT_PATIENCE if self.start else 0
+
+    def steps_per_epoch(self, clips: int) -> int:
+        """Of a data set of so many clips."""
+        asked = self.clips_per_epoch or max(clips, LEAST_STEPS_PER_EPOCH * self.batch)
+        return max(1, round(asked / self.batch))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of all that changes the result."""
         values = {name: value for name, value in asdict(self).items() if name not in _FREE}
-        return {**values, "teachers": list(self.teachers), "lr": self.peak_lr}
+        return {**values, "teachers": list(self.teachers), "lr": self.peak_lr, "patience": self.most_idle_epochs}
 
 
 def _check(name: str, value: float | None, least: float, most: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,9 @@ from .settings import Settings
 from .start import load_start, make_model, open_data, quantize_for_training
 
 _MOST_WORKERS = 16
+# Of each process: a few hundred short clips, as small as vlf-tiny takes them, are decoded once.
+_KEPT_BYTES = 1 << 29
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -40,6 +44,8 @@ def train(
             settings = replace(settings, workers=min(_MOST_WORKERS, device.cores))
         loaded = load_start(settings)
         learn, judge = open_data(settings, loaded)
+        if learn.keep(_KEPT_BYTES, device.cores):
+            _log.info("all %d training clips are kept in memory", len(learn))
         model = make_model(settings, loaded, learn.labels)
         if settings.qat:
             device = replace(device, autocast=None)

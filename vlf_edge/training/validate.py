@@ -23,12 +23,13 @@ _KEPT_BYTES = 1 << 29
 @dataclass(frozen=True)
 class Scores:
     """loss: mean cross-entropy. top1: share of clips, 0 to 1. recall: of every class, None for one without clips.
-    clips: how many were read."""
+    clips: how many were read. chance: share of them that is of the most frequent class."""
 
     loss: float
     top1: float
     recall: tuple[float | None, ...]
     clips: int
+    chance: float
 
 
 class Validator:
@@ -77,4 +78,4 @@ def _scores(confusion: np.ndarray, loss: float) -> Scores:
     if not clips:
         raise VlfError("no clip of the validation set could be read; see the messages above")
     recall = tuple(float(right / n) if n else None for right, n in zip(confusion.diagonal(), per_class))
-    return Scores(loss / clips, float(confusion.trace() / clips), recall, clips)
+    return Scores(loss / clips, float(confusion.trace() / clips), recall, clips, float(per_class.max() / clips))

@@ -12,7 +12,7 @@ from ...errors import VlfError
 from ..fp32_model import Progress
 from ..quantization.convert import Graphs, Int8
 from .fidelity import Reference, Stages
-from .gate import Verdict, fewest, judge
+from .gate import Verdict, fewest, judge, unsound
 from .runners import AS_WRITTEN, BuiltEngine, backends_here, open_way
 from .sensitivity import Effect, effects
 
@@ -27,8 +27,8 @@ EngineBuilder = Callable[[Graphs], Sequence[BuiltEngine]]
 @dataclass(frozen=True)
 class Draft:
     """graphs, and the engines this machine can run. rows: one for each way that ``measure`` tried.
-    verdict: None where nothing gates. restored: the nodes that had to go back to float for it, best first.
-    before: the verdict on the same without them."""
+    verdict: None where nothing gates and nothing gives NaN. restored: the nodes that had to go back to float for it,
+    best first. before: the verdict on the same without them."""
 
     graphs: Graphs
     engines: Sequence[BuiltEngine]
@@ -57,7 +57,8 @@ class Draft:
 class Drafter:
     """Makes drafts and holds them against the fp32 graphs.
 
-    max_drop: see ``Recipe``; None: nothing gates, all is only reported. build: makes the engines for this machine.
+    max_drop: see ``Recipe``; None: nothing gates, all is only reported, but NaN never passes.
+    build: makes the engines for this machine.
     for_gpus: whether any engines are wanted.
     """
 
@@ -71,7 +72,8 @@ class Drafter:
         """Builds what this machine can run of the graphs, measures and judges it. restored, before: see ``Draft``."""
         engines = self.build(graphs)
         rows = measure(graphs, engines, self.reference, self.for_gpus, self._step(f"measure {graphs.precision}"))
-        verdict = None if self.max_drop is None else judge(rows, self.reference, self.max_drop)
+        gated = self.max_drop is not None
+        verdict = judge(rows, self.reference, self.max_drop) if gated else unsound(rows, self.reference)
         return Draft(graphs, engines, rows, verdict, restored, before)
 
     def int8(self, int8: Int8) -> Draft:
@@ -81,7 +83,7 @@ class Drafter:
         float. If half is not enough the draft says so: it has not ``passed``.
         """
         full = self.draft(int8.graphs())
-        if full.passed:
+        if full.passed or self.max_drop is None:
             return full
         log.info("int8 falls short of the gate (%s): looking for the nodes that cost most", full.verdict)
         ranked = effects(int8, self.reference, _ranking_way(full.verdict), self._step("rank int8 nodes"))

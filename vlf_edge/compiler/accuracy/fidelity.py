@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ShapeError
+from ...errors import ShapeError, WeightsError
 from ...video.sampler import segment_centres
 from ..calibration.clips import UNLABELLED
 
@@ -62,11 +62,19 @@ class Reference:
 
     @classmethod
     def of(cls, stages: Stages, frames: np.ndarray, windows: np.ndarray, labels: np.ndarray | None = None) -> Reference:
-        """Runs the fp32 stages. labels: as above; None: not one is known. Raises ShapeError for what does not fit."""
+        """Runs the fp32 stages. labels: as above; None: not one is known. Raises ShapeError for what does not fit,
+        WeightsError for answers that are not finite."""
         labels = np.full(len(windows), UNLABELLED) if labels is None else labels
         _check(stages, frames, windows, labels)
         tokens = encode(stages, frames)
-        return cls(frames, windows, labels, tokens, decide(stages, frames if tokens is None else tokens, windows))
+        logits = decide(stages, frames if tokens is None else tokens, windows)
+        broken = int((~np.isfinite(logits)).any(axis=1).sum())
+        if broken:
+            raise WeightsError(
+                f"the fp32 graphs give NaN or infinity for {broken} of {len(windows)} windows; expected finite logits "
+                "throughout: the weights are broken, train or export them again"
+            )
+        return cls(frames, windows, labels, tokens, logits)
 
     @property
     def labelled(self) -> int:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...backends.selection import CPU_BACKENDS
+import numpy as np
+
+from ...backends import cuda
+from ...backends.selection import CPU_BACKENDS, engine_serves
+from ...errors import AccuracyError
+from ...manifest import EngineInfo
 from ...types import Preprocess, Sampling
 from ..calibration.windows import Clips, collect_clips
 from ..fp32_model import Origin, Progress
@@ -15,6 +22,7 @@ from ..quantization.convert import calibrate, in_float
 from ..recipe import BEST, Recipe
 from .candidate import Draft, Drafter, EngineBuilder, reference_rows
 from .fidelity import Reference
+from .gate import check_reference, windows_needed
 from .runners import AS_WRITTEN, backends_here, open_way
 from .timing import stage_times
 
@@ -35,12 +43,22 @@ def prove(
     """The draft to make a plan of, and the plan's report. If the draft has not ``passed``, no plan must be made of it.
 
     precision: "fp32", "fp16", "int8" or "best". build_engines: makes the engines that this machine can run; for_gpus:
-    whether any are wanted at all. Raises CalibrationError, SourceError, CompileError.
+    whether any are wanted at all. Raises CalibrationError, SourceError, CompileError, WeightsError (fp32 gives NaN),
+    AccuracyError (nothing to judge by).
     """
     clips = given_clips(origin, recipe, progress)
-    reference = _reference(origin, clips or _rendered_scene(origin.sampling, origin.preprocess), clips is not None)
+    # Where nothing is calibrated on the clips, all of them can measure.
+    calibrates = clips is not None and precision in ("int8", BEST) and not origin.weights.get("record", {}).get("qat")
+    reference = _reference(origin, clips or _rendered_scene(origin.sampling, origin.preprocess), calibrates)
     why_ungated = _why_ungated(origin, precision, clips)
     max_drop = None if why_ungated else recipe.max_drop
+    if max_drop is not None:
+        if calibrates and not len(clips.held_out):
+            raise AccuracyError(
+                f"no clip is left to judge by: all are needed to calibrate, and {windows_needed(0)} windows of other "
+                "clips are missing; give --calib-data more clips (copies do not count)"
+            )
+        check_reference(reference)
     drafter = Drafter(reference, max_drop, build_engines, for_gpus, progress)
     drafts = {}
     for one in ("fp16", "int8") if precision == BEST else (precision,):
@@ -50,7 +68,10 @@ def prove(
             drafts[one] = drafter.draft(in_float(origin, one))
     kept, best = _faster(origin, drafts["fp16"], drafts["int8"], for_gpus) if precision == BEST else (drafts[one], {})
     rows = [*reference_rows(reference, origin.torch), *(row for draft in drafts.values() for row in draft.rows)]
-    report = {"fidelity": _fidelity(reference, clips, rows), "gate": kept.gate_json() or {"none": why_ungated}}
+    report = {
+        "fidelity": _fidelity(reference, clips, rows, calibrates),
+        "gate": kept.gate_json() or {"none": why_ungated},
+    }
     if kept.graphs.calibration:
         report["calibration"] = kept.graphs.calibration
     if best:
@@ -58,15 +79,35 @@ def prove(
     return kept, report
 
 
-def _fidelity(reference: Reference, clips: Clips | None, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _fidelity(
+    reference: Reference, clips: Clips | None, rows: list[dict[str, Any]], calibrates: bool
+) -> dict[str, Any]:
     return {
         "on": "clips" if clips is not None else "a rendered scene",
-        "held_out": clips is None or len(clips.held_out) > 0,
+        "held_out": not calibrates or len(clips.held_out) > 0,
         "frames": len(reference.frames),
         "windows": len(reference.windows),
         "labelled": reference.labelled,
         "rows": rows,
     }
+
+
+def measured_engines(
+    engines: Sequence[EngineInfo], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, bool | str]]:
+    """{target: {"measured", "why" it was not}} for the engines of a plan, plain JSON. rows: see ``draft.measure``."""
+    gpu = cuda.gpu() if engines else None
+    ran = {row["way"].split(" ")[-1]: row.get("failed") for row in rows}
+    told: dict[str, dict[str, bool | str]] = {}
+    for info in engines:
+        if gpu is None:
+            why = "no GPU here to run it"
+        elif not engine_serves(info, gpu.compute_capability):
+            why = f"it is not for the GPU here, {gpu.name}"
+        else:
+            why = ran.get(info.library, f"{info.library} does not run here") or ""
+        told[info.target] = {"measured": False, "why": why} if why else {"measured": True}
+    return told
 
 
 def given_clips(origin: Origin, recipe: Recipe, progress: Progress) -> Clips | None:
@@ -89,13 +130,20 @@ def _rendered_scene(sampling: Sampling, preprocess: Preprocess) -> Clips:
     fps, side = min(30.0, 4 / sampling.step_s), preprocess.short_side_px
     seconds = math.ceil(instants * sampling.step_s)
     url = f"test://motion?seconds={seconds}&fps={fps:g}&width={side * 4 // 3}&height={side}"
-    return collect_clips((url,), sampling, preprocess, samples=_SCENE_WINDOWS)
+    scene = collect_clips((url,), sampling, preprocess, samples=_SCENE_WINDOWS)
+    return replace(scene, held_out=scene.held_out[:0], held_out_labels=scene.held_out_labels[:0])
 
 
 def _reference(origin: Origin, clips: Clips, calibrates: bool) -> Reference:
-    """The fp32 graphs' answers on held-out windows; on those that calibrate where there are no others."""
-    held_out = calibrates and len(clips.held_out) > 0
-    windows, labels = (clips.held_out, clips.held_out_labels) if held_out else (clips.windows, clips.labels)
+    """The fp32 graphs' answers: on held-out windows, on those that calibrate where there are no others, on all of them
+    where nothing calibrates."""
+    if not calibrates:
+        windows = np.concatenate([clips.windows, clips.held_out])
+        labels = np.concatenate([clips.labels, clips.held_out_labels])
+    elif len(clips.held_out):
+        windows, labels = clips.held_out, clips.held_out_labels
+    else:
+        windows, labels = clips.windows, clips.labels
     with open_way(AS_WRITTEN, origin.graphs) as stages:
         return Reference.of(stages, *clips.only(windows), labels)
 

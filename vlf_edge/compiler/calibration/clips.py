@@ -1,4 +1,6 @@
-"""Which clips calibrate and which are held out, and what is known about each: decided by names, before one is read.
+"""Which clips calibrate and which are held out, and what is known about each.
+
+All of it is decided before one is decoded, by names and by which files are copies of which.
 
 A clip's label is known if it comes from ``motion``, from an annotation file, or from a folder named after a label of
 the model (``my-clips/wave/0001.mp4``). Everything else is a clip without a label, which calibrates just as well.
@@ -6,6 +8,8 @@ the model (``my-clips/wave/0001.mp4``). Everything else is a clip without a labe
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,13 +68,51 @@ def list_clips(
                 clips += _labelled(data, item, labels, out)
         else:
             clips += [NamedClip(name, _label_of_folder(name, labels)) for name in expand_clips(item)]
-    clips = _halve_classes(clips)
+    clips = _halve_classes(_without_copies(clips))
     fits = {False: calibrating, True: held_out}
     for out, most in fits.items():
         sure = [clip for clip in clips if clip.held_out is out]
         chosen = set(spread(sure, [clip.label for clip in sure], most))
         clips = [clip for clip in clips if clip.held_out is not out or clip in chosen]
     return clips
+
+
+def _without_copies(clips: Sequence[NamedClip]) -> list[NamedClip]:
+    """Each stretch of a video once, whatever its files are called: a copy must neither count twice nor be held out from
+    its original. Kept is the one that says which it is, calibrating before held out, then one of known class.
+
+    Raises CalibrationError for copies of different classes.
+    """
+    same: dict[tuple[str, float, float | None], list[NamedClip]] = {}
+    contents = _contents([clip.name for clip in clips])
+    for clip in clips:
+        same.setdefault((contents[clip.name], clip.start_s, clip.end_s), []).append(clip)
+    kept = []
+    for copies in same.values():
+        known = {clip.label: clip for clip in copies if clip.label != UNLABELLED}
+        if len(known) > 1:
+            one, other = list(known.values())[:2]
+            raise CalibrationError(
+                f"{one.name} and {other.name} are the same clip and are said to be of different classes; expected one "
+                "class a clip: remove the wrong one"
+            )
+        kept.append(min(copies, key=lambda c: ((False, True, None).index(c.held_out), c.label == UNLABELLED)))
+    return kept
+
+
+def _contents(names: Sequence[str]) -> dict[str, str]:
+    """{name: what it stands for}: equal for files with equal bytes. Only files of equal size are read."""
+    files = {name: Path(name).stat().st_size for name in dict.fromkeys(names) if Path(name).is_file()}
+    sizes = Counter(files.values())
+    found = {name: name for name in names}
+    for name, size in files.items():
+        if sizes[size] > 1:
+            digest = hashlib.sha256()
+            with open(name, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            found[name] = digest.hexdigest()
+    return found
 
 
 def spread(items: Sequence[_Item], labels: Sequence[int], count: int) -> list[_Item]:

@@ -142,6 +142,7 @@ def collect_clips(
     calibrating = spread(calibrating, [classes[w.clip] for w in calibrating], samples)
     held_out = spread(held_out, [classes[w.clip] for w in held_out], most)
     frames, places = reader.pixels({(w.clip, f) for w in calibrating + held_out for f in w.frames})
+    held_out = _unseen(held_out, calibrating, {pair: frames[place].tobytes() for pair, place in places.items()})
     clips = Clips(
         frames=frames,
         windows=_indices(calibrating, places, sampling.frames),
@@ -255,6 +256,22 @@ def _split(
         calibrating += [_Window(stretch.clip, window) for window in _windows(stretch.frames[:cut], frames)]
         held_out += [_Window(stretch.clip, window) for window in _windows(stretch.frames[cut:], frames)]
     return calibrating, held_out
+
+
+def _unseen(
+    held_out: list[_Window], calibrating: list[_Window], pixels: Mapping[tuple[int, int], bytes]
+) -> list[_Window]:
+    """The held-out windows none of whose pictures calibrates, each once.
+
+    Two clips may hold the same pictures though no file is a copy: one cut out of the other, or in another container.
+    """
+    seen = {pixels[w.clip, f] for w in calibrating for f in w.frames}
+    unseen: dict[tuple[bytes, ...], _Window] = {}
+    for window in held_out:
+        pictures = tuple(pixels[window.clip, f] for f in window.frames)
+        if not seen & set(pictures):
+            unseen.setdefault(pictures, window)
+    return list(unseen.values())
 
 
 def _windows(stretch: list[int], frames: int) -> list[tuple[int, ...]]:

@@ -1,0 +1,104 @@
+"""What are the shipped weights worth to somebody with a few dozen clips of their own?
+
+    python benchmarks/actions.py my-clips/fold*.csv
+
+Each CSV file is one fold: path,label,split with split train, val or test, paths relative to the file. For each fold:
+`vlf-edge train` with its defaults, once `--from vlf-tiny` and once from scratch, `vlf-edge build --precision int8`
+calibrated and proven on the train and val parts, and `vlf-edge eval` of the int8 plan on the test part. A fold should
+keep whole recordings, or people, on one side: else the figures say how well a model knows its own clips again.
+
+--json prints all figures. --work keeps weights and plans; a figure that is there already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import hardware
+
+WAYS = {"vlf-tiny": ("--from", "vlf-tiny"), "scratch": ()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folds", type=Path, nargs="+", help="CSV files, or a folder of them")
+    parser.add_argument("--only", choices=tuple(WAYS), nargs="+", default=list(WAYS), help="default: both")
+    parser.add_argument("--work", type=Path, help="folder to keep what is made in (default: none)")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    files = [file for path in args.folds for file in (sorted(path.glob("*.csv")) if path.is_dir() else [path])]
+    if not files:
+        print(f"{args.folds[0]} holds no CSV files", file=sys.stderr)
+        return 1
+    machine = hardware.describe("torch", "timm", "numpy", "opencv-python", "openvino", "onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        work = args.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        found = [measure(file, way, work) for way in args.only for file in files]
+    if args.json:
+        print(json.dumps({"machine": machine, "runs": found}, indent=1))
+    else:
+        print(f"{hardware.header(machine)}\n\n{table(found)}")
+    return 0
+
+
+def measure(fold: Path, way: str, work: Path) -> dict[str, Any]:
+    """One fold trained, built and judged."""
+    kept = work / f"{fold.stem}-{way}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    weights, plan = (str(kept.with_suffix(suffix)) for suffix in (".safetensors", ".plan"))
+    begin_s = time.monotonic()
+    trained = vlf_edge("train", str(fold), *WAYS[way], "--out", weights)
+    minutes = (time.monotonic() - begin_s) / 60
+    vlf_edge(
+        "build", "--precision", "int8", "--target", "cpu", "--weights", weights, "--calib-data", str(fold),
+        "--output", plan, json_too=False,
+    )  # fmt: skip
+    judged = vlf_edge("eval", plan, str(fold), "--split", "test")
+    found = {
+        "fold": fold.stem,
+        "from": way,
+        "top1": judged["top1"],
+        "clips": judged["clips"],
+        "val_top1": trained["record"]["val"]["top1"],
+        "steps": sum(row["clips"] for row in trained["history"]) // trained["record"]["settings"]["batch"],
+        "minutes": round(minutes, 2),
+    }
+    kept.write_text(json.dumps(found))
+    print(f"{fold.stem} {way}: {found['top1']:.1%} in {minutes:.1f} minutes", file=sys.stderr)
+    return found
+
+
+def vlf_edge(*words: str, json_too: bool = True) -> Any:
+    """What a verb prints as JSON."""
+    command = [sys.executable, "-m", "vlf_edge", *words, *(["--json"] if json_too else [])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr}")
+    return json.loads(done.stdout) if json_too else None
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown: one row a way, one column a fold."""
+    folds = list(dict.fromkeys(one["fold"] for one in found))
+    rows = [["from", *folds, "together", "minutes a fold"], ["---"] * (len(folds) + 3)]
+    for way in dict.fromkeys(one["from"] for one in found):
+        ones = [one for one in found if one["from"] == way]
+        clips = sum(one["clips"] for one in ones)
+        right = sum(one["top1"] * one["clips"] for one in ones)
+        minutes = sorted(one["minutes"] for one in ones)
+        cells = [f"{one['top1']:.1%}" for one in ones]
+        rows.append([way, *cells, f"{right / clips:.1%} of {clips}", f"{minutes[0]:.1f} to {minutes[-1]:.1f}"])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""benchmarks/actions.py: every fold is trained, built and judged, once, and the figures are added up by clips."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import actions  # noqa: E402
+
+
+@pytest.fixture
+def verbs(monkeypatch):
+    """The verbs that were called, each answered as vlf-edge does."""
+    called = []
+
+    def answer(*words, json_too=True):
+        called.append(words)
+        settings = {"batch": 8}
+        trained = {"record": {"val": {"top1": 0.5}, "settings": settings}, "history": [{"clips": 80}, {"clips": 80}]}
+        return {"train": trained, "build": None, "eval": {"top1": 0.75, "clips": 4 if "0" in words[2] else 12}}[
+            words[0]
+        ]
+
+    monkeypatch.setattr(actions, "vlf_edge", answer)
+    return called
+
+
+def test_a_fold_is_measured_once_with_the_defaults(verbs, tmp_path):
+    fold = tmp_path / "fold0.csv"
+    found = actions.measure(fold, "vlf-tiny", tmp_path)
+    assert (found["top1"], found["clips"], found["steps"]) == (0.75, 4, 20)
+    assert verbs[0][:-2] == ("train", str(fold), "--from", "vlf-tiny")
+    assert [words[0] for words in verbs] == ["train", "build", "eval"] and verbs[2][-2:] == ("--split", "test")
+    assert actions.measure(fold, "vlf-tiny", tmp_path) == found and len(verbs) == 3
+    assert json.loads((tmp_path / "fold0-vlf-tiny.json").read_text()) == found
+    actions.measure(fold, "scratch", tmp_path)
+    assert verbs[3][:-2] == ("train", str(fold))
+
+
+def test_the_table_adds_up_clips_not_folds():
+    ones = [
+        {"fold": "a", "from": "vlf-tiny", "top1": 1.0, "clips": 10, "minutes": 1.0},
+        {"fold": "b", "from": "vlf-tiny", "top1": 0.5, "clips": 30, "minutes": 2.0},
+    ]
+    assert "| vlf-tiny | 100.0% | 50.0% | 62.5% of 40 | 1.0 to 2.0 |" in actions.table(ones)
