@@ -95,7 +95,7 @@ def imports_of(path: Path) -> set[str]:
 
 GRAPHS = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 GROUND = (
-    "_version", "atomic", "cache", "errors", "lazy", "opencv", "scratch", "signals", "software",
+    "_version", "atomic", "cache", "errors", "lazy", "opencv", "printable", "scratch", "signals", "software",
     "strict_json", "telemetry", "types",
 )  # fmt: skip
 # Who may import whom: each room names the rooms below it. Arrows go down only, so there are no circles.

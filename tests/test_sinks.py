@@ -99,5 +99,6 @@ def test_a_file_that_lost_frames_is_an_error(tmp_path, images):
     for i, image in enumerate(images):
         sink.write(frame(image, i), None)
     sink._writer._written += 1
-    with pytest.raises(SourceError, match="holds only 40 of the 41 frames written: is the disk full"):
+    with pytest.raises(SourceError, match="only 40 of its 41 frames were kept; is the disk full"):
         sink.close()
+    assert list(tmp_path.iterdir()) == []

@@ -17,9 +17,16 @@ VlfError                 the user can fix it; the message is one sentence or two
 Messages say what, got, expected, what is available, and the next command.
 """
 
+from __future__ import annotations
+
+from .printable import printable
+
 
 class VlfError(Exception):
-    """Base of every error a user can act on."""
+    """Base of every error a user can act on. Its text is one line: names from files cannot steer a terminal."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class WeightsError(VlfError):

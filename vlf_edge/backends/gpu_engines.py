@@ -16,6 +16,7 @@ from ..errors import CompileError, PlanMismatch
 from ..interface import check_same
 from ..manifest import EngineInfo
 from ..plan import Plan
+from ..printable import printable
 from . import build_process, cuda, tensorrt
 from .engine import Engine
 from .engine_cache import EngineCache, engine_key
@@ -221,7 +222,7 @@ class GpuEngines:
 
 def _built_for(engine: EngineInfo) -> str:
     where = f" on {engine.device}" if engine.device else ""
-    return (
+    return printable(
         f"{engine.member} built for compute capability {', '.join(engine.compute_capabilities)}"
         f" with {engine.library} {engine.version}{where}"
     )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendMissing, PlanMismatch, VlfError
+from ..printable import printable
 from ..types import TensorSpec
 from . import cuda, install_command, load
 from .engine import Engine
@@ -319,7 +320,7 @@ def collector(trt: ModuleType) -> Any:
             if failed or severity == trt.ILogger.WARNING:
                 self._lines = [*self._lines[-99:], (failed, message.strip())]
             elif severity == trt.ILogger.INFO:
-                log.debug("%s", message)
+                log.debug("%s", printable(message))
 
         @property
         def failed(self) -> bool:

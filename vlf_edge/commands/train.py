@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import signals
+from ..printable import printable
 from .progress import Progress
 
 HELP = "train a model on clips, or fine-tune one"
@@ -156,11 +157,12 @@ def _report(outcome: Any) -> str:
         f"{record['clips']} clips, {record['minutes']:g} minutes",
         f"validation: top-1 {val['top1']:.1%} of {val['clips']} clips, loss {val['loss']:.4f}",
     ]
-    width = max(map(len, val["recall"]))
-    for label, share in val["recall"].items():
+    recall = {printable(label): share for label, share in val["recall"].items()}
+    width = max(map(len, recall))
+    for label, share in recall.items():
         rows.append(f"  {label:{width}s} {'no clips' if share is None else f'{share:7.1%}'}")
     if sum(record["broken"].values()):
         rows.append(
             f"broken clips: {record['broken']['training']} training, {record['broken']['validation']} validation"
         )
-    return "\n".join(rows)
+    return "\n".join(map(printable, rows))
