@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 from conftest import LABELS, toy_manifest
 from fake_cuda import CudaError, FakeCuda
 from fake_tensorrt import spec
 from test_executor import manifest as manifest_of
+from test_gpu_frame import OnGpu, view
 from test_streams import interleaved, same
 from test_tensorrt import VERSIONS, _install
-from test_tensorrt_executor import CLIP, FRAME, LIBRARIES, OnGpu, close, through_the_host, view
+from test_tensorrt_executor import CLIP, FRAME, LIBRARIES, close, through_the_host
 
 from vlf_edge.backends import gpu_frame
 from vlf_edge.backends.tensorrt import TensorRTEngine
@@ -268,42 +267,6 @@ def test_a_step_that_fails_leaves_other_streams_their_windows(machine, monkeypat
     for one in (pair, host_pair):
         close(one)
     assert gpu.live() == (0, 0, 0)
-
-
-def test_a_frame_on_the_gpu_that_does_not_fit_costs_no_window(machine, monkeypatch):
-    library, gpu, _ = machine
-    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
-    pair = engines(library)
-    recognizer, images = Recognizer(toy_manifest(), pair), pictures(4)
-    for i in range(3):
-        push_all(recognizer, [OnGpu(gpu, images[i]), images[i]], i * 0.25)
-    with pytest.raises(VlfError, match="must have the model's size"):
-        push_all(recognizer, [images[3], OnGpu(gpu, images[3][:8])], 0.75)
-    assert [p.state for p in push_all(recognizer, [OnGpu(gpu, images[3]), images[3]], 0.75)] == ["ok", "ok"]
-    close(pair)
-
-
-def test_frames_are_borrowed_while_a_step_runs_and_not_inside_it(machine, monkeypatch):
-    """Cameras' threads borrow; into a graph that is being captured, say, nothing of theirs may come."""
-    library, gpu, _ = machine
-    monkeypatch.setattr(gpu_frame, "_viewer", lambda: view)
-    pair = engines(library)
-    recognizer = Recognizer(toy_manifest(), pair)
-    frame, borrowed, order = OnGpu(gpu, pictures(1)[0]), [], []
-    camera = threading.Thread(target=lambda: (borrowed.append(recognizer.executor.borrow(frame)), order.append("lent")))
-    upload = type(recognizer.executor._stream).upload
-
-    def upload_while_another_borrows(*arguments):
-        camera.start()
-        camera.join(0.05)
-        upload(*arguments)
-        order.append("uploaded")
-
-    monkeypatch.setattr(type(recognizer.executor._stream), "upload", upload_while_another_borrows)
-    recognizer.push(pictures(1)[0], 0.0)
-    camera.join(10)
-    assert order == ["uploaded", "lent"] and borrowed[0].pointer == frame.pointer
-    close(pair)
 
 
 RECURRENT = {
