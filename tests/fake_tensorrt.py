@@ -1,7 +1,8 @@
 """Strict stand-ins for the modules tensorrt and tensorrt_rtx, of any version in tensorrt_api.json.
 
 Every object has the members that the table gives its class in that version and no others: anything else is an
-AttributeError, as on the machine that has that version. An engine is JSON; what it computes is ``expected``.
+AttributeError, as on the machine that has that version. An engine is JSON; what it computes is ``expected``, summed up
+over its inputs.
 """
 
 from __future__ import annotations
@@ -258,8 +259,7 @@ class ExecutionContext:
         self._warm, layout = True, self._layout
         if self._config is not None:
             self._config.cache.compile("-".join(map(str, self._batch.values())))
-        (source, (kind, _)), *_ = self._facts["inputs"].items()
-        given = self._view(source, kind)
+        given = [self._view(name, kind) for name, (kind, _) in self._facts["inputs"].items()]
         results = [(self._view(name, kind), DTYPES[kind]) for name, (kind, _) in self._facts["outputs"].items()]
 
         captured = self._cuda.capturing(stream_handle)
@@ -267,7 +267,7 @@ class ExecutionContext:
         def kernel():
             assert not captured or layout == self._layout, "a graph runs after its context has moved its memory"
             for result, dtype in results:
-                result[:] = expected(given, result.shape, dtype)
+                result[:] = sum(expected(array, result.shape, dtype) for array in given)
 
         self._cuda.enqueue(stream_handle, kernel)
         return True

@@ -371,7 +371,7 @@ def test_a_wrong_engine_shows_in_the_difference(plans, stages, images):
 def test_the_package_itself_is_timed_over_whole_decisions(plans, images):
     with Runtime(plans["fp32"], backend="onnxruntime") as runtime:
         row = gpu_measure.runtime_row(runtime, images, 5)
-        decisions = runtime.recognizer.stats.counts["decisions"]
+        decisions = runtime.recognizer.total().counts["decisions"]
     assert decisions == 1 + 3 * 5, "the window is full before the first of the warm-up, single and queued calls"
     assert (row["engine"], row["part"], row["batch"]) == ("Runtime on onnxruntime", "decision", 1)
 

@@ -238,7 +238,7 @@ def test_a_stream_has_memory_for_one_and_not_for_the_largest_batch(machine):
     with TensorRTEngine(built.data, library) as engine:
         assert engine.max_batch == 256
         with engine.stream.current():
-            run = engine.single_run(engine.stream)
+            run = engine.fixed_run(1, engine.stream)
             run.enqueue()
             engine.stream.synchronize()
         assert run.inputs["image"].shape == (1, 8, 8, 3)
@@ -250,7 +250,7 @@ def test_a_stream_has_memory_for_one_and_not_for_the_largest_batch(machine):
 def test_an_engine_of_one_profile_serves_a_stream_too(machine):
     library, _, _ = machine
     with TensorRTEngine(spec(**FRAME), library) as engine, engine.stream.current():
-        run = engine.single_run(engine.stream)
+        run = engine.fixed_run(1, engine.stream)
         run.enqueue()
         engine.stream.synchronize()
         assert run.outputs["tokens"].shape == (1, 4, 6)

@@ -95,6 +95,27 @@ def test_with_and_without_a_cuda_graph_the_answers_are_equal(trained, on_gpu, vi
     assert min(steps) > 1e-3, "a graph that replays an old answer would be seen in every step"
 
 
+@pytest.mark.parametrize("cuda_graph", [True, False])
+def test_streams_in_batches_decide_as_each_alone(trained, on_gpu, videos, cuda_graph):
+    plan = Plan.open(trained["fp16"])
+    clips = [sized_frames(plan, clip, plan.manifest.sampling.frames + 4) for clip in videos]
+    with on_gpu(plan, cuda_graph=cuda_graph) as runtime:
+        step_s = runtime.recognizer.sampling.grid_s
+        alone = []
+        for clip in clips:
+            alone.append(pushed(runtime, clip))
+            runtime.reset()
+        together: list[list[np.ndarray]] = [[] for _ in range(13)]  # runs of 8, or of what the engine takes, and a rest
+        for number in range(len(clips[0])):
+            frames = [(f"camera {n}", clips[n % len(clips)][number], number * step_s) for n in range(len(together))]
+            for found, answer in zip(together, runtime.push_many(frames), strict=True):
+                if answer.state == "ok":
+                    found.append(answer.logits)
+    for n, found in enumerate(together):
+        for a, b in zip(found, alone[n % len(clips)], strict=True):
+            assert relative(a, b.astype(np.float64)) < TOLERANCE["fp16"], f"camera {n}"
+
+
 def test_two_runtimes_at_once_answer_as_each_alone(trained, on_gpu, videos):
     jobs = {}
     for precision, clip in (("fp16", videos[0]), ("int8", videos[-1])):

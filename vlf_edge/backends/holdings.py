@@ -39,6 +39,12 @@ class Holdings:
     contexts: list[Context] = field(default_factory=list)
     streams: list[cuda.Stream] = field(default_factory=list)
 
+    def drop(self, context: Context) -> None:
+        """Lets go of one context, with the memory that the library has given it; nothing may be queued on it."""
+        self.contexts.remove(context)
+        context.raw = None
+        context.config = None
+
     def release(self) -> None:
         """Frees everything, on any thread; a fault is only logged, since it is on its way up or nobody waits for it."""
         try:

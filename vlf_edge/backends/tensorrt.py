@@ -56,7 +56,7 @@ class TensorRTEngine(Engine):
     """Runs the bytes of a TensorRT ("tensorrt") or TensorRT-RTX ("tensorrt_rtx") engine on one GPU.
 
     All memory is allocated once, for the largest batch of the engine's first optimisation profile; an inference is
-    then copies in, one enqueue, copies out and one wait. ``single_run`` is the other way to use it, for streams.
+    then copies in, one enqueue, copies out and one wait. ``fixed_run`` is the other way to use it, for streams.
     cuda_graph: let those run as one CUDA graph instead of kernel by kernel. stream: all work of ``infer``.
     What it holds goes with ``close``, or else with the object.
     Raises BackendMissing without library or GPU, and PlanMismatch with the library's own messages if it refuses the
@@ -83,14 +83,20 @@ class TensorRTEngine(Engine):
             self._release()
             raise
 
-    def single_run(self, stream: cuda.Stream) -> SingleRun:
-        """The engine for one sample at a time, on a stream of the same GPU, with a context and memory of its own.
+    def fixed_run(self, batch: int, stream: cuda.Stream) -> FixedRun:
+        """The engine for batches of one size, on a stream of the same GPU, with a context and memory of its own.
 
         It belongs to the engine and ends with it. Call inside ``stream.current()``. Raises VlfError.
         """
         if stream not in self._held.streams:
             self._held.streams.append(stream)
-        run = SingleRun(self, self._new_context(self._profile_for_one(), stream), stream)
+        context = self._new_context(self._profile_for_one() if batch == 1 else 0, stream)
+        try:
+            run = FixedRun(self, context, batch, stream)
+        except BaseException:
+            stream.settle()
+            self._held.drop(context)
+            raise
         if self._held.kernels is not None:
             self._held.kernels.save()
         return run
@@ -231,17 +237,18 @@ class TensorRTEngine(Engine):
         self._release()
 
 
-class SingleRun:
-    """An engine set up for one sample: inputs and outputs at fixed places on the GPU, one call to queue the work.
+class FixedRun:
+    """An engine set up for one batch size: inputs and outputs at fixed places on the GPU, one call to queue the work.
 
-    inputs, outputs: by name, of batch 1. With TensorRT the work is a CUDA graph; its context is this run's own, since
-    another shape on the same context would move the memory that the graph has noted.
+    inputs, outputs: by name, of that batch. With TensorRT the work is a CUDA graph; its context is this run's own,
+    since another shape on the same context would move the memory that the graph has noted.
     """
 
-    def __init__(self, engine: TensorRTEngine, context: Context, stream: cuda.Stream):
+    def __init__(self, engine: TensorRTEngine, context: Context, batch: int, stream: cuda.Stream):
         self._engine, self._context, self.stream, self._graph = engine, context, stream, None
+        self.batch = batch
         for spec in engine.inputs:
-            engine.set_input_shape(context, spec.name, (1, *spec.shape[1:]))
+            engine.set_input_shape(context, spec.name, (batch, *spec.shape[1:]))
         self.inputs, self.outputs = self._place(engine.inputs), self._place(engine.outputs)
         self.enqueue()  # the first run may allocate and compile, which no graph can hold
         stream.synchronize()

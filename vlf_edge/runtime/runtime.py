@@ -85,8 +85,8 @@ class Runtime:
         """One frame from the caller's own loop, on the caller's thread.
 
         frame: (H, W, 3) uint8 BGR. Where the plan runs on a GPU, also a contiguous array on that GPU (PyTorch, CuPy,
-        PyCUDA, DLPack) of the model's size, which is taken without a copy to the host; it may be overwritten once the
-        next push of such a frame has returned, or this one with a decision.
+        PyCUDA, DLPack) of the model's size, which is taken without a copy to the host; it may be overwritten once this
+        has returned.
         t: when it was taken, seconds on any steady clock; default: now. stream: which camera's; each has a window of
         its own and begins with its first frame.
         Returns a Prediction if the frame is on its stream's sampling grid, else None. Raises ShapeError, ModelError.
