@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from vlf_edge.atomic import PARTIAL_PREFIX, Replacement, open_regular, replacing
+from vlf_edge.scratch import partial_folder
 
 # A writer that is killed while it writes.
 WRITER = """
@@ -148,3 +149,26 @@ def test_reading_a_fifo_or_a_device_does_not_wait(tmp_path):
             open_regular(path)
     with pytest.raises(IsADirectoryError):
         open_regular(tmp_path)
+
+
+FOLDER_MAKER = """
+import sys, time
+from pathlib import Path
+from vlf_edge.scratch import partial_folder
+with partial_folder(Path(sys.argv[1])) as folder:
+    Path(folder, "half").touch()
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_folder_of_a_killed_export_is_removed_by_the_next_one(tmp_path):
+    maker = subprocess.Popen([sys.executable, "-c", FOLDER_MAKER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert maker.stdout.readline() == b"writing\n"
+    with partial_folder(tmp_path), replacing(tmp_path / "file"):
+        assert len(names(tmp_path)) == 3, "the other one still writes"
+    maker.kill(), maker.communicate()
+    assert len(names(tmp_path)) == 2
+    with partial_folder(tmp_path):
+        assert len(names(tmp_path)) == 2
+    assert names(tmp_path) == ["file"]

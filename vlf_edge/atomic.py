@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,7 +33,7 @@ class Replacement:
     def __init__(self, path: Path, mode: int | None = None):
         self.path = path
         found = _what_is_replaced(path)
-        _sweep(path.parent)
+        sweep(path.parent)
         self._clearing = ExitStack()
         with signals.unbroken():
             self.partial, handle = _new_partial(path)
@@ -141,8 +142,8 @@ def _new_partial(path: Path) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _sweep(folder: Path) -> None:
-    """Removes the partial files of processes that were killed: those whose lock is free."""
+def sweep(folder: Path) -> None:
+    """Removes the partial files, and folders, of processes that were killed: those whose lock is free."""
     with suppress(OSError), os.scandir(folder) as entries:
         left = [entry.path for entry in entries if entry.name.startswith(PARTIAL_PREFIX)]
         for path in left:
@@ -150,7 +151,7 @@ def _sweep(folder: Path) -> None:
                 handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(path)
+                    shutil.rmtree(path) if stat.S_ISDIR(os.fstat(handle).st_mode) else os.unlink(path)
                 finally:
                     os.close(handle)
 
