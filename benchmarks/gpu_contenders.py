@@ -1,12 +1,15 @@
-"""The ways to run the two stages of a plan on one device, all from device tensor to device tensor on PyTorch's stream.
+"""The ways to run the two stages of a plan on one device, all from device tensor to device tensor on one stream.
 
-Everything takes a device: tests run what needs no GPU on "cpu".
+It is PyTorch's current one, inside ``own_stream``: on CUDA's default stream TensorRT would add waits of its own, and
+ONNX Runtime would take it for none and make another. Everything takes a device: tests run what needs no GPU on "cpu".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,12 @@ from torch import Tensor
 
 from vlf_edge import Plan
 from vlf_edge.backends import load
-from vlf_edge.backends.tensorrt import collector
+from vlf_edge.backends.tensorrt import collector, start
 from vlf_edge.compiler.engines import build_engines, resolve_targets
 from vlf_edge.compiler.graph import tensor_specs
 from vlf_edge.compiler.torch_tensorrt import trace
 from vlf_edge.errors import BackendMissing, PlanMismatch, VlfError
+from vlf_edge.models import create_model, sizes_from_json
 from vlf_edge.models.stage import Stage
 from vlf_edge.types import TensorSpec
 
@@ -30,30 +34,59 @@ LARGE = 16  # batches from here on run on engines that were built to be fastest 
 @dataclass(frozen=True)
 class Contender:
     """open: (stage name, batch) -> a function of a device tensor of that batch; raises VlfError where it cannot be.
-    graphed: whether its calls are recorded and replayed as one CUDA graph."""
+    graphed: whether its calls are recorded and replayed as one CUDA graph. same_weights: as the plan, so that it
+    decides alike."""
 
     name: str
     precision: str
     open: Callable[[str, int], Run]
     graphed: bool = False
+    same_weights: bool = True
 
 
-def torch_contender(name: str, stages: Mapping[str, Stage], plan: Plan, device: str, *, compiled: str = "",
-                    graphed: bool = False) -> Contender:  # fmt: skip
+class Programs:
+    """The stages of a model in PyTorch, each traced once for a precision, for every batch from 1 to the ``largest``:
+    tracing takes seconds, and there are many batches and ways to run them. same_weights: as ``Contender``."""
+
+    def __init__(self, stages: Mapping[str, Stage], largest: int, device: str, same_weights: bool = True):
+        self.same_weights = same_weights
+        self._stages, self._largest, self._device = stages, max(largest, 2), device
+        self._traced: dict[tuple[str, str], torch.export.ExportedProgram] = {}
+
+    def module(self, stage: str, plan: Plan) -> torch.nn.Module:
+        """A new module, with the dtypes of the plan's typed graphs, on weights that all of this stage share."""
+        key = (stage, plan.manifest.precision)
+        if key not in self._traced:
+            outputs = plan.manifest.graph(stage, "typed").outputs
+            self._traced[key] = trace(self._stages[stage], key[1], outputs, self._largest, self._device)
+        return self._traced[key].module(check_guards=False)
+
+
+def programs_of(plan: Plan, largest: int, device: str) -> Programs:
+    """The plan's model in PyTorch: with the plan's own weights if those are random ones, which a seed gives again."""
+    manifest = plan.manifest
+    seed = manifest.weights.get("seed") if manifest.random_weights else None
+    if seed is None:
+        model = sizes_from_json(manifest.model).build()
+    else:
+        model = create_model(manifest.model["name"], len(manifest.labels), seed=seed)
+    return Programs({stage.name: stage for stage in model.stages()}, largest, device, seed is not None)
+
+
+def torch_contender(
+    name: str, programs: Programs, plan: Plan, *, compiled: str = "", graphed: bool = False
+) -> Contender:
     """PyTorch in the precision of a plan, fp32 or fp16, with the dtypes of its typed graphs between the stages.
     compiled: a mode of torch.compile, "" for eager."""
-    precision = plan.manifest.precision
 
     def open_stage(stage: str, batch: int) -> Run:
-        # A program for every batch there may be; no batch gets less than the largest of TensorRT's engines.
-        outputs = plan.manifest.graph(stage, "typed").outputs
-        module = trace(stages[stage], precision, outputs, max(batch, 2), device).module(check_guards=False)
+        module = programs.module(stage, plan)
         if compiled:
             torch._dynamo.reset()
             module = torch.compile(module, mode=compiled, dynamic=False)
         return torch.inference_mode()(lambda given: module(given))
 
-    return Contender(name, precision, open_stage, graphed)
+    return Contender(name, plan.manifest.precision, open_stage, graphed, programs.same_weights)
 
 
 def onnxruntime_contender(plan: Plan, device: str) -> Contender:
@@ -68,18 +101,20 @@ def onnxruntime_contender(plan: Plan, device: str) -> Contender:
     def open_stage(stage: str, batch: int) -> Run:
         data = plan.graph(stage, "typed")
         (given,), (result,) = tensor_specs(data)
-        options = {} if kind == "cpu" else {"user_compute_stream": str(torch.cuda.current_stream().cuda_stream)}
+        options = {} if kind == "cpu" else {"user_compute_stream": str(stream_handle(device))}
         session = ort.InferenceSession(data, providers=[(provider, options)])
         if provider not in session.get_providers():
             raise BackendMissing(f"onnxruntime {ort.__version__} could not open {provider} and fell back to the CPU")
         out = empty(result, batch, device)
+        queued = ort.RunOptions()  # all contenders only queue their work, whoever times them waits
+        queued.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
         def run(images: Tensor) -> Tensor:
             images = images.contiguous()
             binding = session.io_binding()
             binding.bind_input(given.name, kind, 0, np.dtype(given.dtype), tuple(images.shape), images.data_ptr())
             binding.bind_output(result.name, kind, 0, np.dtype(result.dtype), tuple(out.shape), out.data_ptr())
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, queued)
             return out
 
         return run
@@ -101,17 +136,17 @@ def tensorrt_contender(
         if key not in engines:
             typed, best = {stage: plan.graph(stage, "typed")}, largest if batch >= LARGE else 1
             ((_, data),) = build_engines(typed, targets, max_batch=top, opt_batch=best)
-            log = collector(trt)
-            log.drain()
-            opened = trt.Runtime(log).deserialize_cuda_engine(data)
+            runtime = start(trt, trt.Runtime)
+            opened = runtime.deserialize_cuda_engine(data)
             if opened is None:
-                raise PlanMismatch(f"{library} {trt.__version__} refuses its own engine on this GPU: {log.drain()}")
+                words = collector(trt).drain()
+                raise PlanMismatch(f"{library} {trt.__version__} refuses its own engine on this GPU: {words}")
             engines[key] = opened
         return engines[key]
 
     def open_stage(stage: str, batch: int) -> Run:
         opened = engine(stage, batch)
-        context = opened.create_execution_context()
+        context = _context(trt, opened, engines)
         if context is None:
             raise PlanMismatch(f"{library} {trt.__version__} gives no context on this GPU: {collector(trt).drain()}")
         graph = plan.manifest.graph(stage, "typed")
@@ -120,16 +155,32 @@ def tensorrt_contender(
         if not context.set_input_shape(given.name, tuple(_sized(given, batch))):
             raise PlanMismatch(f"{library} refuses batch {batch} of {given}")
         context.set_tensor_address(result.name, out.data_ptr())
+        capturable = getattr(context, "is_stream_capturable", lambda handle: True)
+        if graphed and not capturable(stream_handle("cuda")):
+            raise VlfError(f"{library} {trt.__version__} says that batch {batch} cannot be recorded as a CUDA graph")
 
         def run(images: Tensor) -> Tensor:
             context.set_tensor_address(given.name, images.data_ptr())
-            if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            if not context.execute_async_v3(stream_handle("cuda")):
                 raise VlfError(f"{library} could not run: {collector(trt).drain()}")
             return out
 
         return run
 
     return Contender(f"{library}{' + CUDA graph' if graphed else ''}", precision, open_stage, graphed)
+
+
+def _context(trt: ModuleType, engine: Any, engines: dict[tuple[str, ...], Any]) -> Any:
+    """An execution context as the runtime makes them, but no CUDA graph inside: those are PyTorch's here, for all.
+
+    TensorRT-RTX by default runs general kernels until those for the shape are compiled, which a graph would keep."""
+    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
+    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    engines[("config", str(len(engines)))] = config  # it must not end before its context
+    return engine.create_execution_context(config)
 
 
 class Decision:
@@ -160,7 +211,8 @@ def graphed(run: Run, example: Tensor) -> Run:
     torch.cuda.current_stream().wait_stream(side)
     recorded = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(recorded):
+        # What other threads do meanwhile, such as allocating, is not this graph's business.
+        with torch.cuda.graph(recorded, capture_error_mode="thread_local"):
             out = run(fixed)
     except RuntimeError as error:
         raise VlfError(f"cannot be recorded as a CUDA graph: {str(error).splitlines()[0]}") from error
@@ -171,6 +223,19 @@ def graphed(run: Run, example: Tensor) -> Run:
         return out
 
     return replay
+
+
+def own_stream(device: str) -> AbstractContextManager[Any]:
+    """Inside, PyTorch's current stream is one made for this, and not CUDA's default one."""
+    return nullcontext() if device == "cpu" else torch.cuda.stream(torch.cuda.Stream(device))
+
+
+def stream_handle(device: str) -> int:
+    """PyTorch's current stream as other libraries take it. Raises VlfError if it is CUDA's default one, which is 0."""
+    handle = torch.cuda.current_stream(device).cuda_stream
+    if handle == 0:
+        raise VlfError("this runs on CUDA's default stream: wrap it in own_stream()")
+    return handle
 
 
 def empty(spec: TensorSpec, batch: int, device: str) -> Tensor:

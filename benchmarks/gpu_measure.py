@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_contenders import Contender, Decision, Run, empty, graphed
+from gpu_contenders import Contender, Decision, Run, empty, graphed, own_stream
 from gpu_roofline import Peaks, Work, count, measure_peaks, synchronize
 from hardware import header
 from torch import Tensor
 
-from vlf_edge import Plan, Runtime
+from vlf_edge import Plan, Runtime, VlfError
 from vlf_edge.compiler.graph import Session
 
 PARTS = ("frame", "clip", "decision")
 GOAL_STREAMS, GOAL_DECISIONS_HZ = 1000, 10
 _DISTINCT = 4  # batches of images that a part sees in turn
 Opener = tuple[str, str, Callable[[], Contender]]
+# What the goals speak of, first things first, for when there is no time for all.
+_FIRST = ("tensorrt + CUDA graph", "tensorrt_rtx + CUDA graph", "torch eager", "torch.compile", "torch CUDA graph")
 
 
 def measure(
@@ -32,21 +34,38 @@ def measure(
     device: str,
     calls: int,
     progress: Callable[[str, int, int], None],
+    *,
+    until_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
     **peak_sizes: int,
 ) -> dict[str, Any]:
-    """Plain JSON: {"peaks", "peaks_missing", "work", "rows"}. images: (n, H, W, 3) uint8 of the model's size."""
-    peaks, missing = measure_peaks(device, **peak_sizes)
+    """Plain JSON: {"peaks", "peaks_missing", "work", "rows"}. images: (n, H, W, 3) uint8 of the model's size.
+
+    until_s: when to begin nothing more, by the clock; the most important rows are then measured first.
+    """
     works = {precision: _works(plan) for precision, plan in plans.items()}
-    expected = reference_logits(plans["fp32"], images)
+    expected = reference_logits(next(iter(plans.values())), images)
+    jobs = [(opener, batch) for opener in contenders for batch in batches]
+    if until_s is not None:
+        jobs.sort(key=lambda job: importance(job[0][0], job[1], batches))
+    opened: dict[tuple[str, str], Contender | None] = {}
     rows: list[dict[str, Any]] = []
-    for done, (name, precision, opener) in enumerate(contenders):
-        progress("measure", done, len(contenders))
-        try:
-            contender = opener()
-        except Exception as error:  # a library that is absent, broken or refuses this GPU: the others go on
-            rows.append(not_measured(name, precision, error))
-            continue
-        for batch in batches:
+    with own_stream(device):
+        peaks, missing = measure_peaks(device, **peak_sizes)
+        for done, ((name, precision, opener), batch) in enumerate(jobs):
+            progress("measure", done, len(jobs))
+            if until_s is not None and clock() >= until_s:
+                rows.append(not_measured(name, precision, NO_TIME, batch))
+                continue
+            if (name, precision) not in opened:
+                try:
+                    opened[name, precision] = opener()
+                except Exception as error:  # a library that is absent, broken or refuses this GPU: the others go on
+                    rows.append(not_measured(name, precision, error))
+                    opened[name, precision] = None
+            contender = opened[name, precision]
+            if contender is None:
+                continue
             try:
                 found = list(_rows(contender, plans[precision], images, batch, device, calls, expected))
             except Exception as error:  # lack of memory too
@@ -55,15 +74,21 @@ def measure(
             for row in found:
                 row.update(_against_roofline(row, works[precision][row["part"]], peaks))
             rows += found
-    progress("measure", len(contenders), len(contenders))
+    progress("measure", len(jobs), len(jobs))
     work = {precision: {part: _work_json(one) for part, one in parts.items()} for precision, parts in works.items()}
     return {"peaks": dict(peaks), "peaks_missing": missing, "work": work, "rows": rows}
 
 
-def reference_logits(fp32: Plan, images: np.ndarray) -> np.ndarray:
-    """(C,) of the fp32 graphs, as they are written, on the CPU: a window of the first K images."""
-    (tokens,) = Session(fp32.graph("frame", "fp32")).run({"image": images[: fp32.manifest.sampling.frames]}).values()
-    (logits,) = Session(fp32.graph("clip", "fp32")).run({"tokens": tokens[np.newaxis]}).values()
+def importance(name: str, batch: int, batches: Sequence[int]) -> tuple[int, int, int]:
+    """To sort by: one stream, then as many as there are, then those between from many to few; and see ``_FIRST``."""
+    ends = (min(batches), max(batches))
+    return ends.index(batch) if batch in ends else 2, -batch, _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+
+def reference_logits(plan: Plan, images: np.ndarray) -> np.ndarray:
+    """(C,) of a plan's fp32 graphs, as they are written, on the CPU: a window of the first K images."""
+    (tokens,) = Session(plan.graph("frame", "fp32")).run({"image": images[: plan.manifest.sampling.frames]}).values()
+    (logits,) = Session(plan.graph("clip", "fp32")).run({"tokens": tokens[np.newaxis]}).values()
     return logits[0]
 
 
@@ -85,7 +110,8 @@ def _rows(
     for _ in range(plan.manifest.sampling.frames):
         logits = whole()
     synchronize(device)
-    difference = float(np.linalg.norm(logits[0].float().numpy() - expected) / np.linalg.norm(expected))
+    apart = float(np.linalg.norm(logits[0].float().numpy() - expected) / np.linalg.norm(expected))
+    difference = apart if contender.same_weights else None
     inputs = {"frame": cycle(on_device), "clip": cycle(windows)}
     for part in PARTS:
         call = whole if part == "decision" else (lambda part=part: runs[part](next(inputs[part])))
@@ -152,6 +178,9 @@ def runtime_row(runtime: Runtime, images: np.ndarray, calls: int) -> dict[str, A
     return {**about, **times(push, 1, "cpu", calls)}  # push waits by itself
 
 
+NO_TIME = VlfError("no time was left")
+
+
 def not_measured(name: str, precision: str, error: BaseException, batch: int | None = None) -> dict[str, Any]:
     """The row of what could not run, and why, in one line."""
     lines = str(error).strip().splitlines() or [""]
@@ -165,14 +194,18 @@ def _works(plan: Plan) -> dict[str, Work]:
 
 
 def _work_json(work: Work) -> dict[str, Any]:
-    return {**vars(work), "multiply_adds": dict(work.multiply_adds)}
+    layer_bytes = [(layer.weight_bytes, layer.item_bytes) for layer in work.layers]
+    return {**vars(work), "multiply_adds": dict(work.multiply_adds), "layers": layer_bytes}
 
 
 def _against_roofline(row: Mapping[str, Any], work: Work, peaks: Peaks) -> dict[str, Any]:
-    """roofline_share: the least time over the time of a queued call; None if a peak it needs was not measured."""
-    least_s = work.least_s(row["batch"], peaks)
-    share = None if least_s is None else least_s * row["items_per_s"] / row["batch"]
-    return {"roofline_ms": None if least_s is None else least_s * 1e3, "roofline_share": share}
+    """{"roofline_ms", "roofline_share"} of the stage and {"layers_ms", "layers_share"} of its layers: the least time,
+    and that over the time of a queued call; None if a peak it needs was not measured."""
+    batch, found = row["batch"], {}
+    for name, least_s in (("roofline", work.least_s(batch, peaks)), ("layers", work.layers_s(batch, peaks))):
+        found[f"{name}_ms"] = None if least_s is None else least_s * 1e3
+        found[f"{name}_share"] = None if least_s is None else least_s * row["items_per_s"] / batch
+    return found
 
 
 def goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -190,12 +223,14 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 ratio = theirs[0]["p50_ms"] / fastest["p50_ms"]
                 who = f"{fastest['engine']} {fastest['precision']}"
                 lines.append(f"one stream: {who} is {ratio:.2f} times as fast as {name} {precision} (goal: {wanted})")
-    shares = [row for row in ours if row["part"] != "decision" and row["roofline_share"] is not None]
+    shares = [row for row in ours if row["part"] != "decision" and row["layers_share"] is not None]
     for part in ("frame", "clip"):
         of_part = [row for row in shares if row["part"] == part]
         if of_part:
-            top = max(of_part, key=lambda row: (row["batch"], row["roofline_share"]))
-            share = f"{top['roofline_share']:.0%} of the roofline (goal: 50 %)"
+            top = max(of_part, key=lambda row: (row["batch"], row["layers_share"]))
+            share = f"{top['layers_share']:.0%} of its layers' roofline (goal: 50 %)"
+            if top["roofline_share"] is not None:
+                share += f", {top['roofline_share']:.0%} of the stage's"
             lines.append(f"{part}, batch {top['batch']}: {top['engine']} {top['precision']} reaches {share}")
     if decisions:
         best = max(decisions, key=lambda row: row["items_per_s"])
@@ -216,21 +251,22 @@ def table(figures: Mapping[str, Any]) -> str:
         header(machine),
         f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}, power limit "
         f"{gpu['power_limit']}, up to {gpu['max_clock']}",
-        f"{figures['model']}, random weights, images of {figures['source']}, {figures['calls']} calls each",
+        f"{figures['model']}, {figures['weights']}, images of {figures['source']}, {figures['calls']} calls each",
         "measured at most: "
         + ", ".join(f"{kind} {rate / 1e12:.1f} T multiply-adds/s" for kind, rate in peaks.items() if kind != "copy")
         + f", copy {peaks['copy'] / 1e9:.0f} GB/s",
         *(f"not measured: peak of {kind}: {why}" for kind, why in figures["peaks_missing"].items()),
         "",
         f"{'part':8s} {'engine':26s} {'':5s} {'batch':>5s} {'p50 ms':>9s} {'p99 ms':>9s} {'items/s':>10s} "
-        f"{'of roofline':>11s} {'difference':>10s}",
+        f"{'of stage':>8s} {'of layers':>9s} {'difference':>10s}",
     ]
     measured = [row for row in figures["rows"] if "not_measured" not in row]
     for row in sorted(measured, key=lambda row: (PARTS.index(row["part"]), row["batch"])):
-        share, difference = row.get("roofline_share"), row.get("difference")
+        shares = ["" if row.get(name) is None else f"{row[name]:.1%}" for name in ("roofline_share", "layers_share")]
+        difference = row.get("difference")
         lines.append(
             f"{row['part']:8s} {row['engine']:26s} {row['precision']:5s} {row['batch']:5d} {row['p50_ms']:9.3f} "
-            f"{row['p99_ms']:9.3f} {row['items_per_s']:10.0f} {'' if share is None else format(share, '.1%'):>11s} "
+            f"{row['p99_ms']:9.3f} {row['items_per_s']:10.0f} {shares[0]:>8s} {shares[1]:>9s} "
             f"{'' if difference is None else format(difference, '.1e'):>10s}"
         )
     for row in figures["rows"]:

@@ -36,7 +36,7 @@ import numpy as np
 from hardware import describe, header
 
 from vlf_edge import Plan, VlfError
-from vlf_edge.backends.selection import CPU_BACKENDS
+from vlf_edge.backends.table import CPU_BACKENDS
 from vlf_edge.commands.progress import Progress
 from vlf_edge.compiler import Recipe
 from vlf_edge.compiler.accuracy.fidelity import Reference, encode

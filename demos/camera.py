@@ -19,7 +19,7 @@ def arguments() -> argparse.Namespace:
         "--engine", default="vlf.plan", metavar="PLAN", help="a plan made by vlf-edge build (default: vlf.plan)"
     )
     parser.add_argument("--source", default="0", help="0, /dev/video0, a file, a folder, test://motion (default: 0)")
-    parser.add_argument("--backend", default="auto", help="auto, tensorrt, tensorrt_rtx, openvino or onnxruntime")
+    parser.add_argument("--backend", default="auto", help="what runs the plan: see vlf-edge run --help (default: auto)")
     parser.add_argument("--rebuild", choices=("never", "auto", "always"), default="auto", help="engines for this GPU")
     parser.add_argument("--no-cuda-graph", action="store_true", help="start the GPU's kernels one by one")
     parser.add_argument("--save", metavar="FILE", help="write the video with the decisions on it")

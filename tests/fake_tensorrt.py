@@ -1,13 +1,15 @@
 """Strict stand-ins for the modules tensorrt and tensorrt_rtx, of any version in tensorrt_api.json.
 
 Every object has the members that the table gives its class in that version and no others: anything else is an
-AttributeError, as on the machine that has that version. An engine is JSON; what it computes is ``expected``.
+AttributeError, as on the machine that has that version. An engine is JSON; what it computes is ``expected``, summed up
+over its inputs.
 """
 
 from __future__ import annotations
 
 import enum
 import json
+import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 from fake_cuda import FakeCuda
 
-DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32"}
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "BF16": None, "FP8": None}
 API = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text())["classes"]
 VERSIONS = ("10.3", "10.13", "10.16", "11.4", "rtx-1.7")
 
@@ -44,9 +46,10 @@ class Strict:
         setattr(self._target, name, value)
 
 
-def spec(inputs: dict, outputs: dict, *, sm=("8.6",), profile=(1, 1, 4), **more) -> bytes:
-    """ONNX as well as engine: {name: (dtype name, shape)}, -1 for N."""
-    return b"vtrt" + json.dumps({"inputs": inputs, "outputs": outputs, "sm": sm, "profile": profile, **more}).encode()
+def spec(inputs: dict, outputs: dict, *, sm=("8.6",), profiles=((1, 1, 4),), **more) -> bytes:
+    """ONNX as well as engine: {name: (dtype name, shape)}, -1 for N. profiles: smallest, best and largest N of each."""
+    facts = {"inputs": inputs, "outputs": outputs, "sm": sm, "profiles": profiles, **more}
+    return b"vtrt" + json.dumps(facts).encode()
 
 
 def expected(array: np.ndarray, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -62,15 +65,25 @@ def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0", rtx: bool = False):
     assert column in VERSIONS, f"tensorrt_api.json knows {VERSIONS}"
     module = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     module.__version__ = version
-    module._strict = lambda kind, target: Strict(kind, column, target)
+    module._ends = []  # kinds of objects, in the order in which the last reference to each went
+
+    def strict(kind, target):
+        made = Strict(kind, column, target)
+        weakref.finalize(made, module._ends.append, kind).atexit = False
+        return made
+
+    module._strict = strict
     strong = 1 if version.startswith("10.") else 0
     module.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": strong})
     module.TensorIOMode = enum.IntEnum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2})
     module.MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})
     module.DataType = enum.IntEnum("DataType", {name: number for number, name in enumerate(DTYPES)})
+    strategies = {"STATIC": 0, "ON_PROFILE_CHANGE": 1, "USER_MANAGED": 2}
+    module.ExecutionContextAllocationStrategy = enum.IntEnum("Allocation", strategies)
     module.ILogger = ILogger
-    module.Runtime = lambda logger: module._strict("Runtime", Runtime(module, cuda, logger))
-    module.Builder = lambda logger: module._strict("Builder", Builder(module, logger))
+    module.Runtime = lambda logger: _start(module, "Runtime", logger, lambda: Runtime(module, cuda, logger))
+    module.Builder = lambda logger: _start(module, "Builder", logger, lambda: Builder(module, logger))
+    module._no_cuda = ""
     module.OnnxParser = lambda network, logger: module._strict("OnnxParser", OnnxParser(network))
     module._built = []
     if rtx:
@@ -80,6 +93,20 @@ def fake_tensorrt(cuda: FakeCuda, version: str = "10.3.0", rtx: bool = False):
         capabilities = {f"SM{sm}": sm for sm in (75, 80, 86, 89, 120, 121)}
         module.ComputeCapability = enum.IntEnum("ComputeCapability", {"NONE": 0, "CURRENT": 1, **capabilities})
     return module
+
+
+def _start(module, kind, logger, make):
+    """What the bindings do where CUDA cannot start: nearly always they raise, and once they gave a broken object."""
+    if module._no_cuda:
+        logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+    if module._no_cuda == "give nothing":
+        raise TypeError(f"{module.__name__}.{kind}.__init__(): factory function returned nullptr")
+    return Crashes() if module._no_cuda else module._strict(kind, make())
+
+
+class Crashes:
+    def __getattr__(self, name):
+        raise AssertionError(f"{name}: the process would have crashed here")
 
 
 class ILogger:
@@ -110,6 +137,7 @@ class CudaEngine:
         self._module, self._cuda, self._logger, self._facts = module, cuda, logger, facts
         self._tensors = {**facts["inputs"], **facts["outputs"]}
         self.num_io_tensors = len(self._tensors)
+        self.num_optimization_profiles = len(facts["profiles"])
 
     def get_tensor_name(self, index):
         return list(self._tensors)[index]
@@ -124,18 +152,20 @@ class CudaEngine:
         return tuple(self._tensors[name][1])
 
     def get_tensor_profile_shape(self, name, profile_index):
-        assert profile_index == 0 and name in self._facts["inputs"]
+        assert name in self._facts["inputs"]
         rest = self._tensors[name][1][1:]
-        return [(batch, *rest) for batch in self._facts["profile"]]
+        return [(batch, *rest) for batch in self._facts["profiles"][profile_index]]
 
     def create_runtime_config(self):
         return self._module._strict("IRuntimeConfig", RuntimeConfig(self._module))
 
-    def create_execution_context(self, config=None):
+    def create_execution_context(self, given=0):
+        """given: a runtime config, or how memory is allocated."""
         why = self._facts.get("no_context")
         if why:
             return self._logger.log(ILogger.ERROR, "no kernel image for this GPU" if why is True else why)
-        context = ExecutionContext(self._cuda, self._logger, self._facts, config and config._target)
+        config, strategy = (given._target, 0) if isinstance(given, Strict) else (None, given)
+        context = ExecutionContext(self._cuda, self._logger, self._facts, config, strategy)
         self._cuda.contexts.add(context)
         return self._module._strict("IExecutionContext", context)
 
@@ -176,15 +206,28 @@ class RuntimeCache:
 
 
 class ExecutionContext:
-    def __init__(self, cuda, logger, facts, config):
+    """reserved: the batch that it has memory for."""
+
+    def __init__(self, cuda, logger, facts, config, strategy):
         self._cuda, self._logger, self._facts, self._config = cuda, logger, facts, config
+        self._strategy, self._profile = strategy, facts["profiles"][0]
+        self.reserved = max(profile[2] for profile in facts["profiles"])
         self._warm, self._layout = False, 0
         self._batch = {name: shape[0] for name, (_, shape) in facts["inputs"].items() if shape[0] > 0}
         self.addresses: dict[str, int] = {}
 
+    def set_optimization_profile_async(self, index, stream_handle):
+        assert not self._warm, "before anything runs"
+        self._profile = self._facts["profiles"][index]
+        self._batch = {name: shape[0] for name, (_, shape) in self._facts["inputs"].items() if shape[0] > 0}
+        self._cuda.enqueue(stream_handle, lambda: None)
+        if self._strategy == 1:
+            self.reserved = self._profile[2]
+        return True
+
     def set_input_shape(self, name, shape):
         _, want = self._facts["inputs"][name]
-        low, _, high = self._facts["profile"] if want[0] < 0 else (want[0],) * 3
+        low, _, high = self._profile if want[0] < 0 else (want[0],) * 3
         if list(shape[1:]) != list(want[1:]) or not low <= shape[0] <= high:
             self._logger.log(ILogger.ERROR, f"shape {shape} is outside the profile")
             return False
@@ -216,8 +259,7 @@ class ExecutionContext:
         self._warm, layout = True, self._layout
         if self._config is not None:
             self._config.cache.compile("-".join(map(str, self._batch.values())))
-        (source, (kind, _)), *_ = self._facts["inputs"].items()
-        given = self._view(source, kind)
+        given = [self._view(name, kind) for name, (kind, _) in self._facts["inputs"].items()]
         results = [(self._view(name, kind), DTYPES[kind]) for name, (kind, _) in self._facts["outputs"].items()]
 
         captured = self._cuda.capturing(stream_handle)
@@ -225,7 +267,7 @@ class ExecutionContext:
         def kernel():
             assert not captured or layout == self._layout, "a graph runs after its context has moved its memory"
             for result, dtype in results:
-                result[:] = expected(given, result.shape, dtype)
+                result[:] = sum(expected(array, result.shape, dtype) for array in given)
 
         self._cuda.enqueue(stream_handle, kernel)
         return True
@@ -259,7 +301,10 @@ class Builder:
         self._module._built.append(config)
         if config.timing is not None:
             config.timing.timed.add("tactics")
-        return memoryview(b"vtrt" + json.dumps({**network.facts, "sm": config.sm()}).encode())
+        made = {**network.facts, "sm": config.sm()}
+        if config.profiles:
+            made["profiles"] = [[shape[0] for shape in next(iter(shapes.values()))] for shapes in config.profiles]
+        return memoryview(b"vtrt" + json.dumps(made).encode())
 
 
 class BuilderConfig:
@@ -273,6 +318,8 @@ class BuilderConfig:
     def sm(self):
         if self._rtx:
             assert sorted(self._sm) == list(range(self.num_compute_capabilities))
+            if not self._sm:
+                return ["8.0", "8.6", "8.9", "12.0", "12.1"]
             return [f"{sm // 10}.{sm % 10}" for sm in self._sm.values()]
         return ["8.6"]
 

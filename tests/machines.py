@@ -24,6 +24,8 @@ AMPERE = GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
 HOPPER = GpuInfo("H100", "9.0", 80 << 30, False, 132)
 ORIN = GpuInfo("Orin", "8.7", 8 << 30, True, 8)
 TURING = GpuInfo("RTX 2060", "7.5", 6 << 30, False, 30)
+VOLTA = GpuInfo("V100", "7.0", 16 << 30, False, 80)
+LATER = GpuInfo("RTX 7090", "13.0", 32 << 30, False, 170)  # of the years to come
 BLACKWELL = GpuInfo("GB10", "12.1", 128 << 30, True, 48)
 
 
@@ -32,7 +34,7 @@ def engine_info(stage, target, library, capabilities, device=""):
 
 
 TARGETS = {
-    "rtx": ("tensorrt_rtx", ("8.0", "8.6", "8.9", "12.0")),
+    "rtx": ("tensorrt_rtx", ("8.0", "8.6", "8.9", "12.0", "12.1+")),
     "rtx-turing": ("tensorrt_rtx", ("7.5",)),
     "tensorrt": ("tensorrt", ("9.0",)),
 }
@@ -106,7 +108,9 @@ def machine_of(monkeypatch, tmp_path):
             openvino, "OpenVINOEngine", lambda data, precision, threads: Opened("openvino", data, precision)
         )
         monkeypatch.setattr(
-            onnxruntime, "OnnxRuntimeEngine", lambda data, threads: Opened("onnxruntime", data, data.decode())
+            onnxruntime,
+            "OnnxRuntimeEngine",
+            lambda data, **_: Opened("onnxruntime", data, data.decode()),
         )
         return here
 

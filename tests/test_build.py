@@ -189,7 +189,7 @@ def test_engines_are_added_to_a_plan_in_place(plans, tmp_path, capsys):
     assert main(["build", str(path), "--target", "rtx"]) == 0
     plan = Plan.open(path)
     assert [(e.stage, e.target, e.compute_capabilities) for e in plan.manifest.engines] == [
-        (stage, "rtx", ("8.0", "8.6", "8.9", "12.0")) for stage in ("frame", "clip")
+        (stage, "rtx", ("8.0", "8.6", "8.9", "12.0", "12.1+")) for stage in ("frame", "clip")
     ]
     assert plan.read("frame.rtx.engine")[:4] == b"vtrt" and plan.graph("frame", "fp32")
     assert "rtx: tensorrt_rtx" in capsys.readouterr().out

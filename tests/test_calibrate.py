@@ -13,8 +13,8 @@ from vlf_edge.video.sources import open_source
 SAMPLING, PREPROCESS = Sampling(4, 1.0), Preprocess(32, 32, 32)
 
 
-def write_clip(path, images, fps=20.0):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (images.shape[2], images.shape[1]))
+def write_clip(path, images, fps=20.0, code="MJPG"):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), fps, (images.shape[2], images.shape[1]))
     for image in images:
         writer.write(image)
     writer.release()

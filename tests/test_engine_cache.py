@@ -10,11 +10,13 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from vlf_edge import cache
+from vlf_edge.atomic import PARTIAL_PREFIX
 from vlf_edge.backends import engine_cache
 from vlf_edge.backends.engine_cache import EngineCache, engine_key
 from vlf_edge.cache import cache_folder, keep, read_kept
@@ -158,9 +160,7 @@ def test_the_newest_and_last_read_are_kept(tmp_path, monkeypatch):
         engines.get_or_build(key, lambda: b"engine")
         for path in tmp_path.glob("*.engine"):
             os.utime(path, (time.time() - 100, path.stat().st_mtime - 10 * age_s))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        f"{key}.{kind}" for key in "abc" for kind in ("engine", "lock")
-    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.engine", "b.engine", "c.engine"]
     oldest = min(tmp_path.glob("*.engine"), key=lambda path: path.stat().st_mtime)
     engines.get(oldest.stem)
     engines.get_or_build("e", lambda: b"engine")
@@ -183,18 +183,17 @@ def test_an_entry_that_is_being_built_anew_is_not_thrown_away(tmp_path, monkeypa
 
     def build():
         engines.get_or_build("b", lambda: b"b")
-        assert (tmp_path / "a.lock").exists() and engines.get("a") == b"a"
+        assert (tmp_path / "a.engine.lock").exists() and engines.get("a") == b"a"
         return b"anew"
 
     assert engines.get_or_build("a", build, refresh=True) == b"anew"
 
 
 def test_what_a_killed_writer_left_is_swept_up(tmp_path):
-    old, new = tmp_path / ".partial-old", tmp_path / ".partial-new"
-    old.touch(), new.touch()
-    os.utime(old, (0, 0))
+    left = tmp_path / f"{PARTIAL_PREFIX}left"
+    left.touch()
     EngineCache(tmp_path).get_or_build("key", lambda: b"engine")
-    assert (old.exists(), new.exists()) == (False, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["key.engine"]
 
 
 def test_the_key_changes_with_everything_it_depends_on():
@@ -211,6 +210,72 @@ def test_keep_and_read(tmp_path):
     assert keep(path, b"\0data\n") and read_kept(path) == b"\0data\n"
     assert keep(path, b"") and read_kept(path) == b""
     assert read_kept(tmp_path / "nothing") is None
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+
+
+@contextmanager
+def belonging_to_somebody_else(path, monkeypatch):
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+        yield
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "geteuid", lambda: 12345)
+            yield
+
+
+def test_what_another_user_owns_is_not_believed(tmp_path, monkeypatch, caplog):
+    engines = EngineCache(tmp_path)
+    engines.get_or_build("key", lambda: b"engine")
+    with belonging_to_somebody_else(tmp_path / "key.engine", monkeypatch):
+        assert engines.get("key") is None
+    assert "belongs to another user" in caplog.text
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_what_others_can_write_is_not_believed(tmp_path, caplog, mode):
+    engines = EngineCache(tmp_path)
+    engines.get_or_build("key", lambda: b"engine")
+    (tmp_path / "key.engine").chmod(mode)
+    assert engines.get_or_build("key", lambda: b"again") == b"again"
+    assert f"can be written by others (mode {mode:o})" in caplog.text
+    assert (tmp_path / "key.engine").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_kept_is_bound_to_its_name(tmp_path, caplog):
+    keep(tmp_path / "one", b"data")
+    os.rename(tmp_path / "one", tmp_path / "other")
+    assert read_kept(tmp_path / "other") is None and "is damaged" in caplog.text
+
+
+def test_links_and_fifos_are_not_read(tmp_path, caplog):
+    keep(tmp_path / "real", b"data")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "real").symlink_to(tmp_path / "real")
+    assert read_kept(tmp_path / "link" / "real") is None
+    os.mkfifo(tmp_path / "fifo")
+    assert read_kept(tmp_path / "fifo") is None
+    assert caplog.text.count("which is made anew") == 2
+
+
+def test_a_lock_of_one_leaves_nothing_and_waiting_ends_with_its_holder(tmp_path):
+    """Many at once, again and again: never two in the block, though each one removes the lock's file."""
+    inside, most, path = [], [], tmp_path / "thing"
+
+    def work():
+        for _ in range(20):
+            with cache.locked(path, "working"):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.0002)
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(most) == 120 and max(most) == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_where_things_are_kept(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "engines").glob("*.toml"))
 ON_THE_MACHINE = [name for name in RECIPES if name.startswith("jetson-") or name == "datacentre"]
 # The GPUs each TensorRT-RTX recipe is for.
 RTX = {
-    "rtx": ("8.0", "8.6", "8.9", "12.0"),
+    "rtx": ("8.0", "8.6", "8.9", "12.0", "12.1+"),
     "rtx-ampere": ("8.6",),
     "rtx-ada": ("8.9",),
     "rtx-blackwell": ("12.0",),
@@ -178,6 +178,26 @@ def test_messages_in_the_troubleshooting_table_are_those_of_the_code():
     said = {fragment for message in messages for fragment in re.split(r"\s*…\s*", message) if fragment}
     unknown = {fragment for fragment in said if not any(fragment in text for text in texts_of_the_package())}
     assert not unknown, "say these as the code does"
+
+
+def test_the_extras_that_messages_name_exist_and_those_for_cuda_12_stay_with_it():
+    text = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    extras = {name: ast.literal_eval(needs) for name, needs in re.findall(r"^([\w-]+) = (\[.*\])$", text, re.M)}
+    named = {name for text in texts_of_the_package() for name in re.findall(r"vlf_edge\[([\w-]+)\]", text)}
+    assert {"rtx-cu12", "tensorrt-cu12", "cpu"} <= named <= set(extras)
+    for extra, library in (("rtx-cu12", "tensorrt_rtx_cu12"), ("tensorrt-cu12", "tensorrt-cu12")):
+        assert any(need.startswith(f"{library}>=") for need in extras[extra])
+        assert "cuda-bindings>=12.6,<13" in extras[extra]
+
+
+def test_the_bounds_of_cuda_bindings_are_those_of_each_jetpack():
+    """cuda-bindings are not to be newer than the CUDA that the board's driver knows; the message says the same."""
+    rows = {row[0].strip(): row[1:] for row in (line.strip("|").split("|") for line in JETSON.read_text().splitlines())}
+    assert [cell.strip() for cell in rows["CUDA"][:3]] == ["12.6", "13.0", "13.2"]
+    bounds = [cell.strip(" `'") for cell in rows["cuda-bindings"][:3]]
+    assert bounds == ["cuda-bindings<12.9", "cuda-bindings<13.1", "cuda-bindings<13.3"]
+    messages = " ".join(texts_of_the_package())
+    assert all(bound in messages and f"numpy<2' '{bound}'" in JETSON.read_text() for bound in bounds)
 
 
 def test_the_loop_for_csi_cameras_runs(tmp_path, monkeypatch):

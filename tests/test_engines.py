@@ -78,11 +78,23 @@ def test_a_target_without_its_library_or_gpu_says_what_is_missing(machine):
 
 
 @rtx
-@pytest.mark.parametrize("target", ["rtx", "rtx-turing", "rtx:sm80", "rtx:sm86", "rtx:sm89", "rtx:sm120"])
-def test_rtx_builds_for_every_target(target):
+@pytest.mark.parametrize(
+    ("target", "mask"),
+    [
+        ("rtx", 0x7E),  # with 8.0, 8.6, 8.9 and 12.0 set one by one: 0x1E, which leaves out 12.1 and what comes later
+        ("rtx-turing", 0x01),
+        ("rtx:sm80", 0x02),
+        ("rtx:sm86", 0x04),
+        ("rtx:sm89", 0x08),
+        ("rtx:sm120", 0x10),
+        ("rtx:sm121", 0x20),
+    ],
+)
+def test_rtx_builds_for_every_target(target, mask):
     ((info, data),) = build_engines({"frame": toy_frame("float16")}, resolve_targets(target), max_batch=4)
     (wanted,) = resolve_targets(target)
-    assert info.compute_capabilities == wanted.compute_capabilities
+    assert info.compute_capabilities == (wanted.compute_capabilities or ("8.0", "8.6", "8.9", "12.0", "12.1+"))
+    assert data[32] == mask, "the GPUs that the engine itself names in its header"
     assert (info.stage, info.target, info.library) == ("frame", target, "tensorrt_rtx")
     assert (info.max_batch, info.device) == (4, "")
     assert info.member == f"frame.{target.replace(':', '-')}.engine"

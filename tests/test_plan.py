@@ -1,5 +1,9 @@
 import json
+import os
+import threading
+import warnings
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,3 +201,69 @@ def test_newer_format_says_to_upgrade(toy_plan, tmp_path):
 def test_absent_graph_names_those_present(toy_plan):
     with pytest.raises(PlanMismatch, match="no fp32 graph of stage 'audio'; it has: frame/fp32"):
         toy_plan.graph("audio", "fp32")
+
+
+def test_an_unsound_plan_does_not_replace_a_sound_one(tmp_path, toy_plan):
+    before = toy_plan.path.read_bytes()
+    for change in ({"labels": ("wave\x1b[2J", "b", "c", "d", "e")}, {"precision": "int3"}, {"labels": ()}):
+        with pytest.raises(PlanError, match="not a sound vlf.plan"):
+            write_toy_plan(toy_plan.path, replace(toy_manifest(), **change))
+    with pytest.raises(PlanError, match="unsafe name"):
+        Plan.write(toy_plan.path, toy_manifest(), {"frame.fp32.onnx": b"f", "clip.fp32.onnx": b"c", "../x": b""}, {})
+    assert toy_plan.path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["toy.plan"]
+
+
+def test_an_open_plan_stays_what_it_was_while_another_takes_its_place(tmp_path, toy_plan):
+    plan = Plan.open(toy_plan.path)
+    frame = plan.read("frame.fp32.onnx")
+    members = {"frame.fp32.onnx": b"another frame", "clip.fp32.onnx": b"another clip"}
+    other = Plan.write(toy_plan.path, toy_manifest(), members, {"note": "another"})
+    for opened in (plan, toy_plan):
+        assert opened.read("frame.fp32.onnx") == frame and opened.report == {"note": "toy"}
+    assert other.read("frame.fp32.onnx") == b"another frame" == Plan.open(toy_plan.path).read("frame.fp32.onnx")
+    toy_plan.path.unlink()
+    assert other.report == {"note": "another"}
+
+
+def test_threads_and_forks_read_one_plan_at_once(toy_plan):
+    wrong, right = [], (toy_plan.read("frame.fp32.onnx"), toy_plan.read("clip.fp32.onnx"))
+
+    def read():
+        for _ in range(100):
+            if (toy_plan.read("frame.fp32.onnx"), toy_plan.read("clip.fp32.onnx")) != right:
+                wrong.append(1)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, which have all ended
+        child = os.fork()
+    if child == 0:
+        read()
+        os._exit(len(wrong))
+    read()
+    assert os.waitpid(child, 0)[1] == 0 and not wrong
+
+
+def test_plans_leave_no_open_files(toy_plan):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        Plan.open(toy_plan.path).graph("frame", "fp32")
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_what_is_no_file_is_neither_written_to_nor_read(tmp_path, toy_plan):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link.plan").symlink_to("toy.plan")
+    refused = {"fifo": "a device, a FIFO or a socket", "/dev/null": "a device", "link.plan": "a symbolic link"}
+    for name, why in refused.items():
+        with pytest.raises(PlanError, match=f"cannot write .*it is {why}"):
+            write_toy_plan(tmp_path / name)
+    assert Plan.open(tmp_path / "link.plan").manifest == toy_plan.manifest
+    for name, kind in (("fifo", "named pipe"), ("/dev/zero", "device")):
+        with pytest.raises(PlanError, match=f"is a {kind}, not a vlf.plan file"):
+            Plan.open(tmp_path / name)

@@ -1,4 +1,6 @@
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -242,12 +244,44 @@ def test_cache_hits_misses_and_recovers(tmp_path):
     first = cached_ranges(tmp_path / "cache", key, compute)
     assert cached_ranges(tmp_path / "cache", key, compute) == first and len(computed) == 1
     (file,) = (tmp_path / "cache").iterdir()
+    original = file.read_bytes()
     for damage in (b"", b"{}", file.read_bytes()[:-20], b"\xff\xfe", b"[" * 100_000):
         file.write_bytes(damage)
         assert cached_ranges(tmp_path / "cache", key, compute) == first
     assert len(computed) == 6
     assert cached_ranges(tmp_path / "cache", key, compute) == first and len(computed) == 6
-    assert [f.name for f in (tmp_path / "cache").iterdir()] == [f"{key}.json"]
+    assert [f.name for f in (tmp_path / "cache").iterdir()] == [f"{key}.ranges"]
+    (tmp_path / "cache" / "other.ranges").write_bytes(original)
+    assert cached_ranges(tmp_path / "cache", "other", compute) == first and len(computed) == 7, "ranges of another key"
+    file.write_bytes(original.replace(b"0.1", b"0.9"))
+    assert cached_ranges(tmp_path / "cache", key, compute) == first and len(computed) == 8, "ranges that were edited"
+    file.chmod(0o666)
+    assert cached_ranges(tmp_path / "cache", key, compute) == first and len(computed) == 9, "anybody can write them"
+
+
+def test_builds_at_once_measure_once(tmp_path, caplog):
+    begun, go, computed, results = threading.Event(), threading.Event(), [], []
+
+    def compute():
+        computed.append(1)
+        begun.set()
+        assert go.wait(60)
+        return Ranges("minmax", {"x": 0.1}, {"x": 0.1}, {"x": 0.0}, 3)
+
+    threads = [threading.Thread(target=lambda: results.append(cached_ranges(tmp_path, "key", compute))) for _ in "123"]
+    threads[0].start()
+    assert begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    while len(caplog.records) < 2:
+        time.sleep(0.01)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(computed) == 1 and len(results) == 3 and results[0] == results[1] == results[2]
+    assert {r.getMessage() for r in caplog.records} == {
+        "another start on this machine is measuring these ranges: waiting for it"
+    }
 
 
 def test_a_failed_computation_leaves_nothing(tmp_path):
@@ -263,7 +297,8 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_only(tmp_path, caplog):
     (tmp_path / "file").write_text("not a folder")
     ranges = Ranges("minmax", {}, {}, {}, 1)
     assert cached_ranges(tmp_path / "file" / "cache", "key", lambda: ranges) == ranges
-    assert "cannot keep the calibration cache" in caplog.text
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"cannot keep {tmp_path / 'file' / 'cache' / 'key.ranges'}")
 
 
 def test_key_depends_on_all_that_matters():

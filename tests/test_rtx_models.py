@@ -57,7 +57,7 @@ def test_engines_build_for_every_target(by_precision, precision):
         (stage, target) for stage in STAGES for target in ("rtx", "rtx-turing")
     ]
     assert {capability for info, _ in built for capability in info.compute_capabilities} == {
-        "7.5", "8.0", "8.6", "8.9", "12.0"
+        "7.5", "8.0", "8.6", "8.9", "12.0", "12.1+"
     }  # fmt: skip
     assert all(data[:4] == b"vtrt" for _, data in built)
 
@@ -65,5 +65,5 @@ def test_engines_build_for_every_target(by_precision, precision):
 def test_fp32_engines_build_for_all_but_turing(by_precision):
     """Turing has no float32 matrix products in TensorRT-RTX: test_engines.py has its error."""
     built = build_engines(by_precision["fp32"], resolve_targets("rtx"))
-    assert {info.compute_capabilities for info, _ in built} == {("8.0", "8.6", "8.9", "12.0")}
+    assert {info.compute_capabilities for info, _ in built} == {("8.0", "8.6", "8.9", "12.0", "12.1+")}
     assert all(data[:4] == b"vtrt" for _, data in built)

@@ -1,5 +1,8 @@
 """Runtime around the fake backend: its life, and what it refuses."""
 
+import threading
+
+import numpy as np
 import pytest
 
 from vlf_edge import Plan, Runtime, SourceError, VlfError
@@ -95,3 +98,43 @@ def test_classify_refuses_a_camera(runtime, monkeypatch, images):
     monkeypatch.setattr(module, "open_source", lambda name: camera)
     with pytest.raises(SourceError, match="never ends"):
         runtime.classify("0")
+
+
+def test_two_threads_at_once_are_refused_in_one_sentence(runtime, images):
+    inside, leave = threading.Event(), threading.Event()
+    step = runtime.recognizer.executor.step
+
+    def slow(due):
+        inside.set()
+        leave.wait(10)
+        return step(due)
+
+    runtime.recognizer.executor.step = slow
+    thread = threading.Thread(target=runtime.push, args=(images[0], 0.0))
+    thread.start()
+    assert inside.wait(10)
+    for call in (lambda: runtime.push(images[1], 0.25), lambda: runtime.classify(images), runtime.reset):
+        with pytest.raises(VlfError, match="used by another thread at this moment: give each thread a Runtime"):
+            call()
+    leave.set()
+    thread.join()
+    assert runtime.push(images[1], 0.25).state == "warming"
+
+
+def test_streams_by_name_and_their_counts(runtime, images):
+    assert runtime.stats()["counts"]["decisions"] == 0, "counts are there from the beginning"
+    found = list(runtime.stream({"door": timed(images[:8]), "dock": timed(images[8:14])}))
+    assert {p.stream for p in found} == {"door", "dock"} and sum(p.state == "ok" for p in found) == 5 + 3
+    streams = runtime.stats()["streams"]
+    assert streams["door"]["counts"]["encoded"] == 8 and streams["dock"]["counts"]["encoded"] == 6
+    runtime.forget("dock")
+    assert set(runtime.stats()["streams"]) == {"door"}
+    with pytest.raises(SourceError, match="no source to stream from"):
+        runtime.pipeline({})
+
+
+def test_a_small_step_back_of_the_clock_is_no_gap(runtime, images):
+    jitter = np.random.default_rng(0).uniform(-0.007, 0.007, 120)
+    states = [runtime.push(images[i % 40], i / 60 + jitter[i]) for i in range(120)]
+    decided = [p.state for p in states if p is not None]
+    assert decided[:3] == ["warming"] * 3 and set(decided[3:]) == {"ok"} and runtime.stats()["counts"]["gaps"] == 0

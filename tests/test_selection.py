@@ -14,13 +14,16 @@ from machines import (
     ORIN,
     TARGETS,
     TURING,
+    VOLTA,
     engine_info,
     given,
     plan_with,
 )
 
 from vlf_edge import Plan
+from vlf_edge.backends import cuda
 from vlf_edge.backends.selection import engine_serves, open_engines
+from vlf_edge.backends.table import GPU_BACKENDS
 from vlf_edge.cli import main
 from vlf_edge.compiler import Recipe, build
 from vlf_edge.errors import BackendMissing, CompileError, PlanMismatch, VlfError
@@ -52,12 +55,9 @@ def test_never_takes_what_fits_the_machine_and_builds_nothing(tmp_path, machine,
     assert {engine.backend for engine in engines.values()} == {want}
     assert here.builds == []
     sentences = said()
-    if targets and want in ("openvino", "onnxruntime"):
+    if want in ("openvino", "onnxruntime") and (targets or set(libraries) & set(GPU_BACKENDS)):
         (sentence,) = sentences
         assert sentence.startswith(f"running on the CPU with {want}: ")
-    elif gpu is BLACKWELL:
-        (sentence,) = sentences
-        assert "12.0 with tensorrt_rtx 1.2.3 runs here too, on GB10 (compute capability 12.1)" in sentence
     else:
         assert sentences == []
 
@@ -68,7 +68,12 @@ def test_never_takes_what_fits_the_machine_and_builds_nothing(tmp_path, machine,
         (("openvino",), AMPERE, {"rebuild": "always"}, "neither TensorRT nor TensorRT-RTX is here"),
         (ALL, None, {"rebuild": "always"}, "no usable NVIDIA GPU here"),
         (ALL, AMPERE, {"device": 3}, "there is no GPU 3"),
-        (ALL, None, {}, None),
+        (("openvino",), AMPERE, {"device": 3}, "GPU 3 was asked for, but neither TensorRT nor TensorRT-RTX is here"),
+        (ALL, None, {}, "no usable NVIDIA GPU here"),  # who installs a library for GPUs asks for one
+        (("openvino", "tensorrt"), None, {}, "no usable NVIDIA GPU here"),
+        (("openvino", "tensorrt_rtx"), None, {"rebuild": "never"}, "no usable NVIDIA GPU here"),
+        (("openvino", "tensorrt"), AMPERE, {"rebuild": "never"}, "has no engine for a GPU, and none is to be built"),
+        (("openvino", "onnxruntime"), None, {}, None),
     ],
 )
 def test_a_gpu_that_was_asked_for_is_not_silently_left_out(tmp_path, machine, said, libraries, gpu, asked, words):
@@ -100,8 +105,24 @@ def test_auto_falls_to_the_cpu_as_a_whole_if_the_gpu_refuses_one_stage(tmp_path,
 
 def test_auto_without_any_library_names_the_install_line(tmp_path, machine):
     machine(gpu=AMPERE)
-    with pytest.raises(BackendMissing, match=r"neither OpenVINO nor ONNX Runtime.*pip install 'vlf_edge\[cpu\]'"):
+    with pytest.raises(BackendMissing, match=r"none of openvino, onnxruntime is here.*pip install 'vlf_edge\[cpu\]'"):
         open_engines(plan_with(tmp_path, "rtx"), rebuild="never")
+
+
+def test_what_keeps_a_gpu_library_from_its_gpu_is_part_of_the_error(tmp_path, machine, said, monkeypatch):
+    """A Jetson or a PC with an old driver, where cuda-bindings are absent or too new, and nothing for the CPU."""
+    machine("tensorrt")
+    lacking = BackendMissing(
+        "cuda-bindings cannot be imported (No module named 'cuda')", remedy="install it with: pip x"
+    )
+    monkeypatch.setattr(cuda, "probe", lambda device=0: (_ for _ in ()).throw(lacking))
+    words = r"is here \(cuda-bindings cannot .*'cuda'\)\); install one with: .*\[cpu\].*; for the GPU: .*pip x$"
+    with pytest.raises(BackendMissing, match=words):
+        open_engines(plan_with(tmp_path))
+    machine("tensorrt", "openvino")
+    monkeypatch.setattr(cuda, "probe", lambda device=0: (_ for _ in ()).throw(lacking))
+    open_engines(plan_with(tmp_path))
+    assert said() == ["running on the CPU with openvino: cuda-bindings cannot be imported (No module named 'cuda')"]
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"])
@@ -138,18 +159,20 @@ def test_a_plan_without_engines_for_the_backend_says_which_command_adds_them(tmp
 def test_an_explicit_backend_tries_an_unlisted_gpu_and_passes_on_the_refusal(tmp_path, machine):
     plan = plan_with(tmp_path, "rtx-turing", "rtx")
     here = machine(*ALL, gpu=HOPPER)
-    for rebuild in ("never", "auto"):  # TensorRT-RTX does not build for it, so that is all that is left
-        engines = open_engines(plan, backend="tensorrt_rtx", rebuild=rebuild)
-        assert given(engines) == ["frame.rtx.engine", "clip.rtx.engine"]
+    engines = open_engines(plan, backend="tensorrt_rtx", rebuild="never")
+    assert given(engines) == ["frame.rtx.engine", "clip.rtx.engine"]
+    here = machine(*ALL, gpu=VOLTA)  # TensorRT-RTX does not build for it, so that is all that is left
+    engines = open_engines(plan, backend="tensorrt_rtx")
+    assert given(engines) == ["frame.rtx.engine", "clip.rtx.engine"]
     assert here.builds == []
-    machine(*ALL, gpu=HOPPER, refuses=b"rtx")
+    machine(*ALL, gpu=VOLTA, refuses=b"rtx")
     refused = (
-        "frame.rtx.engine built for compute capability 8.0, 8.6, 8.9, 12.0 with tensorrt_rtx 1.2.3: tensorrt_rtx "
-        "refuses this engine: wrong SM; "
+        r"frame.rtx.engine built for compute capability 8.0, 8.6, 8.9, 12.0, 12.1\+ with tensorrt_rtx 1.2.3: "
+        "tensorrt_rtx refuses this engine: wrong SM; "
     )
     with pytest.raises(PlanMismatch, match=refused + "add an engine .*vlf-edge build .*vlf.plan --target tensorrt"):
         open_engines(plan, backend="tensorrt_rtx", rebuild="never")
-    with pytest.raises(CompileError, match=refused + "tensorrt_rtx 1.2.3 does not build for H100 .*TensorRT may: pip"):
+    with pytest.raises(CompileError, match=refused + "tensorrt_rtx 1.2.3 does not build for V100 .*TensorRT may: pip"):
         open_engines(plan, backend="tensorrt_rtx")
 
 
@@ -158,8 +181,8 @@ def test_an_unknown_backend_names_those_there_are(tmp_path):
         open_engines(plan_with(tmp_path), backend="cuda")
 
 
-def test_the_fake_backend_needs_the_manifest_only(tmp_path):
-    with open_engines(plan_with(tmp_path), backend="fake")["frame"] as frame:
+def test_the_fake_backend_needs_no_library(toy_plan):
+    with open_engines(toy_plan, backend="fake")["frame"] as frame:
         tokens = frame.infer({"image": np.zeros((2, 32, 32, 3), np.uint8)})["tokens"]
     assert (tokens.shape, tokens.dtype) == ((2, 4, 6), np.float32)
 
@@ -169,7 +192,9 @@ def test_the_fake_backend_needs_the_manifest_only(tmp_path):
     [
         ("rtx", "8.0", True),
         ("rtx", "8.9", True),
-        ("rtx", "12.1", True),  # GB10 runs what was built for 12.0
+        ("rtx", "12.1", True),
+        ("rtx", "13.0", True),  # and later
+        ("rtx:sm120", "12.1", False),
         ("rtx", "7.5", False),
         ("rtx", "8.7", False),  # Orin: TensorRT only
         ("rtx", "9.0", False),
@@ -180,7 +205,8 @@ def test_the_fake_backend_needs_the_manifest_only(tmp_path):
     ],
 )
 def test_engine_serves(target, capability, serves):
-    assert engine_serves(engine_info("frame", target, *TARGETS[target]), capability) is serves
+    single = {"rtx:sm120": ("tensorrt_rtx", ("12.0",))}
+    assert engine_serves(engine_info("frame", target, *{**TARGETS, **single}[target]), capability) is serves
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 import io
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
 from vlf_edge import Frame, Prediction, SourceError, open_source
-from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, annotate, describe
+from vlf_edge.atomic import PARTIAL_PREFIX
+from vlf_edge.cli import main
+from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, VideoWriter, annotate, describe
 
 DECIDED = Prediction("ok", 1.0, 3.0, 90, 12.5, "wave", 0.875, topk=(("wave", 0.875), ("still", 0.1)), dropped=3)
 SOURCE = open_source([], fps=20)
@@ -99,5 +103,59 @@ def test_a_file_that_lost_frames_is_an_error(tmp_path, images):
     for i, image in enumerate(images):
         sink.write(frame(image, i), None)
     sink._writer._written += 1
-    with pytest.raises(SourceError, match="holds only 40 of the 41 frames written: is the disk full"):
+    with pytest.raises(SourceError, match="only 40 of its 41 frames were kept; is the disk full"):
         sink.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi"])
+def test_a_recording_is_under_its_name_only_when_it_is_whole(tmp_path, images, name):
+    path = tmp_path / name
+    path.write_bytes(b"an earlier recording")
+    sink = VideoSink(path, SOURCE)
+    for i, image in enumerate(images):
+        sink.write(frame(image, i), None)
+    assert path.read_bytes() == b"an earlier recording"
+    sink.close()
+    assert len(list(open_source(path))) == 40 and [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_a_recording_that_fails_leaves_what_was_there(tmp_path, images):
+    path = tmp_path / "out.avi"
+    path.write_bytes(b"an earlier recording")
+    with pytest.raises(KeyboardInterrupt), VideoWriter(path, 20.0) as writer:
+        writer.write(images[0])
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"an earlier recording" and [file.name for file in tmp_path.iterdir()] == ["out.avi"]
+
+
+RECORDER = """
+import sys, time
+from vlf_edge.cli import main
+from vlf_edge.atomic import PARTIAL_PREFIX
+from vlf_edge.cli import main
+from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, VideoWriter, annotate, describe
+write = VideoWriter.write
+def slow(self, image):
+    write(self, image)
+    print("frame", flush=True)
+    time.sleep(600)
+VideoWriter.write = slow
+main(["capture", "test://motion", "-o", sys.argv[1], "--clips", "1", "--seconds", "1"])
+"""
+
+
+def test_a_killed_capture_leaves_no_half_clip_and_the_next_one_tidies_up(tmp_path, capsys):
+    killed = subprocess.Popen([sys.executable, "-c", RECORDER, str(tmp_path)], stdout=subprocess.PIPE)
+    assert killed.stdout.readline() == b"frame\n"
+    killed.kill(), killed.communicate()
+    assert [path.name.startswith(PARTIAL_PREFIX) for path in tmp_path.iterdir()] == [True]
+    assert main(["capture", "test://motion", "-o", str(tmp_path), "--clips", "1", "--seconds", "1"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["clip_0000.avi"]
+
+
+def test_what_is_no_file_or_no_video_is_not_written_to(tmp_path):
+    (tmp_path / "link.avi").symlink_to("real.avi")
+    for path, why in (("/dev/null", "a device"), (tmp_path / "link.avi", "a symbolic link"), ("a%03d.png", "a video")):
+        with pytest.raises(SourceError, match=f"cannot write .*{why}"):
+            VideoSink(path, SOURCE)

@@ -1,3 +1,7 @@
+import os
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -5,6 +9,7 @@ from test_calibrate import write_clip
 
 from vlf_edge import CameraError, ShapeError, SourceError, open_source
 from vlf_edge.synthetic import CLASSES, MotionClip
+from vlf_edge.video.cut_off import is_cut_off, note_missing_frames
 from vlf_edge.video.motion_pattern import SEGMENT_S, MotionOptions, MotionPattern
 from vlf_edge.video.sources import expand_clips
 
@@ -106,6 +111,168 @@ def test_unreadable_files(tmp_path):
         list(open_source(tmp_path / "text.png"))
     with pytest.raises(SourceError, match="1 videos and 1 images"):
         open_source(tmp_path)
+
+
+def truncated(path, share):
+    whole = path.read_bytes()
+    cut = path.with_name(f"cut_{path.name}")
+    cut.write_bytes(whole[: round(share * len(whole))])
+    return cut
+
+
+@pytest.mark.parametrize("name, code", [("a.avi", "MJPG"), ("a.avi", "XVID"), ("a.mkv", "mp4v"), ("a.webm", "VP80")])
+def test_a_video_that_is_cut_off_says_how_many_frames_are_missing(tmp_path, images, caplog, name, code):
+    path = write_clip(tmp_path / name, np.tile(images, (2, 1, 1, 1)), code=code)
+    with open_source(path) as whole:
+        assert len(list(whole)) == 80 and whole.missing == 0 and not caplog.records
+    told = 0
+    for cut in range(1, 20):
+        caplog.clear()
+        try:
+            source = open_source(truncated(path, cut / 20))
+            count = len(list(source))
+        except SourceError as error:
+            assert "holds no frame" in str(error) or "it is cut off" in str(error)
+            continue
+        told += bool(caplog.records)
+        assert source.missing == pytest.approx(80 - count, abs=0 if name == "a.avi" else 1)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{source.name} is cut off: it ends after {count} frames, {'' if name == 'a.avi' else 'about '}"
+            f"{source.missing} are missing; copy or record it again"
+        ] * (source.missing > 0)
+        assert source.read() is None and len(caplog.records) <= 1
+    assert told >= 16
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+def test_a_video_that_does_not_open_any_more_is_said_to_be_cut_off(tmp_path, images, name):
+    path = write_clip(tmp_path / name, images, code="mp4v")
+    for cut in range(1, 20):
+        with pytest.raises(SourceError, match="can decode: it is cut off"):
+            open_source(truncated(path, cut / 20))
+
+
+def test_a_cut_file_of_a_folder_is_told_by_its_name(tmp_path, images, caplog):
+    path = write_clip(tmp_path / "b.avi", images)
+    path.write_bytes(truncated(path, 0.5).read_bytes())
+    write_clip(tmp_path / "cut_b.avi", images)
+    assert 40 < len(list(open_source(tmp_path))) < 80
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path / 'b.avi'} is cut off: it ends after")
+
+
+def test_a_file_that_is_not_read_to_its_end_is_not_called_cut_off(tmp_path, images, caplog):
+    source = open_source(write_clip(tmp_path / "a.avi", images))
+    source.read(), source.close()
+    assert source.read() is None and source.missing == 0 and not caplog.records
+
+
+def test_headers_that_announce_anything_say_nothing(tmp_path, images):
+    cut = truncated(write_clip(tmp_path / "a.avi", images), 0.5)
+    assert note_missing_frames(cut, 40, 20.0, 30, 1.45) == 10
+    for announced in (-5, float("nan"), float("inf"), 2e18, 0, 29):
+        assert note_missing_frames(cut, announced, 20.0, 30, 1.45) == 0
+
+
+def test_frames_that_the_encoder_left_out_are_not_missing(tmp_path, images, caplog):
+    path = write_clip(tmp_path / "a.avi", images)
+    assert note_missing_frames(path, 42, 20.0, 40, 1.95) == 0 and not caplog.records
+
+
+@pytest.mark.parametrize(
+    "head, whole_bytes",
+    [
+        (b"RIFF" + (1000).to_bytes(4, "little"), 1008),
+        (b"RIFF" + (92).to_bytes(4, "little") + bytes(92) + b"RIFF" + (892).to_bytes(4, "little"), 1000),
+        (b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\x03\xe8mdat", 1016),
+        (b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\1mdat" + (1000).to_bytes(8, "big"), 1016),
+        (b"\x1a\x45\xdf\xa3\x81\0" + b"\x18\x53\x80\x67\x01" + (1000).to_bytes(7, "big"), 1018),
+        (b"\x1a\x45\xdf\xa3\x40\x01\0" + b"\x18\x53\x80\x67\x43\xe8", 1013),
+    ],
+)
+def test_containers_tell_how_long_they_are(tmp_path, head, whole_bytes):
+    path = tmp_path / "video"
+    path.write_bytes(head.ljust(whole_bytes, b"\0"))
+    assert not is_cut_off(path)
+    for left in (whole_bytes - 20, 200):
+        path.write_bytes(head.ljust(whole_bytes, b"\0")[:left])
+        assert is_cut_off(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"RIFF", b"RIFF\0\0\0\0", b"\0\0\0\0mdat and more", b"\x1a\x45\xdf\xa3", b"text of any other kind",
+     b"\x1a\x45\xdf\xa3\x81\0\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff", b"\x1a\x45\xdf\xa3\0"],
+)  # fmt: skip
+def test_what_does_not_tell_its_length_is_not_called_cut_off(tmp_path, data):
+    (tmp_path / "video").write_bytes(data)
+    assert not is_cut_off(tmp_path / "video") and not is_cut_off(tmp_path / "none")
+
+
+def png_of_zeros(width_px, height_px):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width_px, height_px, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes((1 + (width_px + 7) // 8) * height_px))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif"])
+def test_an_image_that_is_cut_off_is_no_image(tmp_path, images, name):
+    path = tmp_path / name
+    cv2.imwrite(str(path), images[0])
+    assert len(list(open_source(path))) == 1
+    for share in (0.0, 0.02, 0.4, 0.9):
+        with pytest.raises(SourceError, match="cut off"):
+            list(open_source(truncated(path, share)))
+
+
+def test_a_jpeg_is_whole_with_padding_thumbnail_and_bytes_behind_it(tmp_path, images):
+    jpeg = cv2.imencode(".jpg", images[0])[1].tobytes()
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + len(jpeg)) + jpeg
+    whole = jpeg[:2] + b"\xff" + thumbnail + jpeg[2:] + b"behind"
+    (tmp_path / "a.jpg").write_bytes(whole)
+    (frame,) = open_source(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(frame.image, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+    (tmp_path / "b.jpg").write_bytes(whole[: -len(b"behind") - 9])
+    with pytest.raises(SourceError, match="b.jpg is cut off"):
+        list(open_source(tmp_path / "b.jpg"))
+
+
+def test_an_image_of_too_many_pixels_is_one_sentence(tmp_path):
+    (tmp_path / "big.png").write_bytes(png_of_zeros(33_000, 33_000))
+    with pytest.raises(SourceError, match=r"big.png: it has more pixels than OpenCV takes") as caught:
+        list(open_source(tmp_path / "big.png"))
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_no_files_or_vanish(tmp_path, images):
+    cv2.imwrite(str(tmp_path / "a.png"), images[0])
+    os.mkfifo(tmp_path / "b.png")
+    source = open_source(str(tmp_path / "*.png"))
+    source.read()
+    with pytest.raises(SourceError, match="cannot read .*b.png: it is a device, a FIFO or a socket"):
+        source.read()
+    source = open_source(tmp_path / "a.png")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(SourceError, match="cannot read .*a.png: No such file"):
+        source.read()
+
+
+def test_frames_that_opencv_cannot_hold_are_one_sentence(tmp_path, images):
+    class TooLarge:
+        def read(self):
+            raise cv2.error("OpenCV: error: (-4:Insufficient memory) Failed to allocate 4 GB")
+
+        def get(self, what):
+            return 30.0
+
+    source = open_source(write_clip(tmp_path / "a.avi", images))
+    source._capture.release()
+    source._capture = TooLarge()
+    with pytest.raises(SourceError, match="a.avi: OpenCV cannot decode frame 0: .*Insufficient memory"):
+        source.read()
 
 
 @pytest.mark.parametrize("camera", [97, "97", "/dev/video97"])

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from fake_cuda import FakeCuda, FakeDriver
+from fake_cuda import CudaError, FakeCuda, FakeDriver
 from fake_tensorrt import expected, fake_tensorrt, spec
 
 from vlf_edge.backends import cuda, tensorrt, tensorrt_build
@@ -153,6 +153,26 @@ def test_a_failing_run_gives_the_librarys_words(machine):
     assert gpu.live() == (0, 0, 0)
 
 
+@pytest.mark.parametrize("factories", ["give nothing", "give an object that crashes"])
+def test_a_library_that_cannot_start_cuda_is_missing(machine, factories):
+    """As where the driver is older than the CUDA inside the library: found before anything is asked of the object."""
+    library, gpu, module = machine
+    module._no_cuda = factories
+    words = r"cannot start CUDA here .*CUDA initialization failure with error: 35"
+    with pytest.raises(BackendMissing, match=words):
+        TensorRTEngine(spec(**FRAME), library)
+    build = {"library": library, "max_batch": 4, "compute_capabilities": ("8.6",) if library == "tensorrt_rtx" else ()}
+    with pytest.raises(BackendMissing, match=words):
+        build_engine(spec(**FRAME), **build)
+    assert gpu.live() == (0, 0, 0)
+
+
+def test_an_error_of_long_ago_does_not_keep_a_library_from_starting(machine):
+    library, _, module = machine
+    tensorrt.collector(module).log(module.ILogger.ERROR, "of another engine")
+    TensorRTEngine(spec(**FRAME), library).close()
+
+
 def test_too_little_gpu_memory_says_so_and_leaks_nothing(monkeypatch):
     library, gpu, _ = _install(monkeypatch, FakeCuda(memory_bytes=800))
     with pytest.raises(VlfError, match="could not allocate .* on the GPU: cudaErrorMemoryAllocation .error 2."):
@@ -165,6 +185,23 @@ def test_without_driver_one_sentence_says_what_to_do(monkeypatch):
     with pytest.raises(BackendMissing, match="cudaErrorInsufficientDriver.*nvidia-smi.*backend openvino"):
         TensorRTEngine(spec(**FRAME), library)
     assert cuda.gpu() is None
+
+
+@pytest.mark.parametrize(
+    ("newer", "older", "words"),
+    [
+        (ModuleNotFoundError("No module 'cuda'"), ModuleNotFoundError("No module 'cuda'"), "No module 'cuda'"),
+        (ImportError("libcudart: version too new"), ModuleNotFoundError("No module 'cuda.cudart'"), "version too new"),
+        (ModuleNotFoundError("No module 'cuda.bindings'"), OSError("libcuda.so.1 is missing"), "libcuda.so.1"),
+    ],
+)
+def test_bindings_that_cannot_be_imported_say_why(monkeypatch, newer, older, words):
+    def broken(name):
+        raise newer if "bindings" in name else older
+
+    monkeypatch.setattr(cuda.importlib, "import_module", broken)
+    with pytest.raises(BackendMissing, match=rf"cannot be imported \(.*{words}.*\); install .* 'cuda-bindings<12.9'"):
+        cuda.load_runtime()
 
 
 def test_probe_describes_the_gpu_and_refuses_others(monkeypatch):
@@ -185,12 +222,58 @@ def test_build_uses_the_right_flag_and_one_profile_and_the_engine_runs(machine):
     assert (built.version, built.max_batch) == (module.__version__, 4)
     assert built.device == ("" if library == "tensorrt_rtx" else "Toy GPU")
     (config,) = module._built
-    assert config.profiles == [{"image": ((1, 8, 8, 3), (2, 8, 8, 3), (4, 8, 8, 3))}]
+    one = [{"image": ((1, 8, 8, 3),) * 3}] if library == "tensorrt" else []  # RTX compiles for the shape at hand
+    assert config.profiles == [{"image": ((1, 8, 8, 3), (2, 8, 8, 3), (4, 8, 8, 3))}, *one]
     assert config.limits == {"WORKSPACE": 1 << 20}
     with TensorRTEngine(built.data, library) as engine:
         np.testing.assert_array_equal(
             engine.infer({"image": _images(3)})["tokens"], expected(_images(3), (3, 4, 6), "float16")
         )
+
+
+def test_a_stream_has_memory_for_one_and_not_for_the_largest_batch(machine):
+    library, gpu, _ = machine
+    targets = ("8.6",) if library == "tensorrt_rtx" else ()
+    built = build_engine(spec(**FRAME), library, max_batch=256, opt_batch=64, compute_capabilities=targets)
+    with TensorRTEngine(built.data, library) as engine:
+        assert engine.max_batch == 256
+        with engine.stream.current():
+            run = engine.fixed_run(1, engine.stream)
+            run.enqueue()
+            engine.stream.synchronize()
+        assert run.inputs["image"].shape == (1, 8, 8, 3)
+        expects = [1, 256] if library == "tensorrt" else [256, 256]
+        assert sorted(context.reserved for context in gpu.contexts) == expects
+        del run
+
+
+def test_an_engine_of_one_profile_serves_a_stream_too(machine):
+    library, _, _ = machine
+    with TensorRTEngine(spec(**FRAME), library) as engine, engine.stream.current():
+        run = engine.fixed_run(1, engine.stream)
+        run.enqueue()
+        engine.stream.synchronize()
+        assert run.outputs["tokens"].shape == (1, 4, 6)
+
+
+@pytest.mark.parametrize(("integrated", "asked", "bound"), [(1, None, 1 << 27), (1, 5 << 20, 5 << 20), (0, None, None)])
+def test_a_board_that_shares_its_memory_bounds_the_builders(monkeypatch, integrated, asked, bound):
+    """Whoever builds: a start without an engine that fits, and vlf-edge build --target tensorrt."""
+    library, gpu, module = _install(monkeypatch, FakeCuda())
+    properties = gpu.cudaGetDeviceProperties(0)[1]
+    properties.integrated = integrated
+    monkeypatch.setattr(gpu, "cudaGetDeviceProperties", lambda device: (CudaError.cudaSuccess, properties))
+    build_engine(spec(**FRAME), library, max_batch=4, workspace_bytes=asked)
+    assert module._built[0].limits == ({} if bound is None else {"WORKSPACE": bound})
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "FP8"])
+def test_an_engine_of_numbers_that_numpy_lacks_is_refused(machine, dtype):
+    library, gpu, _ = machine
+    other = {**FRAME, "outputs": {"tokens": (dtype, (-1, 4, 6))}}
+    with pytest.raises(PlanMismatch, match=f"tensor tokens of this engine is {dtype}, expected one of FLOAT, HALF, "):
+        TensorRTEngine(spec(**other), library)
+    assert gpu.live() == (0, 0, 0)
 
 
 def test_build_errors_carry_every_message_of_the_library(machine):

@@ -173,6 +173,14 @@ def test_the_rtx_build_makes_rtx_engines_and_one_batch_size_is_a_fixed_shape(her
     assert [call.workspace for call in toolkit.calls] == [0, 0]
 
 
+def test_a_board_that_shares_its_memory_bounds_this_builder_too(here, monkeypatch):
+    toolkit = here("torch_tensorrt", "tensorrt", toolkit=FakeTorchTensorRT())
+    monkeypatch.setattr(cuda, "probe", lambda device=0: cuda.GpuInfo("Orin", "8.7", 8 << 30, True, 8))
+    (stage, _) = build_toy().stages()
+    frontend.build_engines([stage], "fp32", {stage.name: (stage.inputs, stage.outputs)}, max_batch=1)
+    assert [call.workspace for call in toolkit.calls] == [1 << 30]
+
+
 def test_a_refusal_names_the_stage_and_the_cause(here):
     toolkit = here("torch_tensorrt", "tensorrt", toolkit=FakeTorchTensorRT())
     toolkit.failure = RuntimeError("No converter for aten.roll\nand pages of advice")

@@ -30,6 +30,7 @@ _HOME = {
     "TensorSpec": "types",
     "ThreadedSink": "runtime",
     "VideoSink": "runtime",
+    "VideoWriter": "runtime",
     "annotate": "runtime",
     "BackendMissing": "errors",
     "CalibrationError": "errors",
@@ -44,6 +45,7 @@ _HOME = {
     "WeightsError": "errors",
     "build": "compiler",
     "open_source": "video",
+    "to_json": "runtime",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

@@ -18,6 +18,7 @@ from . import signals
 from ._version import __version__
 from .commands import bench, build, capture, eval, export, inspect, run, train
 from .errors import AccuracyError, CameraError, VlfError
+from .printable import printable
 
 _VERBS = {
     "build": build, "run": run, "eval": eval, "bench": bench, "inspect": inspect, "train": train, "capture": capture,
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if signals.asked():  # the error came of that, and the last line will say so
                 raise
             if args.verbose:
-                traceback.print_exc()
+                print(printable(traceback.format_exc(), keep="\n"), end="", file=sys.stderr)
             print(f"vlf-edge: {error}", file=sys.stderr)
             return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
 
@@ -95,11 +96,18 @@ def _make_streams_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class _Printable(logging.Formatter):
+    """Names from files cannot steer the terminal from within a message either."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
+
+
 @contextmanager
 def _log_to_stderr(verbose: bool) -> Iterator[None]:
     """Our own log only: what the libraries below us have to say belongs into errors."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     log = logging.getLogger(__package__)
     log.addHandler(handler)
     log.setLevel(logging.DEBUG if verbose else logging.INFO)

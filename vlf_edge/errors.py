@@ -17,9 +17,24 @@ VlfError                 the user can fix it; the message is one sentence or two
 Messages say what, got, expected, what is available, and the next command.
 """
 
+from __future__ import annotations
+
+from .printable import printable
+
 
 class VlfError(Exception):
-    """Base of every error a user can act on."""
+    """Base of every error a user can act on. Its text is one line: names from files cannot steer a terminal.
+
+    problem: what is wrong. remedy: what to do about it, such as the line that installs what is missing; "" if the
+    problem says it. The text is both.
+    """
+
+    def __init__(self, problem: str = "", *, remedy: str = ""):
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class WeightsError(VlfError):

@@ -53,12 +53,12 @@ class StageRoles:
 
     @property
     def input_role(self) -> str:
-        """"image" or "window"."""
+        """ "image" or "window"."""
         return self.inputs[self.main_input]
 
     @property
     def output_role(self) -> str:
-        """"tokens" or "logits"."""
+        """ "tokens" or "logits"."""
         return self.outputs[self.main_output]
 
 
@@ -151,9 +151,7 @@ def _check_tensor(
         fits = fits and isinstance(size, int) and (isinstance(want, str) or size == want)
     if not fits:
         shown = ", ".join(map(str, (*expected, "...") if open_ended else expected))
-        raise PlanError(
-            f"not a sound vlf.plan: {what} has {spec}, expected {role} {' or '.join(dtypes)}({shown})"
-        )
+        raise PlanError(f"not a sound vlf.plan: {what} has {spec}, expected {role} {' or '.join(dtypes)}({shown})")
 
 
 def check_same(what: str, graph: Graph, inputs: Iterable[TensorSpec], outputs: Iterable[TensorSpec]) -> None:

@@ -37,7 +37,8 @@ class EngineInfo:
     """One compiled engine of a plan.
 
     library: "tensorrt" or "tensorrt_rtx"; version: of that library.
-    compute_capabilities: those it was built for, such as ("8.0", "8.6"); device: GPU it was built on, "" if none.
+    compute_capabilities: those it was built for, such as ("8.0", "8.6"), "12.1+" for later ones too.
+    device: GPU it was built on, "" if none.
     max_batch: the largest N its optimisation profile allows; opt_batch: the one it is fastest at.
     """
 

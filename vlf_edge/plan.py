@@ -29,7 +29,7 @@ from typing import Any
 
 from . import strict_json
 from .archive import Archive
-from .atomic import replacing
+from .atomic import Replacement, check_replaceable
 from .errors import PlanError
 from .interface import check_same
 from .manifest import Manifest
@@ -85,6 +85,11 @@ class Plan:
             raise PlanError(f"{self.path} is damaged: the bytes of {member} do not match their SHA-256; build it again")
         return data
 
+    def _moved(self, path: Path) -> Plan:
+        """The same plan, whose file is now at ``path``."""
+        self.path = self._archive.path = path
+        return self
+
     def verify(self) -> None:
         """Reads every member and looks through every graph. Raises PlanError for the first that is not sound."""
         for member in self.manifest.members:
@@ -109,9 +114,10 @@ class Plan:
     def write(
         path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, bytes], report: Mapping[str, Any]
     ) -> Plan:
-        """Writes a plan in one step: the file is complete or not there at all.
+        """Writes a plan in one step: the file is complete and opens, or what was there before stays.
 
-        members: bytes of every graph and engine the manifest names. Returns the plan, opened.
+        members: bytes of every graph and engine the manifest names. Returns the plan, opened. Raises PlanError if it
+        cannot be written or is not sound.
         """
         path = Path(path)
         contents = {**members, "report.json": _dump_json(report)}
@@ -124,13 +130,21 @@ class Plan:
         contents["manifest.json"] = _dump_json(manifest.to_json())
         check_output(path)
         try:
-            with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name in ["manifest.json", *sorted(set(contents) - {"manifest.json"})]:
-                    # A ZipInfo of our own carries the fixed date 1980-01-01: same contents, same file.
-                    archive.writestr(zipfile.ZipInfo(name), contents[name])
+            new = Replacement(path)
+            try:
+                with zipfile.ZipFile(new.file, "w", zipfile.ZIP_STORED) as archive:
+                    for name in ["manifest.json", *sorted(set(contents) - {"manifest.json"})]:
+                        # A ZipInfo of our own carries the fixed date 1980-01-01: same contents, same file.
+                        archive.writestr(zipfile.ZipInfo(name), contents[name])
+                new.file.flush()
+                # Opened before it takes the place of what may be a sound plan.
+                plan = Plan.open(new.partial)
+                new.commit()
+                return plan._moved(path)
+            finally:
+                new.discard()
         except OSError as error:
             raise PlanError(f"cannot write {path}: {error.strerror}") from None
-        return Plan.open(path)
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
@@ -139,6 +153,7 @@ def check_output(path: str | os.PathLike[str]) -> None:
     if path.is_dir():
         raise PlanError(f"cannot write {path}: it is a folder; name a file in it, such as {path / 'vlf.plan'}")
     try:
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass

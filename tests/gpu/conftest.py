@@ -10,11 +10,13 @@ import pytest
 
 from vlf_edge import BackendMissing, Plan, Runtime
 from vlf_edge.backends import cuda, installed, require
-from vlf_edge.backends.selection import GPU_BACKENDS
+from vlf_edge.backends.table import GPU_BACKENDS
 from vlf_edge.video.preprocess import Preprocessor
 from vlf_edge.video.sources import open_source
 
 HERE = Path(__file__).parent
+# A leak of 1 KiB a decision is 10 MiB in ten thousand. CUDA hands out memory in pieces of 2 MiB.
+MOST_GPU_BYTES = 4 << 20
 
 
 def _library() -> str:
@@ -26,8 +28,10 @@ def _library() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test of this folder, and skips them all for one reason: what the package itself says is missing."""
-    ours = [item for item in items if HERE in item.path.parents]
+    """Marks every test of this folder, and skips them all for one reason: what the package itself says is missing.
+
+    A module that says NEEDS_TENSORRT = False sees for itself what it can run."""
+    ours = [item for item in items if HERE in item.path.parents and getattr(item.module, "NEEDS_TENSORRT", True)]
     marks = [pytest.mark.gpu]
     if ours:  # else CUDA is not even asked
         try:
@@ -46,9 +50,11 @@ def library() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Engines built here are kept for this session and no longer."""
+    """Engines built here are kept for this session and no longer; fp32 is fp32, since NVIDIA's libraries else round
+    the factors of products to TF32, as fp16 would. Read when they are loaded, here and in the processes that build."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("NVIDIA_TF32_OVERRIDE", "0")
         yield
 
 

@@ -8,14 +8,7 @@ from types import ModuleType
 
 from ..errors import BackendMissing, raise_interrupt
 from ..telemetry import barred
-
-_INSTALL = {
-    "openvino": "pip install 'vlf_edge[cpu]'",
-    "onnxruntime": "pip install 'vlf_edge[build]'",
-    "tensorrt_rtx": "pip install 'vlf_edge[rtx]'",
-    "tensorrt": "pip install 'vlf_edge[tensorrt]' (on a Jetson: sudo apt install python3-libnvinfer, and a virtual "
-    "environment made with --system-site-packages)",
-}
+from .table import TABLE
 
 
 def installed(library: str) -> bool:
@@ -25,13 +18,13 @@ def installed(library: str) -> bool:
 
 def install_command(library: str) -> str:
     """The line that installs a library."""
-    return _INSTALL[library]
+    return TABLE[library].install
 
 
 def require(library: str) -> None:
     """Raises BackendMissing with the install line if a library is not installed."""
     if not installed(library):
-        raise BackendMissing(f"{library} is not installed; install it with: {_INSTALL[library]}")
+        raise BackendMissing(f"{library} is not installed", remedy=f"install it with: {TABLE[library].install}")
 
 
 def load(library: str) -> ModuleType:
@@ -43,5 +36,6 @@ def load(library: str) -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:
         raise_interrupt(error)
         raise BackendMissing(
-            f"{library} is installed but cannot be imported ({error}); reinstall it with: {_INSTALL[library]}"
+            f"{library} is installed but cannot be imported ({error})",
+            remedy=f"reinstall it with: {TABLE[library].install}",
         ) from error

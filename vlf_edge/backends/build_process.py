@@ -139,5 +139,5 @@ def _error(result: dict, what: str) -> VlfError:
     if result["error"] == "BackendMissing":
         return BackendMissing(message)
     # Turing has no float32 matrix products in TensorRT-RTX.
-    hint = "; Turing needs --precision fp16 or int8" if "Turing" in message and "FP32" in message else ""
-    return CompileError(f"cannot build {what}: {message}{hint}")
+    hint = "Turing needs --precision fp16 or int8" if "Turing" in message and "FP32" in message else ""
+    return CompileError(f"cannot build {what}: {message}", remedy=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import logging
 from collections.abc import Callable, Iterator
@@ -14,8 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendMissing, VlfError, raise_interrupt
+from .table import TABLE
 
 log = logging.getLogger(__name__)
+
+_INSTALL = (
+    "install those of the driver's CUDA with: pip install cuda-bindings (CUDA 12: 'cuda-bindings<13', JetPack 6: "
+    "'cuda-bindings<12.9', JetPack 7.0 and 7.1: 'cuda-bindings<13.1', JetPack 7.2: 'cuda-bindings<13.3')"
+)
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,18 @@ def load_driver() -> ModuleType:
 
 def _bindings(name: str, old_name: str) -> ModuleType:
     """old_name: what cuda-python before 12.6, still found on JetPack 6, calls it."""
+    errors: list[Exception] = []
     for candidate in (name, old_name):
         try:
             return importlib.import_module(candidate)
         except (ImportError, OSError) as error:
             raise_interrupt(error)
-            continue
+            errors.append(error)
+    # The one that is installed but broken says more than the one that is not there.
+    cause = min(errors, key=lambda error: isinstance(error, ModuleNotFoundError))
     raise BackendMissing(
-        "cuda-bindings, which GPU engines need, cannot be imported; install it with: pip install cuda-bindings"
-        " (on JetPack 6: pip install 'cuda-bindings<12.9')"
-    )
+        f"cuda-bindings, which GPU engines need, cannot be imported ({cause})", remedy=_INSTALL
+    ) from cause
 
 
 def probe(device: int = 0) -> GpuInfo:
@@ -72,9 +81,9 @@ def probe(device: int = 0) -> GpuInfo:
         properties = _checked(runtime, runtime.cudaGetDeviceProperties(device), "describe the GPU") if known else None
     except (VlfError, RuntimeError) as error:  # without a driver, some versions return a code and some raise
         raise BackendMissing(
-            f"no usable NVIDIA GPU here ({error}); install or update the NVIDIA driver until nvidia-smi shows the GPU"
-            " (on JetPack 6: pip install 'cuda-bindings<12.9'), or use the CPU: pip install 'vlf_edge[cpu]' and backend"
-            " openvino"
+            f"no usable NVIDIA GPU here ({error})",
+            remedy="install or update the NVIDIA driver until nvidia-smi shows the GPU, or, where cuda-bindings are "
+            f"too new for it, {_INSTALL}, or use the CPU: {TABLE['openvino'].install} and backend openvino",
         ) from error
     if properties is None:
         raise BackendMissing(f"there is no GPU {device}: found {count}, numbered from 0")
@@ -187,6 +196,16 @@ class Stream:
         """A CUDA graph of what ``work`` queues, which is not run now. Raises VlfError if it cannot be captured."""
         runtime = self._runtime
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        with _no_collection():
+            graph = self._captured(work, mode)
+        try:
+            self._graphs.append(self._call("make a graph ready", runtime.cudaGraphInstantiate(graph, 0)))
+        finally:
+            runtime.cudaGraphDestroy(graph)
+        return self._graphs[-1]
+
+    def _captured(self, work: Callable[[], None], mode: Any) -> Any:
+        runtime = self._runtime
         self._call("begin a graph", runtime.cudaStreamBeginCapture(self._stream, mode))
         try:
             work()
@@ -195,12 +214,7 @@ class Stream:
             if code == runtime.cudaError_t.cudaSuccess:
                 runtime.cudaGraphDestroy(graph)
             raise
-        graph = self._call("capture a graph", runtime.cudaStreamEndCapture(self._stream))
-        try:
-            self._graphs.append(self._call("make a graph ready", runtime.cudaGraphInstantiate(graph, 0)))
-        finally:
-            runtime.cudaGraphDestroy(graph)
-        return self._graphs[-1]
+        return self._call("capture a graph", runtime.cudaStreamEndCapture(self._stream))
 
     def launch(self, graph: Any) -> None:
         """Queues the work of a graph, as one piece."""
@@ -251,6 +265,18 @@ class Stream:
 
     def _call(self, what: str, result: tuple[Any, ...]) -> Any:
         return _checked(self._runtime, result, what)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Inside, Python collects no garbage: an engine among it would free memory, which this thread must not do now."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _checked(runtime: ModuleType, result: tuple[Any, ...], what: str) -> Any:

@@ -15,7 +15,7 @@ from ..types import TensorSpec
 class Engine(ABC):
     """One compiled stage. Serves one thread at a time; different engines may run in different threads.
 
-    backend: "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx" or "fake".
+    backend: its name in the table of backends.
     inputs, outputs: what goes in and comes out; a string in a shape is a dynamic axis, "N" the batch.
     dynamic_batch: whether N may change from call to call. max_batch: largest N, None if it has no limit or is fixed.
     chains_on_gpu: whether it can be chained with others in the memory of an NVIDIA GPU.

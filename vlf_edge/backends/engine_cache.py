@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..cache import cache_folder, keep, read_kept
-
-log = logging.getLogger(__name__)
+from ..cache import cache_folder, keep, locked, read_kept, remove_unless_locked
 
 _MOST_ENTRIES = 32
 _MOST_BYTES = 2 << 30
-_ABANDONED_S = 3600.0
-_FORMAT = 1  # part of every key: another layout of the files must not read these
+_FORMAT = 3  # part of every key: another layout of the files, or another way to build, must not read these
 
 
 def engine_key(**depends_on: Any) -> str:
@@ -43,7 +37,7 @@ class EngineCache:
         path = self._entry(key)
         data = read_kept(path)
         if data is not None:
-            with suppress(OSError):  # another user's, perhaps: it can still be read
+            with suppress(OSError):  # root's, perhaps
                 os.utime(path)
         return data
 
@@ -53,7 +47,7 @@ class EngineCache:
         refresh: builds it even if there is one, unless another process has done just that since this call began.
         """
         before = self._identity(key)
-        with self._locked(key):
+        with locked(self._entry(key), "building this engine"):
             if not refresh or self._identity(key) != before:
                 data = self.get(key)
                 if data is not None:
@@ -72,66 +66,12 @@ class EngineCache:
         except OSError:
             return None
 
-    @contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        """Holds the lock of a key; the system frees it should this process be killed."""
-        try:
-            handle = self._lock(key)
-        except OSError as error:  # an unwritable folder, or a file system without locks: then each builds for itself
-            log.debug("no lock in %s: %s", self.folder, error)
-            handle = None
-        try:
-            yield
-        finally:
-            if handle is not None:
-                os.close(handle)
-
-    def _lock(self, key: str, wait: bool = True) -> int:
-        """Descriptor of the locked file. Raises OSError, and BlockingIOError where it would have to ``wait``."""
-        path = self.folder / f"{key}.lock"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                self._wait_for(handle, wait)
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
-                    return handle
-            except FileNotFoundError:
-                pass
-            except BaseException:
-                os.close(handle)
-                raise
-            os.close(handle)  # the entry was thrown away while we waited, and its lock with it
-
-    def _wait_for(self, handle: int, wait: bool) -> None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise
-            log.warning("another start on this machine is building this engine: waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-
     def _prune(self) -> None:
-        """Throws away the oldest entries beyond the bounds, and what killed processes left half written."""
+        """Throws away the oldest entries beyond the bounds."""
         with suppress(OSError):
             found = [(path.stat(), path) for path in self.folder.glob("*.engine")]
             total_bytes = 0
             for rank, (stat, path) in enumerate(sorted(found, key=lambda entry: -entry[0].st_mtime_ns)):
                 total_bytes += stat.st_size
                 if rank > 0 and (rank >= _MOST_ENTRIES or total_bytes > _MOST_BYTES):
-                    self._forget(path.stem)
-            for partial in self.folder.glob(".partial-*"):
-                if time.time() - partial.stat().st_mtime > _ABANDONED_S:
-                    partial.unlink()
-
-    def _forget(self, key: str) -> None:
-        try:
-            handle = self._lock(key, wait=False)
-        except BlockingIOError:  # it is being built anew
-            return
-        try:
-            self._entry(key).unlink(missing_ok=True)
-            (self.folder / f"{key}.lock").unlink(missing_ok=True)
-        finally:
-            os.close(handle)
+                    remove_unless_locked(path)

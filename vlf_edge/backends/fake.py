@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..errors import PlanMismatch, VlfError
+from ..onnx_graph import read_graph
 from ..types import TensorSpec
 from .engine import Engine
 
@@ -76,3 +77,11 @@ def fake_logits(tokens: np.ndarray, classes: int) -> np.ndarray:
     means = tokens.astype(np.float64).mean(axis=1)  # (K, D)
     k, d, c = np.ogrid[1 : frames + 1, 1 : channels + 1, 1 : classes + 1]
     return np.einsum("kd,kdc->c", means, np.cos(k * c + d))
+
+
+class FakeGraphEngine(FakeEngine):
+    """Has the inputs and outputs of an ONNX graph, and computes nothing of it."""
+
+    def __init__(self, onnx_bytes: bytes, *, precision: str = "fp32", threads: int | None = None):
+        graph = read_graph(onnx_bytes, "the graph")
+        super().__init__(graph.inputs, graph.outputs)

@@ -6,6 +6,7 @@ What was built here is kept (see ``EngineCache``), so that only the first start 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -15,22 +16,31 @@ from ..errors import CompileError, PlanMismatch
 from ..interface import check_same
 from ..manifest import EngineInfo
 from ..plan import Plan
+from ..printable import printable
 from . import build_process, cuda, tensorrt
 from .engine import Engine
 from .engine_cache import EngineCache, engine_key
-from .tensorrt_build import rtx_capabilities
+from .tensorrt_build import default_workspace_bytes, rtx_capabilities
 
 log = logging.getLogger(__name__)
 
-# GPUs that TensorRT-RTX supports, from its support matrix; 12.1 runs what was built for 12.0.
-_RTX_RUNS_AS = {"7.5": "7.5", "8.0": "8.0", "8.6": "8.6", "8.9": "8.9", "12.0": "12.0", "12.1": "12.0"}
+_FIRST_PORTABLE = (8, 0)  # the first compute capability that TensorRT-RTX's engine for many GPUs is made for
 _MAX_BATCH = 8  # where the plan has no engine that says otherwise, as ``vlf-edge build`` does
 
 
 def engine_serves(engine: EngineInfo, compute_capability: str) -> bool:
     """Whether an engine was built for GPUs of this compute capability ("8.6"). Only deserialising is proof."""
-    runs_as = _RTX_RUNS_AS.get(compute_capability) if engine.library == "tensorrt_rtx" else None
-    return compute_capability in engine.compute_capabilities or runs_as in engine.compute_capabilities
+
+    def serves(built_for: str) -> bool:
+        later = re.fullmatch(r"(\d+\.\d+)\+", built_for)  # "12.1+": that one and all later ones
+        return _number(compute_capability) >= _number(later[1]) if later else compute_capability == built_for
+
+    return any(map(serves, engine.compute_capabilities))
+
+
+def _number(compute_capability: str) -> tuple[int, ...]:
+    """To compare by: "12.0" is more than "8.9"."""
+    return tuple(map(int, compute_capability.split(".")))
 
 
 def open_all(plan: Plan, kind: str, opener: Callable[[str], Engine]) -> dict[str, Engine]:
@@ -47,11 +57,6 @@ def open_all(plan: Plan, kind: str, opener: Callable[[str], Engine]) -> dict[str
             check_same(what, plan.manifest.graph(stage, kind), engine.inputs, engine.outputs)
         opened.pop_all()
     return engines
-
-
-def why(error: Exception) -> str:
-    """What an error of this package says is wrong, without what to do about it."""
-    return str(error).split("; ")[0]
 
 
 class GpuEngines:
@@ -82,11 +87,11 @@ class GpuEngines:
                 try:
                     engine = self._run(self._plan.read(info.member))
                 except PlanMismatch as error:
-                    refused, cause = f"{_built_for(info)}: {error}; {self._remedy()}", error
+                    refused, cause = f"{_built_for(info)}: {error}", error
                     continue
                 unlike.extend([info] if self._differs(info) else [])
                 return engine
-            raise PlanMismatch(refused) from cause
+            raise PlanMismatch(refused, remedy=self._remedy()) from cause
 
         engines = open_all(self._plan, "typed", opener)
         if unlike:
@@ -151,14 +156,14 @@ class GpuEngines:
         if engines and not only_listed:
             return [max(engines, key=lambda engine: len(engine.compute_capabilities))]
         have = " and ".join(map(_built_for, engines)) or f"no {self._library} engine of stage {stage!r}"
-        raise PlanMismatch(f"{self._plan.path} has {have}, found here: {self._here}; {self._remedy()}")
+        raise PlanMismatch(f"{self._plan.path} has {have}, found here: {self._here}", remedy=self._remedy())
 
     def _own(self, stage: str) -> list[EngineInfo]:
         return [e for e in self._plan.manifest.engines if (e.stage, e.library) == (stage, self._library)]
 
     def _differs(self, engine: EngineInfo) -> bool:
         """Whether an engine that lists this GPU was yet made for something else than what is here."""
-        if self._gpu.compute_capability not in engine.compute_capabilities:
+        if not engine_serves(engine, self._gpu.compute_capability):
             return True
         if engine.library == "tensorrt_rtx":  # it compiles its kernels for the GPU at hand
             return False
@@ -174,18 +179,18 @@ class GpuEngines:
             "max_batch": max_batch,
             "opt_batch": opt_batch,
             "compute_capabilities": targets,
-            # Where CPU and GPU share their memory, the builder may not have all of it; how much is judgement.
-            "workspace_bytes": self._gpu.memory_bytes // 8 if self._gpu.integrated else None,
+            "workspace_bytes": default_workspace_bytes(self._gpu),
         }
 
     def _rtx_targets(self) -> tuple[str, ...]:
         capability, known = self._gpu.compute_capability, rtx_capabilities(self._trt)
-        for target in (capability, _RTX_RUNS_AS.get(capability)):
-            if target in known:
-                return (target,)
+        if capability in known:
+            return (capability,)
+        if _number(capability) >= _FIRST_PORTABLE:
+            return ()  # the engine for many GPUs: whether it fits this one, the library says when it is opened
         raise CompileError(
-            f"tensorrt_rtx {self._trt.__version__} does not build for {self._gpu}, only for {', '.join(known)}; "
-            f"TensorRT may: {backends.install_command('tensorrt')}"
+            f"tensorrt_rtx {self._trt.__version__} does not build for {self._gpu}, only for {', '.join(known)}",
+            remedy=f"TensorRT may: {backends.install_command('tensorrt')}",
         )
 
     def _graph_sha256(self, stage: str) -> str:
@@ -199,16 +204,20 @@ class GpuEngines:
 
     def _remedy(self) -> str:
         target = self._library
-        if self._library == "tensorrt_rtx" and self._gpu.compute_capability in _RTX_RUNS_AS:
-            target = "rtx-turing" if self._gpu.compute_capability == "7.5" else "rtx"
-        elif self._library == "tensorrt_rtx":
-            target = "tensorrt"  # TensorRT-RTX does not support this GPU, TensorRT may.
+        if self._library == "tensorrt_rtx":
+            capability, known = self._gpu.compute_capability, rtx_capabilities(self._trt)
+            if capability == "7.5":
+                target = "rtx-turing"
+            elif capability in known or _number(capability) > _number(known[-1]):
+                target = "rtx"
+            else:
+                target = "tensorrt"  # TensorRT-RTX does not support this GPU, TensorRT may.
         return f"add an engine for this GPU with: vlf-edge build {self._plan.path} --target {target}"
 
 
 def _built_for(engine: EngineInfo) -> str:
     where = f" on {engine.device}" if engine.device else ""
-    return (
+    return printable(
         f"{engine.member} built for compute capability {', '.join(engine.compute_capabilities)}"
         f" with {engine.library} {engine.version}{where}"
     )

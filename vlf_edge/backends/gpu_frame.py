@@ -72,10 +72,17 @@ def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _viewer() -> Callable[..., Any]:
+    errors: list[Exception] = []
     for name in ("cuda.core.utils", "cuda.core.experimental.utils"):  # the second before version 0.5
         try:
             view = import_module(name).StridedMemoryView
-        except (ImportError, AttributeError):
+        except (ImportError, AttributeError) as error:
+            errors.append(error)
             continue
         return getattr(view, "from_any_interface", view)
-    raise BackendMissing("frames on the GPU need cuda-core, not installed here; install it with: pip install cuda-core")
+    # The one that is there but broken says more than the one that is not.
+    cause = min(errors, key=lambda error: isinstance(error, ModuleNotFoundError))
+    raise BackendMissing(
+        f"frames on the GPU need cuda-core, which cannot be imported ({cause}); install it with: pip install cuda-core "
+        "(beside cuda-bindings older than 12.9, as on JetPack 6: 'cuda-core<0.6')"
+    ) from cause

@@ -7,8 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..atomic import replacing
-from ..cache import cache_folder
+from ..cache import cache_folder, keep, read_kept
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +24,11 @@ class KernelCache:
         key = hashlib.sha256(engine_bytes).hexdigest()[:32]
         self.path: Path = cache_folder("kernels") / f"{key}.sm{compute_capability.replace('.', '')}.{version}.bin"
         self._cache = config.create_runtime_cache()
-        self._saved = b""
-        try:
-            self._saved = self.path.read_bytes()
-        except OSError:
+        self._saved = read_kept(self.path) or b""
+        if not self._saved:
             log.info("kernels are compiled for this GPU at this first start; later starts find them in %s", self.path)
-        if self._saved and not self._cache.deserialize(self._saved):
-            log.info("%s is of another driver or is damaged: kernels are compiled anew", self.path)
+        elif not self._cache.deserialize(self._saved):
+            log.info("%s is of another driver: kernels are compiled anew", self.path)
             self._saved = b""
 
     def serve(self, config: Any) -> None:
@@ -44,10 +41,5 @@ class KernelCache:
         data = b"" if memory is None else bytes(memory)
         if not data or data == self._saved:
             return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path) as file:
-                file.write(data)
-        except OSError as error:
-            log.warning("cannot keep compiled kernels: %s", error)
+        keep(self.path, data)
         self._saved = data

@@ -30,10 +30,11 @@ _DTYPES = {
 class OnnxRuntimeEngine(CpuEngine):
     """Runs a portable ONNX graph on the CPU, in the types of the graph.
 
-    threads: None leaves their number to ONNX Runtime (all physical cores).
+    precision: of the plan; nothing depends on it here. threads: None leaves their number to ONNX Runtime (all physical
+    cores).
     """
 
-    def __init__(self, onnx_bytes: bytes, *, threads: int | None = None):
+    def __init__(self, onnx_bytes: bytes, *, precision: str = "fp32", threads: int | None = None):
         onnxruntime = load("onnxruntime")
         onnxruntime.disable_telemetry_events()  # which a program that imported it before vlf_edge still has on
         options = onnxruntime.SessionOptions()

@@ -15,14 +15,12 @@ from ..plan import Plan
 from . import cuda
 from .cpu import int8_saturates
 from .engine import Engine
-from .gpu_engines import GpuEngines, open_all, why
+from .gpu_engines import GpuEngines, open_all
 from .gpu_engines import engine_serves as engine_serves
+from .table import CPU_BACKENDS, GPU_BACKENDS, NAMES, TABLE
 
 log = logging.getLogger(__name__)
 
-GPU_BACKENDS = ("tensorrt", "tensorrt_rtx")
-CPU_BACKENDS = ("openvino", "onnxruntime")
-BACKENDS = (*GPU_BACKENDS, *CPU_BACKENDS, "fake")
 REBUILD = ("never", "auto", "always")
 MAX_THREADS = 1024
 
@@ -41,7 +39,7 @@ def open_engines(
     """Opens every stage of a plan on one backend: {stage: Engine}.
 
     backend: "auto" takes the GPU if the plan's engines fit it or can be rebuilt for it, else OpenVINO, else ONNX
-    Runtime; a name out of BACKENDS takes that one only. device: number of the GPU. cuda_graph: whether engines on it
+    Runtime; a name of the table takes that one only. device: number of the GPU. cuda_graph: whether engines on it
     replay their work as one CUDA graph.
     rebuild: "auto" builds engines for this GPU from the plan's graphs where none of the plan's own fits, and keeps them
     in the user's cache folder, so that the first start takes long; "never" builds nothing; "always" builds anew.
@@ -58,9 +56,9 @@ def open_engines(
         return _open_auto(plan, device, rebuild, cuda_graph, threads)
     if backend in GPU_BACKENDS:
         return _open_on_gpu(GpuEngines(plan, backend, device, cuda_graph=cuda_graph), rebuild)
-    if backend in BACKENDS:
+    if backend in TABLE:
         return _open_portable(plan, backend, threads)
-    raise BackendMissing(f"there is no backend {backend!r}; available: auto, {', '.join(BACKENDS[:-1])}")
+    raise BackendMissing(f"there is no backend {backend!r}; available: auto, {', '.join(NAMES)}")
 
 
 def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
@@ -72,7 +70,7 @@ def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
     try:
         return gpu.open_own()
     except PlanMismatch as error:
-        reason = why(error)
+        reason = error.problem
     try:
         return gpu.open_built(reason)
     except (CompileError, PlanMismatch) as error:
@@ -80,59 +78,80 @@ def _open_on_gpu(gpu: GpuEngines, rebuild: str) -> dict[str, Engine]:
     try:
         return gpu.open_own(only_listed=False)
     except PlanMismatch as error:
-        raise CompileError(f"{why(error)}; {failed}") from failed
+        raise CompileError(f"{error.problem}; {failed}") from failed
 
 
 def _open_auto(plan: Plan, device: int, rebuild: str, cuda_graph: bool, threads: int | None) -> dict[str, Engine]:
-    reasons: list[str] = []
+    reasons: list[VlfError] = []
     if rebuild != "always":
         for library in GPU_BACKENDS:
             if any(engine.library == library for engine in plan.manifest.engines):
                 try:
                     return GpuEngines(plan, library, device, cuda_graph=cuda_graph).open_own()
                 except (BackendMissing, PlanMismatch) as error:
-                    reasons.append(why(error))
+                    reasons.append(error)
                 except VlfError as error:  # a lack of GPU memory, say, which no other engine would cure
-                    reasons.append(why(error))
+                    reasons.append(error)
                     rebuild = "never"
-    libraries = () if rebuild == "never" else tuple(filter(backends.installed, GPU_BACKENDS))
-    if rebuild == "always" and not libraries:
-        reasons.append("a rebuild was asked for, but neither TensorRT nor TensorRT-RTX is here")
+    libraries, reason = _gpu_libraries(device, asked=rebuild == "always" or device != 0)
+    if reason is not None and reason.problem not in [other.problem for other in reasons]:
+        reasons.append(reason)
+    if rebuild == "never":
+        if libraries and not reasons:
+            reasons.append(PlanMismatch(f"{plan.path} has no engine for a GPU, and none is to be built"))
+        libraries = ()
     if libraries:
-        try:
-            cuda.probe(device)
-        except BackendMissing as error:
-            # Nobody without a GPU needs to be told so at every start, unless a GPU was asked for.
-            if (rebuild == "always" or device != 0) and why(error) not in reasons:
-                reasons.append(why(error))
-            libraries = ()
-    if libraries:
-        reason = _ASKED_FOR if rebuild == "always" else "; ".join(reasons) or f"{plan.path} has no engine for a GPU"
+        reason = _ASKED_FOR if rebuild == "always" else _said(reasons) or f"{plan.path} has no engine for a GPU"
         for library in libraries:
             try:
                 gpu = GpuEngines(plan, library, device, cuda_graph=cuda_graph)
                 return gpu.open_built(reason, refresh=rebuild == "always")
             except VlfError as error:  # the CPU can still decide
-                reasons.append(why(error))
+                reasons.append(error)
     return _open_on_cpu(plan, reasons, threads)
 
 
-def _open_on_cpu(plan: Plan, reasons: list[str], threads: int | None) -> dict[str, Engine]:
+def _gpu_libraries(device: int, asked: bool) -> tuple[tuple[str, ...], BackendMissing | None]:
+    """The GPU libraries that can be used here, and why none can if one is installed or a GPU was ``asked`` for.
+
+    Nobody without such a library needs to hear of it at every start; who installed one means to use it.
+    """
+    found = tuple(filter(backends.installed, GPU_BACKENDS))
+    if not found:
+        missing = f"GPU {device} was asked for, but neither TensorRT nor TensorRT-RTX is here"
+        return (), BackendMissing(missing) if asked else None
+    try:
+        cuda.probe(device)
+    except BackendMissing as error:
+        return (), error
+    return found, None
+
+
+def _said(reasons: list[VlfError]) -> str:
+    return "; ".join(reason.problem for reason in reasons)
+
+
+def _open_on_cpu(plan: Plan, reasons: list[VlfError], threads: int | None) -> dict[str, Engine]:
     """reasons: why not the GPU. Nobody who is content with the CPU needs to hear at every start how to change that."""
     for name in filter(backends.installed, CPU_BACKENDS):
         try:
             engines = _open_portable(plan, name, threads)
         except BackendMissing as error:  # installed, but broken, or of no use in a forked process
-            reasons.append(why(error))
+            reasons.append(error)
             continue
         if reasons:
-            log.warning("running on the CPU with %s: %s", name, "; ".join(reasons))
+            log.warning("running on the CPU with %s: %s", name, _said(reasons))
         return engines
-    because = f" ({'; '.join(reasons)})" if reasons else ""
+    because = f" ({_said(reasons)})" if reasons else ""
     raise BackendMissing(
-        f"nothing here can run {plan.path}: neither OpenVINO nor ONNX Runtime is here{because}; "
-        f"install one with: {backends.install_command('openvino')}"
+        f"nothing here can run {plan.path}: none of {', '.join(CPU_BACKENDS)} is here{because}",
+        remedy="; for the GPU: ".join([f"install one with: {TABLE[CPU_BACKENDS[0]].install}", *_remedies(reasons)]),
     )
+
+
+def _remedies(reasons: list[VlfError]) -> list[str]:
+    """What to do about them, each once: what follows on what is wrong."""
+    return list(dict.fromkeys(reason.remedy for reason in reasons if reason.remedy))
 
 
 def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, Engine]:
@@ -144,18 +163,7 @@ def _open_portable(plan: Plan, backend: str, threads: int | None) -> dict[str, E
         )
 
     def opener(stage: str) -> Engine:
-        if backend == "fake":
-            from .fake import FakeEngine
-
-            graph = plan.manifest.graph(stage, "portable")
-            return FakeEngine(graph.inputs, graph.outputs)
         onnx_bytes = plan.graph(stage, "portable")
-        if backend == "openvino":
-            from .openvino import OpenVINOEngine
-
-            return OpenVINOEngine(onnx_bytes, precision=plan.manifest.precision, threads=threads)
-        from .onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(onnx_bytes, threads=threads)
+        return TABLE[backend].open_graph(onnx_bytes, precision=plan.manifest.precision, threads=threads)
 
     return open_all(plan, "portable", opener)

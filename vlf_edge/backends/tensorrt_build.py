@@ -16,15 +16,15 @@ from typing import Any
 from ..cache import keep, read_kept
 from ..errors import CompileError
 from . import cuda, load
-from .tensorrt import collector
+from .tensorrt import collector, start
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
     """A raw engine and what to know about it.
 
-    version: of the library. compute_capabilities: the GPUs it was built for, such as ("8.0", "8.6"). device: name of
-    the GPU it was built on, "" if none. max_batch: largest N.
+    version: of the library. compute_capabilities: the GPUs it was built for, such as ("8.0", "8.6"); "12.1+" means all
+    later ones, too. device: name of the GPU it was built on, "" if none. max_batch: largest N.
     """
 
     data: bytes
@@ -48,25 +48,30 @@ def build_engine(
     """Builds one engine in this process. After a failed build the library may build differently: use a new process.
 
     onnx_bytes: strongly typed, only its first axis (N) dynamic; the precision is in its types and Q/DQ nodes.
-    library: "tensorrt" builds for GPU number ``device`` of this machine; "tensorrt_rtx" for ``compute_capabilities``,
-    without a GPU. max_batch, opt_batch: largest N, and the one to be fastest at. workspace_bytes: bound of the memory
-    kernels may use. timings: folder in which TensorRT's measurements of kernels are kept from one build to the next.
+    library: "tensorrt" builds for GPU number ``device`` of this machine; "tensorrt_rtx", without a GPU, for
+    ``compute_capabilities`` or, if there are none, for all GPUs from 8.0 on. max_batch, opt_batch: largest N, and the
+    one to be fastest at. workspace_bytes: bound of the memory kernels may use, None for the library's own or, on a
+    board, ``default_workspace_bytes``. timings: folder in which TensorRT's measurements of kernels are kept from one
+    build to the next.
     Raises CompileError with the library's own messages, BackendMissing if it or the GPU it needs is not here.
     """
     if not 1 <= opt_batch <= max_batch:
         raise CompileError(f"got opt_batch {opt_batch} and max_batch {max_batch}, expected 1 <= opt_batch <= max_batch")
     trt = load(library)
     log = collector(trt)
-    log.drain()
 
     def build(gpu: cuda.GpuInfo | None) -> BuiltEngine:
-        builder = trt.Builder(log)
+        builder = start(trt, trt.Builder)
         network = _parse(trt, builder, onnx_bytes, library)
         config = builder.create_builder_config()
-        if workspace_bytes is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        bound_bytes = workspace_bytes or (default_workspace_bytes(gpu) if gpu else None)
+        if bound_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, bound_bytes)
         _set_compute_capabilities(trt, config, library, compute_capabilities)
-        largest = _set_profile(builder, config, network, opt_batch, max_batch)
+        batches = [(1, opt_batch, max_batch)]
+        if library == "tensorrt" and max_batch > 1:
+            batches.append((1, 1, 1))  # for contexts of one stream: its own kernels, and memory for no more than that
+        largest = _set_profiles(builder, config, network, batches)
         kept = timings / _timing_name(trt, gpu) if timings and gpu else None
         if kept:
             _load_timings(config, kept)
@@ -76,7 +81,7 @@ def build_engine(
             raise CompileError(f"{library} {trt.__version__} cannot build this graph: {log.drain()}")
         if kept:
             _keep_timings(config, kept)
-        served, name = ((gpu.compute_capability,), gpu.model) if gpu else (compute_capabilities, "")
+        served, name = ((gpu.compute_capability,), gpu.model) if gpu else (compute_capabilities or _portable(trt), "")
         return BuiltEngine(bytes(memory), trt.__version__, served, name, largest)
 
     if library == "tensorrt_rtx":
@@ -107,6 +112,15 @@ def rtx_capabilities(trt: ModuleType) -> tuple[str, ...]:
     return tuple(f"{name[:-1]}.{name[-1]}" for name in names)
 
 
+def _portable(trt: ModuleType) -> tuple[str, ...]:
+    """What an engine is for that was built for no compute capability in particular, by TensorRT-RTX's documents.
+
+    Setting all of them, one by one, would give less: an engine without the later ones.
+    """
+    *known, last = (known for known in rtx_capabilities(trt) if known != "7.5")
+    return (*known, f"{last}+")
+
+
 def _set_compute_capabilities(trt: ModuleType, config: Any, library: str, wanted: tuple[str, ...]) -> None:
     if library != "tensorrt_rtx":
         if wanted:
@@ -115,29 +129,39 @@ def _set_compute_capabilities(trt: ModuleType, config: Any, library: str, wanted
     names = ["SM" + capability.replace(".", "") for capability in wanted]
     known = ["SM" + capability.replace(".", "") for capability in rtx_capabilities(trt)]
     unknown = sorted(set(names) - set(known))
-    if unknown or not wanted:
-        got = ", ".join(unknown) or "none"
-        raise CompileError(f"{library} {trt.__version__} builds for {', '.join(known)}, got {got}")
+    if unknown:
+        raise CompileError(f"{library} {trt.__version__} builds for {', '.join(known)}, got {', '.join(unknown)}")
+    if not wanted:
+        return
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
 
 
-def _set_profile(builder: Any, config: Any, network: Any, opt_batch: int, max_batch: int) -> int:
-    """Adds one profile over N if N is dynamic. Returns the largest N."""
+def default_workspace_bytes(gpu: cuda.GpuInfo) -> int | None:
+    """What TensorRT's builder may use for kernels unless told otherwise: all there is, but where CPU and GPU share
+    their memory an eighth of it, which is judgement."""
+    return gpu.memory_bytes // 8 if gpu.integrated else None
+
+
+def _set_profiles(builder: Any, config: Any, network: Any, batches: list[tuple[int, int, int]]) -> int:
+    """Adds a profile over N, if N is dynamic, for each (smallest, best, largest). Returns the largest N."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     dynamic = [tensor for tensor in inputs if -1 in tuple(tensor.shape)]
     if not dynamic:
         return int(inputs[0].shape[0])
-    profile = builder.create_optimization_profile()
-    for tensor in dynamic:
-        first, *rest = tuple(tensor.shape)
-        if first != -1 or -1 in rest:
-            raise CompileError(f"input {tensor.name} is {(first, *rest)}; only the first axis (N) may be dynamic (-1)")
-        profile.set_shape(tensor.name, *((batch, *rest) for batch in (1, opt_batch, max_batch)))
-    if config.add_optimization_profile(profile) < 0:
-        raise CompileError(f"no optimisation profile for batches of 1 to {max_batch} fits {[t.name for t in dynamic]}")
-    return max_batch
+    for sizes in batches:
+        profile = builder.create_optimization_profile()
+        for tensor in dynamic:
+            first, *rest = tuple(tensor.shape)
+            if first != -1 or -1 in rest:
+                got = (first, *rest)
+                raise CompileError(f"input {tensor.name} is {got}; only the first axis (N) may be dynamic (-1)")
+            profile.set_shape(tensor.name, *((batch, *rest) for batch in sizes))
+        if config.add_optimization_profile(profile) < 0:
+            names = [tensor.name for tensor in dynamic]
+            raise CompileError(f"no optimisation profile for batches of 1 to {sizes[-1]} fits {names}")
+    return max(largest for _, _, largest in batches)
 
 
 def _timing_name(trt: ModuleType, gpu: cuda.GpuInfo) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..backends.table import NAMES
+
 
 def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    names = "auto, tensorrt, tensorrt_rtx, openvino or onnxruntime"
+    names = f"auto, {', '.join(NAMES[:-1])} or {NAMES[-1]}"
     parser.add_argument("--backend", default="auto", metavar="NAME", help=f"{names} (default: auto)")
     parser.add_argument("--device", type=int, default=0, metavar="N", help="number of the GPU (default: 0)")
     parser.add_argument(

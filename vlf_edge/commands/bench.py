@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import VlfError
+from ..printable import printable
 from .backend import add_backend_arguments, backend_options
 
 HELP = "time a plan on this machine"
@@ -89,7 +90,7 @@ def _table(figures: dict[str, Any]) -> str:
         f"{figures['decisions_per_s']:.1f} decisions a second; all but the two stages is "
         f"{figures['runtime_share']:.1%} of a decision"
     )
-    return "\n".join(rows)
+    return "\n".join(map(printable, rows))
 
 
 def _size(text: str) -> tuple[int, int]:

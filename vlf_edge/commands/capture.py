@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SourceError, VlfError
+from ..printable import printable
 
 if TYPE_CHECKING:
     from ..types import Frame
@@ -50,12 +51,13 @@ def main(args: argparse.Namespace) -> int:
             frames = _take(source, args.seconds)
             if len(frames) < 2:
                 break
-            print(_write(frames, folder / f"clip_{number:04d}.avi"), flush=True)
+            path = _write(frames, folder / f"clip_{number:04d}.avi")
+            print(printable(path), flush=True)
         else:
             return 0
     if number == taken:
         raise SourceError(f"{source.name} ended before a clip of {args.seconds:g} s was full")
-    print(f"{source.name} ended after {number - taken} of {args.clips} clips", file=sys.stderr)
+    print(f"{printable(source.name)} ended after {number - taken} of {args.clips} clips", file=sys.stderr)
     return 0
 
 

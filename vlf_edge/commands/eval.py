@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from ..errors import VlfError
+from ..printable import printable
 from .backend import add_backend_arguments, backend_options
 from .progress import Progress
 
@@ -86,7 +87,7 @@ def describe(report: dict[str, Any]) -> str:
         "",
         *_latency(report),
     ]
-    return "\n".join(rows)
+    return "\n".join(map(printable, rows))
 
 
 def _overall(report: dict[str, Any]) -> str:
@@ -167,4 +168,5 @@ def _percent(share: float | None) -> str:
 
 
 def _shortened(label: str) -> str:
+    label = printable(label)
     return label if len(label) <= _NAME_CHARACTERS else f"{label[: _NAME_CHARACTERS - 2]}.."

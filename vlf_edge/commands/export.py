@@ -15,6 +15,7 @@ import itertools
 from pathlib import Path
 
 from ..errors import VlfError
+from ..printable import printable
 
 HELP = "write a plan's graphs, engines or a Triton model repository as files"
 
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
         check_place(place)
     for place, folder in folders.items():
         for path in write_folder(place, folder):
-            print(path)
+            print(printable(path))
     return 0
 
 

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanError
+from ..printable import printable
 from .report import Times, accuracy_rows, hygiene_rows
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _describe(plan: Plan, times: Times | None) -> str:
         *_engines(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))),
     ]
-    return "\n".join(f"{name:11s} {text}" for name, text in rows)
+    return "\n".join(f"{name:11s} {printable(text)}" for name, text in rows)
 
 
 def _weights(manifest: Manifest) -> str:

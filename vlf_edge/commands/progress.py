@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from ..printable import printable
+
 
 class Progress:
     """Callable with (what, done, total), as ``compiler.build`` reports it."""
@@ -27,5 +29,6 @@ class Progress:
             self._write(f"{what}: {done}/{total} {elapsed_s:.0f} s", end="")
 
     def _write(self, text: str, end: str) -> None:
+        text = printable(text)
         self._stream.write(f"\r\x1b[K{text}{end}" if self._rewrites else f"{text}{end}")
         self._stream.flush()

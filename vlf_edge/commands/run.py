@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .. import signals
 from ..errors import VlfError
+from ..printable import printable
 from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
         source = opened if len(opened) > 1 else next(iter(opened.values()))
         delay_ms = args.max_batch_delay_ms
         runtime.run(source, _sinks(args, opened), duration_s=args.duration, max_batch_delay_ms=delay_ms)
-        print(runtime.summary(), file=sys.stderr)
+        print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
     return 0
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from .. import signals
 from ..options import add_options, given_options
+from ..printable import printable
 from ..software import require_packages
 from .progress import Progress
 
@@ -82,11 +83,12 @@ def _report(outcome: Any) -> str:
         f"{record['clips']} clips, {record['minutes']:g} minutes",
         f"validation: top-1 {val['top1']:.1%} of {val['clips']} clips, loss {val['loss']:.4f}",
     ]
-    width = max(map(len, val["recall"]))
-    for label, share in val["recall"].items():
+    recall = {printable(label): share for label, share in val["recall"].items()}
+    width = max(map(len, recall))
+    for label, share in recall.items():
         rows.append(f"  {label:{width}s} {'no clips' if share is None else f'{share:7.1%}'}")
     if sum(record["broken"].values()):
         rows.append(
             f"broken clips: {record['broken']['training']} training, {record['broken']['validation']} validation"
         )
-    return "\n".join(rows)
+    return "\n".join(map(printable, rows))

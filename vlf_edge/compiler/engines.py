@@ -15,7 +15,8 @@ from ..manifest import EngineInfo
 
 @dataclass(frozen=True)
 class Target:
-    """What to build for. library: "tensorrt_rtx" or "tensorrt". compute_capabilities: () is this machine's GPU.
+    """What to build for. library: "tensorrt_rtx" or "tensorrt". compute_capabilities: () is this machine's GPU with
+    TensorRT, and all GPUs from Ampere (8.0) on with TensorRT-RTX.
     name: a plan holds one engine of a stage for each."""
 
     name: str
@@ -26,7 +27,7 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("rtx", "tensorrt_rtx", ("8.0", "8.6", "8.9", "12.0")),  # one engine, Ampere to Blackwell
+        Target("rtx", "tensorrt_rtx"),  # one engine, from Ampere on
         Target("rtx-turing", "tensorrt_rtx", ("7.5",)),
         Target("tensorrt", "tensorrt"),
     )

@@ -80,7 +80,7 @@ class Recipe:
     target: str = option(
         "auto",
         "engines to compile: auto (all this machine can), cpu (none: the portable graph runs), "
-        "rtx (Ampere to Blackwell), rtx-turing, rtx:smNN such as rtx:sm86, tensorrt (this machine's GPU); several with "
+        "rtx (Ampere and later), rtx-turing, rtx:smNN such as rtx:sm86, tensorrt (this machine's GPU); several with "
         "commas (default: auto)",
         "TARGET",
     )

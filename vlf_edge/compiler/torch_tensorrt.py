@@ -24,6 +24,7 @@ from torch.fx.node import map_aggregate, map_arg
 
 from .. import backends
 from ..backends import cuda
+from ..backends.tensorrt_build import default_workspace_bytes
 from ..errors import BackendMissing, CompileError, first_line, raise_interrupt
 from ..manifest import EngineInfo
 from ..models.stage import Stage
@@ -128,7 +129,8 @@ def build_engines(
             progress("compile engines", len(built), len(stages))
         inputs, outputs = interfaces[stage.name]
         batches = (1, min(opt_batch, max_batch), max_batch)
-        data = compile_stage(toolkit.module, stage, precision, inputs, outputs, batches, workspace_bytes, _DEVICE)
+        bound_bytes = workspace_bytes or default_workspace_bytes(gpu)
+        data = compile_stage(toolkit.module, stage, precision, inputs, outputs, batches, bound_bytes, _DEVICE)
         member = member_name(stage.name, target)
         where = (gpu.compute_capability,)
         about = (version, where, gpu.model, max_batch, batches[1])

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, VlfError
+from ..printable import printable
 from ..video.sources import VIDEO_SUFFIXES
 
 ACCEPTED = (
@@ -325,5 +326,5 @@ def _is_number(text: str) -> bool:
 
 
 def few(names: Sequence[str], count: int = 5) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    """The first few of many names, fit to be shown."""
+    return ", ".join(map(printable, names[:count])) + (f" and {len(names) - count} more" if len(names) > count else "")

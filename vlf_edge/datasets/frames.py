@@ -144,6 +144,7 @@ class _SeekingVideo(VideoFileSource):
         right.
         """
         self._capture.set(load_cv2().CAP_PROP_POS_MSEC, t_s * 1e3)
+        self._announced = 0  # what is skipped is not missing
         grabbed = self._grab()
         if grabbed is None or not 0 < grabbed[1] / 1e3 < math.inf:
             return None

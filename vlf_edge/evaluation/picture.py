@@ -10,6 +10,7 @@ import numpy as np
 from ..atomic import replacing
 from ..errors import ShapeError, VlfError
 from ..opencv import load_cv2
+from ..printable import printable
 
 NUMBERED_CLASSES = 40  # with more there is no room for numbers
 _INK, _GREY, _GRID, _PAPER = (40, 40, 40), (110, 110, 110), (225, 225, 225), (255, 255, 255)  # BGR
@@ -45,7 +46,7 @@ def draw_confusion(confusion: np.ndarray, labels: Sequence[str], title: str) -> 
         middle_px = i * cell_px + cell_px // 2
         _put_right(image, rows[i], left_px - _MARGIN_PX // 2, top_px + middle_px)
         _put_upright(image, names[i], left_px + middle_px, top_px - _MARGIN_PX // 2)
-    _put(image, title, (_MARGIN_PX, 2 * _MARGIN_PX), _INK, _TITLE_SCALE)
+    _put(image, printable(title), (_MARGIN_PX, 2 * _MARGIN_PX), _INK, _TITLE_SCALE)
     _put(image, "decided, per cent of each row", (left_px, 2 * _MARGIN_PX + _LINE_PX + 4), _GREY)
     _put_upright(image, "truth", _MARGIN_PX, top_px + _width_px("truth"), _GREY)
     return image
@@ -96,7 +97,7 @@ def _draw_cells(image: np.ndarray, shares: np.ndarray, cell_px: int) -> None:
 
 def _shortened(label: str) -> str:
     # OpenCV's font is ASCII; anything else would be drawn as question marks of unknown width.
-    label = label.encode("ascii", "replace").decode()
+    label = printable(label).encode("ascii", "replace").decode()
     half = _NAME_CHARACTERS // 2 - 1
     # Names of actions differ at both ends ("... from left to right"), so the middle goes.
     return label if len(label) <= _NAME_CHARACTERS else f"{label[:half]}..{label[-half:]}"

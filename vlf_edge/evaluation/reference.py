@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import backends
 from ..backends.engine import Engine
+from ..backends.table import CPU_BACKENDS, TABLE
 from ..errors import BackendMissing, VlfError
 from ..plan import Plan
 from ..software import require_packages
@@ -85,15 +86,9 @@ def _open_weights(what: str, plan: Plan) -> WeightsClassifier:
 def _fp32_engines(plan: Plan, threads: int | None) -> dict[str, Engine]:
     """The graphs that every later build starts from. ONNX Runtime first: nothing in it rounds to less than float32."""
     graphs = {stage: plan.graph(stage, "fp32") for stage in plan.manifest.stages}
-    if backends.installed("onnxruntime"):
-        from ..backends.onnxruntime import OnnxRuntimeEngine
-
-        return {stage: OnnxRuntimeEngine(graph, threads=threads) for stage, graph in graphs.items()}
-    if backends.installed("openvino"):
-        from ..backends.openvino import OpenVINOEngine
-
-        return {stage: OpenVINOEngine(graph, precision="fp32", threads=threads) for stage, graph in graphs.items()}
+    for name in filter(backends.installed, reversed(CPU_BACKENDS)):
+        return {stage: TABLE[name].open_graph(graph, threads=threads) for stage, graph in graphs.items()}
     raise BackendMissing(
-        f"the fp32 graphs of {plan.path} need ONNX Runtime or OpenVINO; install one with: "
-        f"{backends.install_command('openvino')}"
+        f"the fp32 graphs of {plan.path} need one of {', '.join(CPU_BACKENDS)}",
+        remedy=f"install one with: {TABLE[CPU_BACKENDS[0]].install}",
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import signals
 from ..errors import PlanError, VlfError
-from ..scratch import scratch_folder
+from ..scratch import partial_folder
 
 RECORD = "vlf.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -62,7 +62,7 @@ def write_folder(path: str | os.PathLike[str], folder: Folder) -> list[Path]:
     place = Path(os.path.realpath(path))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(".partial-", place.parent) as scratch:
+        with partial_folder(place.parent) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             _fill(new, folder)
             with signals.unbroken():

@@ -21,6 +21,7 @@ from typing import Any
 from ..errors import PlanError, PlanMismatch
 from ..manifest import EngineInfo, Manifest
 from ..plan import Plan
+from ..printable import printable
 from ..types import TensorSpec
 from .contract import README, about, readme, tensors
 from .engines import built_for, engines_of, targets_of
@@ -196,7 +197,7 @@ def _engines(plan: Plan, target: str | None) -> _Source | None:
         if engines:
             log.info(
                 "Triton loads engines of TensorRT alone and needs both stages: exported the portable ONNX, not %s",
-                targets_of(engines),
+                printable(targets_of(engines)),
             )
         return None
     ((name, stages),) = complete.items()

@@ -11,6 +11,8 @@ _HOME = {
     "Sink": "sinks",
     "ThreadedSink": "threaded_sink",
     "VideoSink": "sinks",
+    "VideoWriter": "sinks",
+    "to_json": "sinks",
     "annotate": "sinks",
 }
 

@@ -60,7 +60,10 @@ class Executor(ABC):
         """Frees what is kept for a stream."""
 
     def borrow(self, image: Any) -> GpuFrame:
-        """A frame that is on the GPU already, for ``step``. Raises ShapeError if it cannot be taken as it is."""
+        """A frame that is on the GPU already, for ``step``, at the end of which it has been read. Any thread may call.
+
+        Raises ShapeError if it cannot be taken as it is.
+        """
         raise ShapeError(
             f"this {type(image).__name__} is on a GPU, but the plan runs on {self.backend}: give a NumPy array "
             "(H, W, 3) uint8, or open the plan on a GPU"
@@ -200,7 +203,8 @@ def open_executor(
     stages = manifest.stage_roles
     try:
         executor: Executor
-        if len(stages) == 2 and all(engine.chains_on_gpu for engine in engines.values()):
+        two_stage = len(stages) == 2 and not any(roles.state for roles in stages)
+        if two_stage and all(engine.chains_on_gpu for engine in engines.values()):
             from .tensorrt_executor import TensorRTExecutor
 
             executor = TensorRTExecutor(stages, engines, sampling, stats)

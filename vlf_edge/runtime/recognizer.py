@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.engine import Engine
-from ..backends.gpu_frame import is_gpu_frame
+from ..backends.gpu_frame import GpuFrame, is_gpu_frame
 from ..errors import ModelError, ShapeError, VlfError
 from ..manifest import Manifest
 from ..types import Prediction, Sampling
@@ -112,7 +112,7 @@ class Recognizer:
 
         frames: (stream, image, t_s) each; a stream may come more than once. All are checked before any is run.
         """
-        checked = [(name, image, *self._check(image, t_s, None)) for name, image, t_s in frames]
+        checked = [(name, *self._check(image, t_s, None)) for name, image, t_s in frames]
         predictions: list[Prediction | None] = [None] * len(checked)
         waiting = [
             (number, due)
@@ -146,7 +146,7 @@ class Recognizer:
         begins: nothing before it belongs with it. Streams may be served from threads of their own.
         Raises ShapeError, and ModelError once a stream's decisions were no numbers several times in a row.
         """
-        t_s, captured_s = self._check(image, t_s, captured_s)
+        image, t_s, captured_s = self._check(image, t_s, captured_s)
         if stream.failures >= _FAILURES:
             raise ModelError(
                 f"{stream.name}: the model's answer was not a number {stream.failures} times without a good one "
@@ -164,9 +164,8 @@ class Recognizer:
             return None
         started_s = time.perf_counter()
         try:
-            if is_gpu_frame(image):
-                prepared = self.executor.borrow(image)
-            else:
+            prepared = image
+            if not isinstance(image, GpuFrame):
                 prepared = self._preprocess(image)
                 self.stats.add_ms("preprocess", (time.perf_counter() - started_s) * 1e3)
         except BaseException:
@@ -220,15 +219,17 @@ class Recognizer:
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
         return self._decision(logits, MAIN, first_s, last_s, chosen[-1], captured_s)
 
-    def _check(self, image: Any, t_s: float | None, captured_s: float | None) -> tuple[float, float]:
-        """The frame's time and its arrival. Raises ShapeError."""
-        if not is_gpu_frame(image):
+    def _check(self, image: Any, t_s: float | None, captured_s: float | None) -> tuple[Any, float, float]:
+        """The frame, its time and its arrival; a frame on the GPU as its GpuFrame. Raises ShapeError."""
+        if is_gpu_frame(image):
+            image = self.executor.borrow(image)
+        elif not isinstance(image, GpuFrame):
             check_image(image)
         captured_s = time.monotonic() if captured_s is None else captured_s
         t_s = captured_s if t_s is None else float(t_s)
         if not math.isfinite(t_s):
             raise ShapeError(f"a frame's time is {t_s}; expected seconds on a steady clock")
-        return t_s, captured_s
+        return image, t_s, captured_s
 
     def _forget_idle(self) -> None:
         now_s = time.monotonic()

@@ -47,7 +47,8 @@ class Ring:
             raise ValueError(f"instant {instant} written, expected {self._next}: the ring keeps no holes")
         phase, slot = instant % self._phases, instant // self._phases % self._frames
         places = slot, slot + self._frames
-        self._times_s[phase, places] = t_s
+        for place in places:
+            self._times_s[phase, place] = t_s
         self._next = instant + 1
         self._held += 1
         return phase, places

@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 class Runtime:
     """Runs a vlf.plan on any number of streams, by ``stream`` or by ``push``: one of them at a time, on one thread.
 
-    plan: path of a vlf.plan, or a Plan. backend: "auto" picks the fastest that is here; or "tensorrt",
-    "tensorrt_rtx", "openvino", "onnxruntime". device: number of the GPU. rebuild: "never", "auto" (where no engine of
-    the plan fits the GPU, the first start builds one) or "always"; cuda_graph, threads: see ``open_engines``. phases:
-    interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many classes
-    ``Prediction.topk`` lists. max_streams: most streams at a time.
+    plan: path of a vlf.plan, or a Plan. backend: "auto" picks the fastest that is here; or a name of the table of
+    backends (backends/table.py), such as "openvino". device: number of the GPU. rebuild: "never", "auto" (where no
+    engine of the plan fits the GPU, the first start builds one) or "always"; cuda_graph, threads: see ``open_engines``.
+    phases: interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many
+    classes ``Prediction.topk`` lists. max_streams: most streams at a time.
 
     >>> with Runtime("vlf.plan") as runtime:
     ...     for prediction in runtime.stream("/dev/video0"):
@@ -85,8 +85,8 @@ class Runtime:
         """One frame from the caller's own loop, on the caller's thread.
 
         frame: (H, W, 3) uint8 BGR. Where the plan runs on a GPU, also a contiguous array on that GPU (PyTorch, CuPy,
-        PyCUDA, DLPack) of the model's size, which is taken without a copy to the host; it may be overwritten once the
-        next push of such a frame has returned, or this one with a decision.
+        PyCUDA, DLPack) of the model's size, which is taken without a copy to the host; it may be overwritten once this
+        has returned.
         t: when it was taken, seconds on any steady clock; default: now. stream: which camera's; each has a window of
         its own and begins with its first frame.
         Returns a Prediction if the frame is on its stream's sampling grid, else None. Raises ShapeError, ModelError.

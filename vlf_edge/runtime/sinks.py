@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from ..atomic import Replacement, check_replaceable
 from ..errors import SourceError
 from ..opencv import load_cv2
+from ..printable import printable
 from ..types import Frame, Prediction
-from ..video.sources import DEFAULT_FPS, Source
+from ..video.sources import DEFAULT_FPS, IMAGE_SUFFIXES, Source
 
 RANDOM_WEIGHTS_NOTE = "[random weights: labels mean nothing]"
 
@@ -67,7 +70,9 @@ class JsonLinesSink(Sink):
 class VideoWriter:
     """A video file that images (H, W, 3) uint8 BGR, all of one size, are written to.
 
-    The codec follows the ending: .avi Motion JPEG, anything else MPEG-4. Raises SourceError if OpenCV cannot write it.
+    It lies beside ``path`` while it grows, and takes its place when it is closed. The codec follows the ending: .avi
+    Motion JPEG, anything else MPEG-4. Raises SourceError if OpenCV cannot write it, or if something is at ``path`` that
+    is no file.
     """
 
     def __init__(self, path: str | Path, fps: float):
@@ -77,6 +82,9 @@ class VideoWriter:
         self._written = 0
         if not self._path.parent.is_dir():
             raise SourceError(f"cannot write {path}: there is no folder {self._path.parent}")
+        if self._path.suffix.lower() in IMAGE_SUFFIXES:
+            raise SourceError(f"cannot write {path}: it is to be a video; name an .mp4 or .avi file")
+        self._checked(check_replaceable, self._path)
 
     def write(self, image: np.ndarray) -> None:
         """Appends an image."""
@@ -88,31 +96,55 @@ class VideoWriter:
         self._written += 1
 
     def close(self) -> None:
-        """Finishes the file; idempotent. Raises SourceError if frames are missing from it, as when the disk is full."""
+        """Finishes the file and puts it in its place; idempotent.
+
+        Raises SourceError if frames are missing from it, as when the disk is full: it is then thrown away.
+        """
         if self._writer is None:
             return
-        self._writer.release()
-        self._writer = None
-        # OpenCV reports no failed write: the file itself has to be asked.
-        capture = self._cv2.VideoCapture(str(self._path))
-        kept = max(0, int(capture.get(self._cv2.CAP_PROP_FRAME_COUNT)))
-        capture.release()
-        if kept < self._written:
-            raise SourceError(
-                f"{self._path} holds only {kept} of the {self._written} frames written: is the disk full?"
-            )
+        try:
+            self._release()
+            # OpenCV reports no failed write: the file itself has to be asked.
+            capture = self._cv2.VideoCapture(str(self._new.partial))
+            kept = max(0, int(capture.get(self._cv2.CAP_PROP_FRAME_COUNT)))
+            capture.release()
+            if kept < self._written:
+                raise SourceError(
+                    f"cannot write {self._path}: only {kept} of its {self._written} frames were kept; is the disk full?"
+                )
+            self._checked(self._new.commit)
+        finally:
+            self._new.discard()
+
+    def discard(self) -> None:
+        """Throws away what was written so far; without effect once closed."""
+        if self._writer is not None:
+            self._release()
+            self._new.discard()
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, *exc_info) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exc_info) -> None:
+        self.close() if kind is None else self.discard()
+
+    def _release(self) -> None:
+        self._writer.release()
+        self._writer = None
+
+    def _checked(self, do: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return do(*args)
+        except OSError as error:
+            raise SourceError(f"cannot write {self._path}: {error.strerror}") from None
 
     def _open(self, image: np.ndarray) -> Any:
         code = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
         size = (image.shape[1], image.shape[0])
-        writer = self._cv2.VideoWriter(str(self._path), self._cv2.VideoWriter_fourcc(*code), self._fps, size)
+        self._new = self._checked(Replacement, self._path)
+        writer = self._cv2.VideoWriter(str(self._new.partial), self._cv2.VideoWriter_fourcc(*code), self._fps, size)
         if not writer.isOpened():
+            self._new.discard()
             raise SourceError(
                 f"OpenCV cannot write {code} video to {self._path}: no right to, or an ending it does not know "
                 "(.avi and .mp4 it does)"
@@ -151,7 +183,7 @@ def describe(prediction: Prediction) -> str:
     words = [] if prediction.stream == "main" else [f"{prediction.stream:12s}"]
     words += [f"{prediction.t_end_s:9.2f} s", f"{prediction.state:8s}"]
     if prediction.label is not None:
-        words += [f"{prediction.label:24s} {prediction.score:6.1%}"]
+        words += [f"{printable(prediction.label):24s} {prediction.score:6.1%}"]
     words += [f"{prediction.age_ms:7.1f} ms old"]
     if prediction.dropped:
         words += [f"{prediction.dropped} dropped"]
@@ -189,7 +221,7 @@ def annotate(image: np.ndarray, prediction: Prediction | None) -> np.ndarray:
     shown[height - bar :] = shown[height - bar :] // 3
     text, colour = prediction.state, (0, 200, 255)
     if prediction.label is not None:
-        text, colour = f"{prediction.label}  {prediction.score:.0%}", (255, 255, 255)
+        text, colour = f"{printable(prediction.label)}  {prediction.score:.0%}", (255, 255, 255)
         reach = round((width - 1) * prediction.score)
         cv2.rectangle(shown, (0, height - bar), (reach, height - bar + max(1, round(4 * scale))), (90, 220, 90), -1)
         if prediction.random_weights:

@@ -1,124 +1,290 @@
-"""A stream with everything between image and logits on the GPU: ring included, one wait for a decision.
+"""Two stages with everything between images and logits on the GPU, rings included: one wait for a step's decisions.
 
-    image -> upload -> frame stage -> ring -> window -> clip stage -> logits -> download
+    images -> upload -> frame stage -> rings of the streams -> windows -> clip stage -> logits -> download
 
-All of it is queued on one stream, in this order; the computer waits once, for the logits.
+All of it is queued on one CUDA stream, in this order; the computer waits once, for the logits.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backends import cuda
 from ..backends.gpu_frame import GpuFrame, names_no_stream, view_gpu_frame
-from ..backends.tensorrt import TensorRTEngine
-from ..errors import PlanMismatch, ShapeError
+from ..backends.tensorrt import GpuTensor, TensorRTEngine
+from ..errors import PlanMismatch, ShapeError, VlfError
+from ..manifest import StageRoles
 from ..types import Sampling
-from .executor import Executor
-from .ring import Ring
+from .executor import Executor, StageRunner
 from .stats import Stats
+from .stream import DueFrame, Stream
+
+log = logging.getLogger(__name__)
+
+# Streams come one by one: memory for as many again as there are, and for no more of them than this.
+_MOST_RINGS_AT_ONCE = 32
 
 
 class TensorRTExecutor(Executor):
-    """Two TensorRT engines on one GPU. All memory is allocated here, once; it goes with the engines.
+    """Two TensorRT engines on one GPU. What they need for one stream is allocated here, more when more streams come.
 
-    Raises PlanMismatch if the clip stage does not take what the frame stage gives.
+    The memory goes with the engines. Raises PlanMismatch if the second stage does not take what the first one gives.
     """
 
-    def __init__(self, frame: TensorRTEngine, clip: TensorRTEngine, sampling: Sampling, stats: Stats):
-        super().__init__(sampling, stats)
-        self.ring = Ring(sampling)
-        tokens, window = frame.outputs[0], clip.inputs[0]
+    def __init__(
+        self, stages: Sequence[StageRoles], engines: Mapping[str, TensorRTEngine], sampling: Sampling, stats: Stats
+    ):
+        super().__init__(stages, engines, sampling, stats)
+        tokens, window = _spec(self.encoder, self.encoder.output), _spec(self.decider, self.decider.input)
         if (tokens.dtype, (sampling.frames, *tokens.shape[1:])) != (window.dtype, window.shape[1:]):
             raise PlanMismatch(f"the clip stage takes {window}, which is not {sampling.frames} x {tokens}")
-        self._engines, self._stream = (frame, clip), frame.stream
-        stream = self._stream
+        self._stream = stream = self.encoder.engine.stream
+        self._using = threading.Lock()  # frames are borrowed by the threads that capture them
         with stream.current():
-            self._frame, self._clip = frame.single_run(stream), clip.single_run(stream)
-            (self._image,) = self._frame.inputs.values()
-            (self._tokens,) = self._frame.outputs.values()
-            (self._window,) = self._clip.inputs.values()
-            (self._logits,) = self._clip.outputs.values()
-            self._staged_image = stream.allocate_pinned(self._image.size_bytes).reshape(self._image.shape[1:])
-            staged = stream.allocate_pinned(self._logits.size_bytes)
-            self._staged_logits = staged.view(self._logits.dtype).reshape(self._logits.shape)
-            self._features = stream.allocate(sampling.phases * 2 * sampling.frames * self._tokens.size_bytes)
-            self._producer = stream.event()
-            self._events = {stage: (stream.event(), stream.event()) for stage in ("frame_stage", "clip_stage")}
-        self._queued: list[str] = []  # stages whose times are not read yet
-        self._borrowed: list[GpuFrame] = []  # the caller's frames that the GPU may still be reading
+            self._encoding = _Batches(self.encoder, stream, self.max_batch)
+            self._deciding = _Batches(self.decider, stream, self.max_batch)
+            self._images = _Pinned(stream, self._encoding.input)
+            self._logits = _Pinned(stream, self._deciding.output)
+            self._token_bytes = self._encoding.output.size_bytes
+            self._row_bytes = 2 * sampling.frames * self._token_bytes  # of one phase
+            self._rings = _Rings(stream, sampling.phases * self._row_bytes)
+            self._producer, self._started, self._encoded, self._decided = (stream.event() for _ in range(4))
+        self._queued: list[tuple[str, Any, Any]] = []  # stages whose times are not read yet, from one event to another
 
     def borrow(self, image: Any) -> GpuFrame:
-        self._check_open()
-        with self._stream.current():
-            if self._borrowed:
-                self._wait()  # whoever pushes the next frame may overwrite the last
-            if names_no_stream(image):
-                self._stream.wait_for_default(self._producer)
-            frame = view_gpu_frame(image, self._stream.handle, self._stream.device)
-        shape = self._image.shape[1:]
-        if (frame.shape, frame.dtype) != (shape, self._image.dtype):
+        with self._using:
+            self._check_open()
+            with self._stream.current():
+                if names_no_stream(image):
+                    self._stream.wait_for_default(self._producer)
+                frame = view_gpu_frame(image, self._stream.handle, self._stream.device)
+        wanted = self._encoding.input
+        if (frame.shape, frame.dtype) != (wanted.shape[1:], wanted.dtype):
             raise ShapeError(
-                f"a frame on the GPU must have the model's size, {shape} uint8 BGR, got {frame.shape} {frame.dtype}; "
-                "resize it there, or give the camera's frame as a NumPy array"
+                f"a frame on the GPU must have the model's size, {wanted.shape[1:]} uint8 BGR, got {frame.shape} "
+                f"{frame.dtype}; resize it there, or give the camera's frame as a NumPy array"
             )
         return frame
 
-    def remember(self, image: np.ndarray | GpuFrame, instants: range, t_s: float) -> None:
-        self._check_open()
-        stream = self._stream
-        with stream.current():
-            if self._queued:
-                self._wait()  # the staged image may still be on its way
-            start, end = self._events["frame_stage"]
-            stream.mark(start)
-            self._upload(image)
-            self._frame.enqueue()
-            for instant in instants:
-                phase, places = self.ring.place(instant, t_s)
-                for place in places:
-                    stream.copy(self._feature(phase, place), self._tokens.pointer, self._tokens.size_bytes)
-            stream.mark(end)
-            self._queued.append("frame_stage")
+    def step(self, due: Sequence[DueFrame]) -> list[np.ndarray | None]:
+        with self._using:
+            self._check_open()
+            with self._stream.current():
+                self._wait()  # the images of the step before may still be on their way
+                try:
+                    return self._step(due)
+                except BaseException:
+                    # The caller's frames and the staged ones are free again, whatever was queued.
+                    self._queued.clear()
+                    self._stream.settle()
+                    raise
 
-    def decide(self) -> tuple[np.ndarray, float]:
-        self._check_open()
-        window, stream = self.ring.newest(), self._stream
-        with stream.current():
-            start, end = self._events["clip_stage"]
-            stream.mark(start)
-            # Into a place of its own rather than read from the ring: a graph has its addresses for good.
-            stream.copy(self._window.pointer, self._feature(window.phase, window.first), self._window.size_bytes)
-            self._clip.enqueue()
-            stream.download(self._staged_logits, self._logits.pointer)
-            stream.mark(end)
-            self._queued.append("clip_stage")
-            self._wait()
-        return self._staged_logits[0].copy(), window.t_start_s
+    def forget(self, stream: Stream) -> None:
+        with self._using:  # what is queued still uses the ring, but before anything that another stream queues
+            self._rings.release(stream)
 
-    def _upload(self, image: np.ndarray | GpuFrame) -> None:
-        if isinstance(image, GpuFrame):
-            self._borrowed.append(image)
-            self._stream.copy(self._image.pointer, image.pointer, self._image.size_bytes)
-        else:
-            np.copyto(self._staged_image, image)
-            self._stream.upload(self._image.pointer, self._staged_image)
+    def _step(self, due: Sequence[DueFrame]) -> list[np.ndarray | None]:
+        entries = [self._place(frame) for frame in due]
+        full = [number for number, frame in enumerate(due) if frame.stream.ring.full]
+        # New sizes are made ready before anything is timed.
+        encoding, deciding = self._encoding.parts(len(due)), self._deciding.parts(len(full))
+        self._stream.mark(self._started)
+        self._encode(due, entries, encoding)
+        self._mark(self.encoder, self._started, self._encoded)
+        decisions: list[np.ndarray | None] = [None] * len(due)
+        if full:
+            for number, logits in zip(full, self._decide([due[number].stream for number in full], deciding)):
+                decisions[number] = logits
+        elif any(isinstance(frame.image, GpuFrame) for frame in due):
+            self._wait()  # whoever lent it may overwrite it now
+        return decisions
 
-    def _check_open(self) -> None:
-        for engine in self._engines:
-            engine.check_open()
+    def _place(self, frame: DueFrame) -> list[int]:
+        """Notes a frame in its stream's ring. Returns pointers to where its tokens go."""
+        ring, memory, size_bytes = frame.stream.ring, self._rings.of(frame.stream), self._token_bytes
+        entries = []
+        for instant in range(frame.slot.first, frame.slot.last + 1):
+            phase, places = ring.place(instant, frame.t_s)
+            row = memory + phase * self._row_bytes
+            entries += [row + place * size_bytes for place in places]
+        return entries
 
-    def _feature(self, phase: int, place: int) -> int:
-        """Pointer to the tokens at a place of the ring."""
-        return self._features + (phase * 2 * self.sampling.frames + place) * self._tokens.size_bytes
+    def _encode(self, due: Sequence[DueFrame], entries: Sequence[list[int]], parts: Sequence[_Part]) -> None:
+        copy, size_bytes, staged = self._stream.copy, self._token_bytes, self._images.rows(len(due))
+        for run, start, end in parts:
+            self._upload(due[start:end], run.input.pointer, staged[start:end])
+            run.enqueue()
+            tokens = run.output.pointer
+            for pointers in entries[start:end]:
+                for pointer in pointers:
+                    copy(pointer, tokens, size_bytes)
+                tokens += size_bytes
+
+    def _upload(self, due: Sequence[DueFrame], target: int, staged: np.ndarray) -> None:
+        """All frames of the computer's memory at once; those that are on the GPU then go between them."""
+        borrowed = []
+        for row, frame in enumerate(due):
+            if isinstance(frame.image, GpuFrame):
+                borrowed.append((row, frame.image))
+            else:
+                np.copyto(staged[row], frame.image)
+        if len(borrowed) < len(due):
+            self._stream.upload(target, staged)
+        size_bytes = self._encoding.input.size_bytes
+        for row, image in borrowed:
+            self._stream.copy(target + row * size_bytes, image.pointer, size_bytes)
+
+    def _decide(self, streams: Sequence[Stream], parts: Sequence[_Part]) -> np.ndarray:
+        """The newest windows of streams -> logits (n, C). Waits for them."""
+        staged, size_bytes = self._logits.rows(len(streams)), self.sampling.frames * self._token_bytes
+        for run, start, end in parts:
+            target = run.input.pointer
+            for stream in streams[start:end]:
+                phase, first, _, _ = stream.ring.newest()
+                window = self._rings.of(stream) + phase * self._row_bytes + first * self._token_bytes
+                # Into a place of its own rather than read from the ring: a graph has its addresses for good.
+                self._stream.copy(target, window, size_bytes)
+                target += size_bytes
+            run.enqueue()
+            self._stream.download(staged[start:end], run.output.pointer)
+        self._mark(self.decider, self._encoded, self._decided)
+        self._wait()
+        return staged.copy()
+
+    def _mark(self, stage: StageRunner, start: Any, end: Any) -> None:
+        """The stage has been queued, from one event to the other."""
+        self._stream.mark(end)
+        self._queued.append((stage.timed_as, start, end))
 
     def _wait(self) -> None:
-        """Until everything queued is done. Notes how long it took and gives the caller's frames back."""
-        queued, self._queued = self._queued, []
-        try:
+        """Until everything queued is done. Notes how long it took."""
+        if self._queued:
+            queued, self._queued = self._queued, []
             self._stream.synchronize()
-        finally:
-            self._borrowed.clear()
-        for stage in queued:
-            self.stats.add_ms(stage, self._stream.elapsed_ms(*self._events[stage]))
+            for stage, start, end in queued:
+                self.stats.add_ms(stage, self._stream.elapsed_ms(start, end))
+
+    def _check_open(self) -> None:
+        for stage in (self.encoder, self.decider):
+            stage.engine.check_open()
+
+
+class _Run(NamedTuple):
+    """A stage made ready for one batch size. input, output: the main ones."""
+
+    batch: int
+    enqueue: Callable[[], None]
+    input: GpuTensor
+    output: GpuTensor
+
+
+class _Part(NamedTuple):
+    """Items ``start`` to ``end`` of a batch, and what runs them."""
+
+    run: _Run
+    start: int
+    end: int
+
+
+class _Batches:
+    """A stage for batches of any size: contexts and graphs for 1, 2, 4, ... and the engine's largest, made when needed.
+
+    A batch runs in the next larger one; what is left over there holds whatever was there before, and what is computed
+    from it is never read. That is simpler than a sum of smaller ones: a stage is one copy in, one launch and one copy
+    out, whatever the batch.
+    input, output: of batch 1. largest: batch; more items run one after the other, in parts of it.
+    """
+
+    def __init__(self, stage: StageRunner, stream: cuda.Stream, largest: int):
+        self._stage, self._stream = stage, stream
+        largest = min(largest, stage.engine.max_batch or 1)
+        self._sizes = [*(1 << power for power in range((largest - 1).bit_length())), largest]
+        self._runs = {1: self._prepare(1)}
+        self._parts: dict[int, list[_Part]] = {}  # by the number of items
+        self.input, self.output = self._runs[1].input, self._runs[1].output
+
+    def parts(self, count: int) -> list[_Part]:
+        """What runs so many items, in order. Call inside ``stream.current()``."""
+        parts = self._parts.get(count)
+        if parts is None:
+            parts, start = [], 0
+            while start < count:
+                run = self._run_for(count - start)
+                parts.append(_Part(run, start, min(count, start + run.batch)))
+                start += run.batch
+            self._parts[count] = parts
+        return parts
+
+    def _run_for(self, count: int) -> _Run:
+        """The smallest run that takes so many, or the largest there is."""
+        batch = next((size for size in self._sizes if size >= count), self._sizes[-1])
+        if batch not in self._runs:
+            try:
+                self._runs[batch] = self._prepare(batch)
+            except VlfError as error:
+                # Mostly it is memory that lacks, and the streams that run already are worth more than this size.
+                self._sizes.remove(batch)
+                backend = self._stage.engine.backend
+                log.warning("%s runs no batches of %d, but of other sizes: %s", backend, batch, str(error))
+                return self._run_for(count)
+        return self._runs[batch]
+
+    def _prepare(self, batch: int) -> _Run:
+        run = self._stage.engine.fixed_run(batch, self._stream)
+        return _Run(batch, run.enqueue, run.inputs[self._stage.input], run.outputs[self._stage.output])
+
+
+class _Pinned:
+    """Page-locked memory for as many items as were ever needed at once. one: the tensor of one item."""
+
+    def __init__(self, stream: cuda.Stream, one: GpuTensor):
+        self._stream, self._one = stream, one
+        self._rows = self._allocate(1)
+
+    def rows(self, count: int) -> np.ndarray:
+        """(count, ...), the same memory every time: nothing may be queued that still uses it."""
+        if count > len(self._rows):
+            self._rows = self._allocate(1 << (count - 1).bit_length())
+        return self._rows[:count]
+
+    def _allocate(self, count: int) -> np.ndarray:
+        memory = self._stream.allocate_pinned(count * self._one.size_bytes)
+        return memory.view(self._one.dtype).reshape(count, *self._one.shape[1:])
+
+
+class _Rings:
+    """Device memory for the ring of each stream, of one size. What one stream gives back is the next one's."""
+
+    def __init__(self, stream: cuda.Stream, size_bytes: int):
+        self._stream, self._size_bytes = stream, size_bytes
+        self._of: dict[Stream, int] = {}
+        self._free: list[int] = []
+        self._allocate(1)
+
+    def of(self, owner: Stream) -> int:
+        """Pointer to a stream's memory. Call inside ``stream.current()``. Raises VlfError if there is no more."""
+        pointer = self._of.get(owner)
+        if pointer is None:
+            if not self._free:
+                self._allocate(min(len(self._of), _MOST_RINGS_AT_ONCE))
+            pointer = self._of[owner] = self._free.pop()
+        return pointer
+
+    def release(self, owner: Stream) -> None:
+        """Takes the memory back; nothing happens if the stream has none."""
+        pointer = self._of.pop(owner, None)
+        if pointer is not None:
+            self._free.append(pointer)
+
+    def _allocate(self, count: int) -> None:
+        first = self._stream.allocate(count * self._size_bytes)
+        self._free += [first + number * self._size_bytes for number in range(count)]
+
+
+def _spec(stage: StageRunner, name: str) -> Any:
+    return next(spec for spec in (*stage.engine.inputs, *stage.engine.outputs) if spec.name == name)

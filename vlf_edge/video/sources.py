@@ -22,6 +22,8 @@ import numpy as np
 from ..errors import CameraError, SourceError
 from ..opencv import load_cv2
 from ..types import Frame
+from .cut_off import is_cut_off, note_missing_frames
+from .images import read_image
 from .motion_pattern import MotionPattern, parse_motion_url
 from .preprocess import check_image
 
@@ -81,7 +83,10 @@ class _CaptureSource(Source):
     def _grab(self) -> tuple[np.ndarray, float] | None:
         """The next image and its position in the stream, ms; None at the end or once closed."""
         with self._reading:
-            ok, image = (False, None) if self._closed else self._capture.read()
+            try:
+                ok, image = (False, None) if self._closed else self._capture.read()
+            except load_cv2().error as error:  # such as frames too large for the memory
+                raise SourceError(f"{self.name}: OpenCV cannot decode frame {self._seq}: {error}") from None
             grabbed = (image, self._capture.get(self._position_ms)) if ok and not self._closed else None
         if self._closed:
             # The close() that came while this read held the device left its release to us.
@@ -125,7 +130,12 @@ class CameraSource(_CaptureSource):
 
 
 class VideoFileSource(_CaptureSource):
-    """A video file: every frame, at the time the container gives it."""
+    """A video file: every frame, at the time the container gives it.
+
+    missing: how many frames a file that is cut off lacks, known at its end, 0 before; a warning says so.
+    """
+
+    missing = 0
 
     def __init__(self, path: str | Path):
         cv2 = load_cv2()
@@ -135,18 +145,22 @@ class VideoFileSource(_CaptureSource):
             raise SourceError(f"no right to read {path}")
         capture = cv2.VideoCapture(str(path))
         if not capture.isOpened():
-            raise SourceError(f"{path} is not a video that OpenCV {cv2.__version__} can decode")
+            why = ": it is cut off; copy or record it again" if is_cut_off(Path(path)) else ""
+            raise SourceError(f"{path} is not a video that OpenCV {cv2.__version__} can decode{why}")
         super().__init__(str(path), capture)
         self.paths = (Path(path),)
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1e4 else DEFAULT_FPS  # broken headers claim anything, NaN too
         self._last_s = -1.0 / self.fps
+        self._announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
 
     def read(self) -> Frame | None:
         grabbed = self._grab()
         if grabbed is None:
             if self._seq == 0 and not self._closed:
                 raise SourceError(f"{self.name} opens but holds no frame that can be decoded")
+            if not self._closed and not self.missing:
+                self.missing = note_missing_frames(self.paths[0], self._announced, self.fps, self._seq, self._last_s)
             return None
         image, position_ms = grabbed
         # Some containers carry no time stamps; the frame rate is then all there is.
@@ -162,16 +176,11 @@ class ImageFilesSource(Source):
         super().__init__(name)
         self.paths = tuple(paths)
         self.fps = fps or DEFAULT_FPS
-        self._cv2 = load_cv2()
 
     def read(self) -> Frame | None:
         if self._seq == len(self.paths):
             return None
-        path = self.paths[self._seq]
-        image = self._cv2.imread(str(path), self._cv2.IMREAD_COLOR)
-        if image is None:
-            raise SourceError(f"{path} is not an image that OpenCV can decode")
-        return self._frame(image, self._seq / self.fps)
+        return self._frame(read_image(self.paths[self._seq]), self._seq / self.fps)
 
 
 class PlaylistSource(Source):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...backends.selection import CPU_BACKENDS
+from ...backends.table import CPU_BACKENDS
 from ...errors import VlfError
 from ..fp32_model import Progress
 from ..quantization.convert import Graphs, Int8

@@ -12,7 +12,8 @@ import numpy as np
 
 from ...backends import cuda, installed
 from ...backends.engine import Engine
-from ...backends.selection import CPU_BACKENDS, GPU_BACKENDS, engine_serves
+from ...backends.selection import engine_serves
+from ...backends.table import CPU_BACKENDS, GPU_BACKENDS, TABLE
 from ...manifest import EngineInfo
 from .fidelity import Stages
 
@@ -63,18 +64,8 @@ def open_stage(runner: str, onnx_bytes: bytes, precision: str = "fp32") -> Itera
         (given,), (result,) = session.inputs, session.outputs
         yield lambda batch: session.run({given: batch})[result].astype(np.float32)
         return
-    with _cpu_engine(runner, onnx_bytes, precision) as engine:
+    with TABLE[runner].open_graph(onnx_bytes, precision=precision) as engine:
         yield _function_of(engine)
-
-
-def _cpu_engine(backend: str, onnx_bytes: bytes, precision: str) -> Engine:
-    if backend == "openvino":
-        from ...backends.openvino import OpenVINOEngine
-
-        return OpenVINOEngine(onnx_bytes, precision=precision)
-    from ...backends.onnxruntime import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(onnx_bytes)
 
 
 def _serving(engines: Sequence[EngineFile], library: str, gpu: cuda.GpuInfo | None) -> list[EngineFile]:

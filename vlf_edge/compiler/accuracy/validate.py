@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...backends import cuda
-from ...backends.selection import CPU_BACKENDS, engine_serves
+from ...backends.selection import engine_serves
+from ...backends.table import CPU_BACKENDS
 from ...errors import AccuracyError
 from ...manifest import EngineInfo
 from ...types import Preprocess, Sampling

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...atomic import replacing
+from ...cache import keep, locked, read_kept
 from ...errors import CalibrationError
 from .. import graph as graphs
 from ..recipe import METHODS
@@ -233,22 +233,21 @@ def ranges_key(onnx_bytes: bytes, clips_sha256: str, method: str, percentile: fl
 
 
 def cached_ranges(cache_dir: str | os.PathLike[str], key: str, compute: Callable[[], Ranges]) -> Ranges:
-    """The ranges kept under ``key`` (see ``ranges_key``); computes and keeps them if none are sound."""
-    path = Path(cache_dir) / f"{key}.json"
-    try:
-        return Ranges.from_json(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, RecursionError, CalibrationError) as error:
-        logger.warning("ignoring damaged calibration cache %s: %s", path, error)
-    ranges = compute()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(json.dumps(ranges.to_json(), indent=1, sort_keys=True, allow_nan=False).encode())
-    except OSError as error:  # a cache that cannot be kept must not cost the ranges
-        logger.warning("cannot keep the calibration cache %s: %s", path, error)
-    return ranges
+    """The ranges kept under ``key`` (see ``ranges_key``); computes and keeps them if none are sound.
+
+    Of concurrent builds that need the same ones, the first measures and the others wait.
+    """
+    path = Path(cache_dir) / f"{key}.ranges"
+    with locked(path, "measuring these ranges"):
+        kept = read_kept(path)
+        if kept is not None:
+            try:
+                return Ranges.from_json(json.loads(kept))
+            except (ValueError, RecursionError, CalibrationError) as error:
+                logger.warning("%s does not hold ranges, which are measured anew: %s", path, error)
+        ranges = compute()
+        keep(path, json.dumps(ranges.to_json(), indent=1, sort_keys=True, allow_nan=False).encode())
+        return ranges
 
 
 def _with_outputs(onnx_bytes: bytes, tensors: Iterable[str]) -> bytes:
