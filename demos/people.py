@@ -4,7 +4,7 @@ python demos/people.py --engine vlf.plan --source street.mp4 --save people.mp4
 python demos/people.py --engine vlf.plan --detector hog --show
 
 Its tracker is ByteTrack: `pip install supervision trackers`. The detector "moving" boxes what moves before a camera
-that stands still; "hog" is OpenCV's own for people who stand or walk (OpenCV 4, or `pip install opencv-contrib-python`), and
+that stands still; "hog" is OpenCV's own for people who stand or walk (in OpenCV 4, or in opencv-contrib-python), and
 misses many. Any other fits in their place: a function from a frame to boxes. The plan decides about what it was trained
 on; the shipped weights tell how somebody moves.
 """
