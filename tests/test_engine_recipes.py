@@ -159,9 +159,9 @@ def test_the_numbers_for_the_boards_are_those_of_the_recipes():
 
 @cache
 def texts_of_the_package() -> tuple[str, ...]:
-    """Every string literal of the runtime, the compiler and the commands; of f-strings, \\0 for what is filled in."""
+    """Every string literal of what runs, compiles and commands; of f-strings, \\0 for what is filled in."""
     texts = []
-    for folder in ("runtime", "compiler", "commands"):
+    for folder in ("backends", "video", "runtime", "compiler", "commands"):
         for path in (ROOT / "vlf_edge" / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
