@@ -18,7 +18,7 @@ def test_every_clip_is_seen_once_before_any_is_seen_again():
     assert len({tuple(turn) for turn in turns}) == 4  # another order each time
 
 
-def test_a_plan_begins_at_any_step_and_is_shared_among_processes():
+def test_a_sampler_begins_at_any_step_and_is_shared_among_processes():
     batches = list(SAMPLER)
     later = ResumableBatchSampler(**{**vars(SAMPLER), "first": 5})
     assert list(later) == batches[5:] and len(later) == 7

@@ -77,7 +77,7 @@ def moving_dot(dx, dy):
 
 
 @pytest.mark.parametrize("symmetry", EVERY)
-def test_variants_move_as_their_labels_and_shifts_say(symmetry):
+def test_symmetries_move_as_their_labels_and_shifts_say(symmetry):
     ways = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
     for label, way in ways.items():
         frames = symmetry.frames(moving_dot(*way))
@@ -89,7 +89,7 @@ def test_variants_move_as_their_labels_and_shifts_say(symmetry):
         assert [tuple(row[:2]) for row in symmetry.shifts(shifts)] == [seen] * 4
 
 
-def test_variants_of_the_other_classes():
+def test_symmetries_of_the_other_classes():
     def becomes(label, *what):
         return CLASSES[Symmetry(*what).label(CLASSES.index(label))]
 

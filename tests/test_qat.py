@@ -169,7 +169,7 @@ def test_the_compilers_layers_are_found_under_its_names(trained, backbone):
         exported = {"frame": export_stage(model.stages()[0])}
     found = quantizable(model)
     for stage in model.stages()[: len(exported)]:
-        layers = quantize.quantizable(exported[stage.name])
+        layers = quantize.quantizable_nodes(exported[stage.name])
         here = [layer for layer in found if layer.stage == stage.name]
         assert sorted(layer.weight for layer in layers) == sorted(layer.weight for layer in here)
         activation = {layer.weight: layer.activation for layer in layers}

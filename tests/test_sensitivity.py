@@ -105,18 +105,16 @@ def test_a_gate_nothing_can_pass_gives_up_at_half_of_the_nodes(reference):
 
 def test_rows_name_every_way_and_one_that_fails_is_told(reference, monkeypatch):
     from vlf_edge import BackendMissing
-    from vlf_edge.compiler.accuracy import candidate, runners
+    from vlf_edge.backends import openvino
+    from vlf_edge.compiler.accuracy import candidate
 
     graphs = int8_with().graphs()
     monkeypatch.setattr(candidate, "runners_here", lambda portable, engines: ["openvino", "onnxruntime"])
-    real = runners._cpu_engine
 
-    def broken(backend, data, precision):
-        if backend == "openvino":
-            raise BackendMissing("openvino is installed but cannot be imported")
-        return real(backend, data, precision)
+    def broken(*arguments, **options):
+        raise BackendMissing("openvino is installed but cannot be imported")
 
-    monkeypatch.setattr(runners, "_cpu_engine", broken)
+    monkeypatch.setattr(openvino, "OpenVINOEngine", broken)
     rows = measure(graphs, (), reference, True, lambda done, total: None)
     assert [row["way"] for row in rows] == ["int8 onnx", "int8 typed onnx", "int8 openvino", "int8 onnxruntime"]
     assert rows[2] == {"way": "int8 openvino", "failed": "openvino is installed but cannot be imported"}

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import VlfError
 
 _KEY = "option"
-_TYPES = {"int": int, "float": float}
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ def add_options(
     Boolean fields become switches, tuples take several values, fields without a default are positional.
     defaults False: what was not given is None, so that it can be told from what was.
     """
-    known = {f.name: f for f in fields(cls)}
+    known, kinds = {f.name: f for f in fields(cls)}, get_type_hints(cls)
     for name in names:
-        f, about = known[name], known[name].metadata[_KEY]
-        kind = str(f.type).split(" ")[0]
+        f, about, kind = known[name], known[name].metadata[_KEY], _plain(kinds[name])
         given: dict[str, Any] = {"help": about.help}
         if f.default is not MISSING or about.flags:
             given["default"] = None if f.default is MISSING or not defaults else f.default
-        if kind == "bool":
+        if kind is bool:
             given["action"] = "store_true"
         else:
-            given |= {"metavar": about.metavar, "choices": about.choices, "type": _TYPES.get(kind)}
-            if kind.startswith("tuple"):
+            number = kind if kind in (int, float) else None
+            given |= {"metavar": about.metavar, "choices": about.choices, "type": number}
+            if kind is tuple:
                 given["nargs"] = "+"
         if f.default is MISSING and not about.flags:
             parser.add_argument(name, **given)
@@ -109,6 +109,13 @@ def check_options(value: Any, name_of: Callable[[str], str] | None = None) -> No
             raise VlfError(f"{name} is {found!r}, expected one of {', '.join(about.choices)}")
         if not about.allows(found):
             raise VlfError(f"{name} is {found}; expected {about.limits}")
+
+
+def _plain(kind: Any) -> Any:
+    """The class behind a type: int of int | None, tuple of tuple[str, ...]."""
+    if isinstance(kind, UnionType):
+        kind = next(one for one in get_args(kind) if one is not NoneType)
+    return get_origin(kind) or kind
 
 
 def _flag(name: str) -> str:

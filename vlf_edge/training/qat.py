@@ -4,9 +4,9 @@
     ...                                                         # train as ever, but in float32: see below
     save_weights(path, plain_copy(model), labels, {"qat": {"scales": trained_scales(model)}})
 
-What ``compiler/quantize.py`` makes int8 is quantised here, in the same way: the input (per tensor) and the weight (per
-output channel) of every convolution and linear layer, both symmetric, with scales that float16 holds exactly. All else
-stays float, the two products inside attention too.
+What ``compiler/quantization/quantize.py`` makes int8 is quantised here, in the same way: the input (per tensor) and the
+weight (per output channel) of every convolution and linear layer, both symmetric, with scales that float16 holds
+exactly. All else stays float, the two products inside attention too.
 
 - Weights: the compiler folds BatchNorm into convolutions, so it is the folded weight that must lie on the int8 grid.
   BatchNorm's statistics are frozen; its gain and bias go on learning. A channel's scale is its largest weight's.
