@@ -260,7 +260,7 @@ def test_tensorrt_rtx_compiles_at_once_and_is_asked_before_a_capture(monkeypatch
 
 def test_every_way_decides_as_the_fp32_graphs_do(plans, stages, images):
     def broken():
-        raise BackendMissing("no such library here\nand advice")
+        raise BackendMissing("no such library here", remedy="advice")
 
     programs = gpu_contenders.Programs(stages, 3, "cpu")
 
