@@ -17,7 +17,7 @@ from vlf_edge.backends import cuda
 from vlf_edge.backends.tensorrt import TensorRTEngine
 from vlf_edge.cache import keep, read_kept
 from vlf_edge.errors import PlanMismatch, VlfError
-from vlf_edge.runtime.executor import HostExecutor
+from vlf_edge.runtime.host_executor import HostExecutor
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.tensorrt_executor import TensorRTExecutor
 

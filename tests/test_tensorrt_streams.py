@@ -16,7 +16,7 @@ from test_tensorrt_executor import CLIP, FRAME, LIBRARIES, close, through_the_ho
 from vlf_edge.backends import gpu_frame
 from vlf_edge.backends.tensorrt import TensorRTEngine
 from vlf_edge.errors import VlfError
-from vlf_edge.runtime.executor import HostExecutor
+from vlf_edge.runtime.host_executor import HostExecutor
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.tensorrt_executor import TensorRTExecutor
 

@@ -21,7 +21,7 @@ import numpy as np
 from ..backends.engine import Engine
 from ..backends.gpu_frame import GpuFrame
 from ..errors import PlanMismatch, ShapeError
-from ..manifest import Manifest, StageRoles
+from ..manifest import StageRoles
 from ..types import Sampling
 from .stats import Stats
 from .stream import DueFrame, Stream
@@ -117,106 +117,6 @@ class StageRunner:
     def next_state(self, results: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the next run takes, out of what this one gave."""
         return {name: results[self.roles.state[name]] for name in self.roles.state}
-
-
-class HostExecutor(Executor):
-    """Through arrays in the computer's memory, with engines of any backend."""
-
-    def __init__(self, stages: Sequence[StageRoles], engines: Mapping[str, Engine], sampling: Sampling, stats: Stats):
-        super().__init__(stages, engines, sampling, stats)
-        self._entries: dict[Stream, np.ndarray] = {}
-        self._states: dict[Stream, dict[str, np.ndarray]] = {}
-
-    def step(self, due: Sequence[DueFrame]) -> list[np.ndarray | None]:
-        entries = self._encode(due)
-        windows: list[np.ndarray] = []
-        full: list[int] = []
-        for number, (frame, entry) in enumerate(zip(due, entries)):
-            ring, kept = frame.stream.ring, self._kept(frame.stream, entry)
-            for instant in range(frame.slot.first, frame.slot.last + 1):
-                phase, places = ring.place(instant, frame.t_s)
-                for place in places if self.decider else ():
-                    kept[phase, place] = entry
-            if ring.full:
-                full.append(number)
-                if self.decider:
-                    phase, first, _, _ = ring.newest()
-                    windows.append(kept[phase, first : first + self.sampling.frames])
-        decisions: list[np.ndarray | None] = [None] * len(due)
-        for number, logits in zip(full, self._decide(windows) if self.decider else entries[full]):
-            decisions[number] = logits
-        return decisions
-
-    def forget(self, stream: Stream) -> None:
-        self._entries.pop(stream, None)
-        self._states.pop(stream, None)
-
-    def _encode(self, due: Sequence[DueFrame]) -> np.ndarray:
-        # One frame is the usual case, and needs no copy.
-        images = due[0].image[np.newaxis] if len(due) == 1 else np.stack([frame.image for frame in due])
-        encoder = self.encoder
-        if encoder is None:
-            return images
-        state = self._state(due) if encoder.roles.state else None
-        with self.stats.timed(encoder.timed_as):
-            results = encoder.run(images, state)
-        if state is not None:
-            for number, frame in enumerate(due):
-                following = encoder.next_state(results)
-                self._states[frame.stream] = {name: values[number] for name, values in following.items()}
-        return results[encoder.output]
-
-    def _state(self, due: Sequence[DueFrame]) -> dict[str, np.ndarray]:
-        """The states of these streams, side by side; a window that begins has none of the past in it."""
-        state = self.encoder.first_state(len(due))
-        for number, frame in enumerate(due):
-            if not frame.stream.ring.empty:
-                for name, values in self._states[frame.stream].items():
-                    state[name][number] = values
-        return state
-
-    def _decide(self, windows: list[np.ndarray]) -> np.ndarray:
-        if not windows:
-            return np.empty(0)
-        stacked = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
-        with self.stats.timed(self.decider.timed_as):
-            return self.decider.run(stacked)[self.decider.output]
-
-    def _kept(self, stream: Stream, entry: np.ndarray) -> np.ndarray | None:
-        """(P, 2K, ...): the entries of a stream's ring."""
-        if self.decider is None:
-            return None
-        kept = self._entries.get(stream)
-        if kept is None:
-            kept = self._entries[stream] = np.zeros((*stream.ring.shape, *entry.shape), entry.dtype)
-        return kept
-
-
-def open_executor(
-    manifest: Manifest, engines: Mapping[str, Engine], sampling: Sampling | None = None, stats: Stats | None = None
-) -> Executor:
-    """The best way to run these engines, {stage: engine}, on streams.
-
-    sampling: the plan's own unless given. Raises PlanMismatch for stages that make no classifier of streams, VlfError.
-    """
-    sampling, stats = sampling or manifest.sampling, stats or Stats()
-    stages = manifest.stage_roles
-    try:
-        executor: Executor
-        two_stage = len(stages) == 2 and not any(roles.state for roles in stages)
-        if two_stage and all(engine.chains_on_gpu for engine in engines.values()):
-            from .tensorrt_executor import TensorRTExecutor
-
-            executor = TensorRTExecutor(stages, engines, sampling, stats)
-        else:
-            executor = HostExecutor(stages, engines, sampling, stats)
-    except KeyError as error:
-        raise PlanMismatch(f"this plan has no engine for its stage {error}") from None
-    classes = (executor.decider or executor.encoder).engine
-    last = next(spec for spec in classes.outputs if spec.name == (executor.decider or executor.encoder).output)
-    if last.shape[-1] != len(manifest.labels):
-        raise PlanMismatch(f"this plan names {len(manifest.labels)} labels, but its model has {last.shape[-1]} classes")
-    return executor
 
 
 def _encoder_and_decider(

@@ -19,7 +19,7 @@ from ..manifest import Manifest
 from ..types import Prediction, Sampling
 from ..video.preprocess import Preprocessor, check_image
 from ..video.sampler import segment_centres
-from .executor import open_executor
+from .open_executor import open_executor
 from .stats import Stats
 from .stream import DueFrame, Stream
 
