@@ -183,8 +183,8 @@ NO_TIME = VlfError("no time was left")
 
 def not_measured(name: str, precision: str, error: BaseException, batch: int | None = None) -> dict[str, Any]:
     """The row of what could not run, and why, in one line."""
-    lines = str(error).strip().splitlines() or [""]
-    why = lines[0] if lines[0] else type(error).__name__
+    problem = error.problem if isinstance(error, VlfError) else str(error)
+    why = next(iter(problem.strip().splitlines()), "") or type(error).__name__
     return {"engine": name, "precision": precision, "batch": batch, "not_measured": why[:400]}
 
 

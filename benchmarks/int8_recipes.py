@@ -40,12 +40,12 @@ from vlf_edge.backends.table import CPU_BACKENDS
 from vlf_edge.commands.progress import Progress
 from vlf_edge.compiler import Recipe
 from vlf_edge.compiler.accuracy.fidelity import Reference, encode
-from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
+from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_stages
 from vlf_edge.compiler.accuracy.validate import given_clips
+from vlf_edge.compiler.calibration.calibrate import calibrate
 from vlf_edge.compiler.calibration.windows import Clips, stage_feeds
-from vlf_edge.compiler.fp32_model import Origin, from_plan
+from vlf_edge.compiler.fp32_model import Fp32Model, from_plan
 from vlf_edge.compiler.graph import parse, tensor_specs
-from vlf_edge.compiler.quantization.convert import calibrate
 from vlf_edge.compiler.recipe import METHODS
 from vlf_edge.datasets import open_dataset
 from vlf_edge.errors import SourceError
@@ -60,9 +60,9 @@ Graphs = Mapping[str, bytes]  # ONNX bytes by stage
 Arrays = Mapping[str, np.ndarray]  # what calibrates each stage, by stage
 
 
-def ours(origin: Origin, clips: Clips, method: str, folder: Path, progress: Progress) -> tuple[str, Graphs]:
+def ours(fp32: Fp32Model, clips: Clips, method: str, folder: Path, progress: Progress) -> tuple[str, Graphs]:
     """How ranges were found, and the package's int8 graphs. method: what was asked for; trained ranges come first."""
-    int8 = calibrate(origin, Recipe(calib_method=method), clips, folder, progress)
+    int8 = calibrate(fp32, Recipe(calib_method=method), clips, folder, progress)
     return int8.about["method"], int8.graphs().portable
 
 
@@ -152,22 +152,22 @@ def modelopt_defaults(graphs: Graphs, inputs: Arrays, folder: Path, python: str)
     return made, versions
 
 
-def fp32_inputs(origin: Origin, clips: Clips) -> Arrays:
+def fp32_inputs(fp32: Fp32Model, clips: Clips) -> Arrays:
     """What the fp32 stages are given on the calibration windows: frames (F, H, W, 3) and tokens (n, K, S, D)."""
     frames, windows = clips.only(clips.windows)
-    with open_way(AS_WRITTEN, origin.graphs) as stages:
+    with open_stages(AS_WRITTEN, fp32.graphs) as stages:
         return {"frame": frames, "clip": encode(stages, frames)[windows]}
 
 
-def read_test_clips(origin: Origin, args: argparse.Namespace, progress: Progress) -> tuple[Reference, int]:
+def read_test_clips(fp32: Fp32Model, args: argparse.Namespace, progress: Progress) -> tuple[Reference, int]:
     """What fp32 answers on one window of each test clip, and how many clips could not be read."""
     dataset = open_dataset(
         args.data,
         args.split,
-        sampling=origin.sampling,
-        preprocess=origin.preprocess,
-        frames=origin.sampling.frames,
-        labels=origin.labels,
+        sampling=fp32.sampling,
+        preprocess=fp32.preprocess,
+        frames=fp32.sampling.frames,
+        labels=fp32.labels,
         limit=args.limit,
     )
     clips, labels, broken = [], [], 0
@@ -183,8 +183,8 @@ def read_test_clips(origin: Origin, args: argparse.Namespace, progress: Progress
     progress("read test clips", len(dataset), len(dataset))
     if not clips:
         raise SourceError(f"none of the {len(dataset)} {args.split} clips of {args.data} can be read; are they videos?")
-    windows = np.arange(len(clips) * origin.sampling.frames).reshape(len(clips), -1)
-    with open_way(AS_WRITTEN, origin.graphs) as stages:
+    windows = np.arange(len(clips) * fp32.sampling.frames).reshape(len(clips), -1)
+    with open_stages(AS_WRITTEN, fp32.graphs) as stages:
         return Reference.of(stages, np.concatenate(clips), windows, np.array(labels)), broken
 
 
@@ -194,7 +194,7 @@ def measure(recipe: str, graphs: Graphs, reference: Reference, ways: list[str]) 
     for way in ways:
         row: dict[str, Any] = {"recipe": recipe, "way": way}
         try:
-            with open_way(way, graphs, "int8") as stages:
+            with open_stages(way, graphs, "int8") as stages:
                 errors = reference.errors(stages)
         except VlfError as error:
             rows.append({**row, "failed": str(error)})
@@ -215,17 +215,17 @@ def measure(recipe: str, graphs: Graphs, reference: Reference, ways: list[str]) 
 
 
 def quantize(
-    origin: Origin, clips: Clips, args: argparse.Namespace, folder: Path, progress: Progress
+    fp32: Fp32Model, clips: Clips, args: argparse.Namespace, folder: Path, progress: Progress
 ) -> tuple[dict[str, Graphs], dict[str, str]]:
     """{name of the recipe: its graphs}, and the versions of what ran elsewhere."""
-    made = [ours(origin, clips, method, folder, progress) for method in args.methods]
+    made = [ours(fp32, clips, method, folder, progress) for method in args.methods]
     recipes, versions = {f"ours, {method}": graphs for method, graphs in made}, {}
-    inputs = fp32_inputs(origin, clips)
-    recipes["onnxruntime"] = onnxruntime_defaults(origin.graphs, inputs, folder)
-    told = onnxruntime_told(origin.graphs, clips, Recipe().percentile, folder)
+    inputs = fp32_inputs(fp32, clips)
+    recipes["onnxruntime"] = onnxruntime_defaults(fp32.graphs, inputs, folder)
+    told = onnxruntime_told(fp32.graphs, clips, Recipe().percentile, folder)
     recipes["onnxruntime, told our recipe"] = told
     if args.modelopt_python:
-        recipes["modelopt"], versions = modelopt_defaults(origin.graphs, inputs, folder, args.modelopt_python)
+        recipes["modelopt"], versions = modelopt_defaults(fp32.graphs, inputs, folder, args.modelopt_python)
     return recipes, versions
 
 
@@ -233,10 +233,10 @@ def compare_recipes(args: argparse.Namespace, folder: Path, progress: Progress) 
     """Everything the table is made of, as plain JSON."""
     machine = describe("numpy", "onnx", "onnxruntime", "openvino")
     recipe = Recipe(calib_data=tuple(args.calib), calib_samples=args.calib_samples)
-    origin = from_plan(Plan.open(args.base), recipe)
-    clips = given_clips(origin, recipe, progress)
-    reference, broken = read_test_clips(origin, args, progress)
-    recipes, versions = quantize(origin, clips, args, folder, progress)
+    fp32 = from_plan(Plan.open(args.base), recipe)
+    clips = given_clips(fp32, recipe, progress)
+    reference, broken = read_test_clips(fp32, args, progress)
+    recipes, versions = quantize(fp32, clips, args, folder, progress)
     rows = []
     for done, (name, graphs) in enumerate(recipes.items()):
         progress("measure recipes", done, len(recipes))
@@ -245,9 +245,9 @@ def compare_recipes(args: argparse.Namespace, folder: Path, progress: Progress) 
     return {
         "machine": machine,
         "modelopt": versions,
-        "model": origin.model["name"],
-        "random_weights": origin.random,
-        "weights_sha256": origin.weights.get("sha256"),
+        "model": fp32.model["name"],
+        "random_weights": fp32.random,
+        "weights_sha256": fp32.weights.get("sha256"),
         "calibration": {"data": args.calib, "windows": len(clips.windows), "sha256": clips.sha256},
         "test": {"data": args.data, "split": args.split, "clips": len(reference.windows), "broken": broken},
         "fp32_accuracy": reference.accuracy(),

@@ -25,7 +25,7 @@ from vlf_edge import BackendMissing, Manifest, Plan, Preprocess, Runtime, Sampli
 from vlf_edge.backends import cuda
 from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
 from vlf_edge.compiler.graph import initializers, parse, tensor_specs
-from vlf_edge.compiler.quantization.quantize import to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
 from vlf_edge.manifest import Graph
 from vlf_edge.models import create_model
 from vlf_edge.models.stage import Stage
@@ -260,7 +260,7 @@ def test_tensorrt_rtx_compiles_at_once_and_is_asked_before_a_capture(monkeypatch
 
 def test_every_way_decides_as_the_fp32_graphs_do(plans, stages, images):
     def broken():
-        raise BackendMissing("no such library here\nand advice")
+        raise BackendMissing("no such library here", remedy="advice")
 
     programs = gpu_contenders.Programs(stages, 3, "cpu")
 

@@ -15,8 +15,7 @@ from toy_model import build_toy
 
 from vlf_edge import CalibrationError, Plan, PlanError, PlanMismatch, Runtime, WeightsError
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build
-from vlf_edge.compiler import fp32_model as origin
+from vlf_edge.compiler import Recipe, build, fp32_model
 from vlf_edge.models.weights import save_weights
 
 INT8 = Recipe(precision="int8", calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
@@ -120,7 +119,7 @@ def test_other_methods_and_spans(plans, tmp_path):
 
 
 def test_refusals_come_before_any_work_and_lose_nothing(plans, tmp_path, toy_plan, monkeypatch):
-    monkeypatch.setattr(origin, "SHIPPED_PLAN", tmp_path / "none" / "vlf-tiny.plan")
+    monkeypatch.setattr(fp32_model, "SHIPPED_PLAN", tmp_path / "none" / "vlf-tiny.plan")
     before = toy_plan.path.read_bytes()
     cases = [
         (Recipe(), None, WeightsError, "give --weights FILE .* or a BASE.plan, or say --random-weights"),

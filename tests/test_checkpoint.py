@@ -12,7 +12,7 @@ from toy_clips import LABELS, Squares, write_weights
 
 from vlf_edge.errors import WeightsError
 from vlf_edge.models.weights import load_weights
-from vlf_edge.training import Settings, run, start, train
+from vlf_edge.training import Settings, start, train, trainer
 from vlf_edge.training.checkpoint import Outputs, load_state, save_state
 from vlf_edge.training.device import acquire_device
 
@@ -63,7 +63,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(settings, whole, steps):
 
 def test_a_killed_run_resumes_from_its_last_state(settings, whole, monkeypatch):
     """Killed between writing the weights and writing the state of the second epoch."""
-    save, calls = run.save_state, []
+    save, calls = trainer.save_state, []
 
     def killed(*arguments):
         calls.append(arguments)
@@ -71,10 +71,10 @@ def test_a_killed_run_resumes_from_its_last_state(settings, whole, monkeypatch):
             raise KeyboardInterrupt
         save(*arguments)
 
-    monkeypatch.setattr(run, "save_state", killed)
+    monkeypatch.setattr(trainer, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
         train(settings)
-    monkeypatch.setattr(run, "save_state", save)
+    monkeypatch.setattr(trainer, "save_state", save)
     resumed = train(settings, resume=True)
     assert_same(tensors(resumed.last), tensors(whole.last))
     assert not [path for path in resumed.best.parent.iterdir() if path.name.startswith(".partial")]
@@ -84,9 +84,9 @@ def test_a_run_stopped_while_an_epoch_is_judged_resumes_with_that(settings, whol
     def stopped(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_WORTH_S", 0.0)
+    monkeypatch.setattr(trainer, "_WORTH_S", 0.0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(run.Validator, "__call__", stopped)
+        patched.setattr(trainer.Validator, "__call__", stopped)
         train(settings)
     resumed = train(settings, resume=True)
     assert_same(tensors(resumed.last), tensors(whole.last))
@@ -147,7 +147,7 @@ def test_a_hostile_state_is_refused_in_one_line(settings):
     train(settings, should_stop=stop_after(5))
     outputs, loaded = Outputs(Path(settings.out)), load_weights(settings.start)
     with acquire_device() as device:
-        resumed = run.Run(settings, device, outputs, loaded.model, Squares(32), Squares(8), "")
+        resumed = trainer.Trainer(settings, device, outputs, loaded.model, Squares(32), Squares(8), "")
     path = outputs.resume
     groups, values = load_state(path)
     row, best, broken = values["history"][0], values["best"], torch.tensor(float("nan"))

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from conftest import LABELS, toy_manifest, write_toy_plan
 
-from vlf_edge import BackendMissing, PlanMismatch, Preprocess, Runtime, ShapeError, SourceError, VlfError, backends
+from vlf_edge import (
+    BackendMissing,
+    PlanMismatch,
+    Preprocess,
+    Runtime,
+    ShapeError,
+    SourceError,
+    VlfError,
+    backends,
+    software,
+)
 from vlf_edge.backends.fake import FakeEngine
 from vlf_edge.commands import eval as command
 from vlf_edge.datasets import Clip, ClipDataset, Sample
@@ -267,7 +277,8 @@ def test_what_cannot_be_compared_with_is_one_sentence(toy_plan, as_data, tmp_pat
         evaluate(toy_plan, "toys", against=str(other.path), backend="fake")
     with pytest.raises(VlfError, match="cannot compare with 'model.onnx'; expected fp32, a .plan file or weights"):
         open_reference("model.onnx", toy_plan)
-    monkeypatch.setattr(backends, "installed", lambda library: library not in ("torch", "onnxruntime", "openvino"))
+    for module in (backends, software):
+        monkeypatch.setattr(module, "installed", lambda library: library not in ("torch", "onnxruntime", "openvino"))
     with pytest.raises(BackendMissing, match="needs torch, not installed here: pip install 'vlf_edge\\[models\\]'"):
         open_reference("w.safetensors", toy_plan)
     with pytest.raises(BackendMissing, match="need one of openvino, onnxruntime"):

@@ -6,8 +6,9 @@ from onnx_toys import clip_toy, frame_toy, images
 
 from vlf_edge.compiler import graph
 from vlf_edge.compiler.accuracy.fidelity import Reference, compare
-from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
-from vlf_edge.compiler.quantization.quantize import activations, quantize, to_float16
+from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_stages
+from vlf_edge.compiler.quantization.float16 import to_float16
+from vlf_edge.compiler.quantization.quantize import activations, quantize
 from vlf_edge.compiler.quantization.ranges import collect_ranges
 from vlf_edge.errors import ShapeError, WeightsError
 
@@ -79,7 +80,7 @@ def test_compare_refuses_other_shapes():
 
 def measured(reference, candidate, frames=FRAMES, windows=WINDOWS, labels=None):
     """Errors of ``candidate``'s graphs against ``reference``'s, all as they are written."""
-    with open_way(AS_WRITTEN, reference) as fp32, open_way(AS_WRITTEN, candidate) as stages:
+    with open_stages(AS_WRITTEN, reference) as fp32, open_stages(AS_WRITTEN, candidate) as stages:
         return Reference.of(fp32, frames, windows, labels).errors(stages)
 
 
@@ -119,9 +120,9 @@ def test_float16_graphs_are_measured_too():
 @pytest.mark.parametrize("way", ["openvino", "onnxruntime"])
 def test_backends_are_measured_on_the_same_windows(candidate, way):
     pytest.importorskip(way)
-    with open_way(AS_WRITTEN, REFERENCE) as fp32, open_way(way, REFERENCE) as engine:
+    with open_stages(AS_WRITTEN, REFERENCE) as fp32, open_stages(way, REFERENCE) as engine:
         assert Reference.of(fp32, FRAMES, WINDOWS).errors(engine)["end_to_end"]["relative"] < 1e-5
-    with open_way(AS_WRITTEN, REFERENCE) as fp32, open_way(way, candidate, "int8") as engine:
+    with open_stages(AS_WRITTEN, REFERENCE) as fp32, open_stages(way, candidate, "int8") as engine:
         assert 1e-4 < Reference.of(fp32, FRAMES, WINDOWS).errors(engine)["end_to_end"]["relative"] < 0.1
 
 
@@ -136,7 +137,7 @@ def test_backends_are_measured_as_a_stream_runs_them(monkeypatch):
         return real(self, inputs)
 
     monkeypatch.setattr(OnnxRuntimeEngine, "infer", infer)
-    with open_way("onnxruntime", REFERENCE) as stages:
+    with open_stages("onnxruntime", REFERENCE) as stages:
         Reference.of(stages, FRAMES, WINDOWS)
     assert sizes == {1}
 
@@ -148,7 +149,7 @@ def test_answers_of_fp32_that_are_not_finite_are_no_reference():
 
 
 def test_accuracy_counts_windows_of_known_class_only(candidate):
-    with open_way(AS_WRITTEN, REFERENCE) as stages:
+    with open_stages(AS_WRITTEN, REFERENCE) as stages:
         reference = Reference.of(stages, FRAMES, WINDOWS)
     assert reference.accuracy() is None and reference.labelled == 0
     assert "accuracy" not in measured(REFERENCE, candidate)["end_to_end"]
@@ -161,7 +162,7 @@ def test_accuracy_counts_windows_of_known_class_only(candidate):
 
 def test_fewer_windows_keep_their_own_answers():
     labels = np.arange(len(WINDOWS)) % 5
-    with open_way(AS_WRITTEN, REFERENCE) as stages:
+    with open_stages(AS_WRITTEN, REFERENCE) as stages:
         reference = Reference.of(stages, FRAMES, WINDOWS, labels)
         few = reference.only(4)
         again = Reference.of(stages, few.frames, few.windows)

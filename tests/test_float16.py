@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from onnx_toys import FLOAT, TOYS, clip_toy, model_bytes, quantized, relative, run
 
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.quantization.quantize import to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
 from vlf_edge.errors import CompileError
 
 

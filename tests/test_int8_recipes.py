@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from onnx_toys import clip_toy, frame_toy, images, relative, run, tokens, write_fp32_plan
 
 from vlf_edge.compiler.graph import parse
-from vlf_edge.compiler.quantization.quantize import quantizable
+from vlf_edge.compiler.quantization.quantize import quantizable_nodes
 from vlf_edge.synthetic import CLASSES
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -75,7 +75,7 @@ def test_a_row_is_the_difference_to_fp32(recipes):
     logits = run(GRAPHS["clip"], {"tokens": encoded[windows]})
     labels = logits.argmax(axis=1)
     labels[0] = (labels[0] + 1) % len(CLASSES)  # fp32 is wrong once
-    with recipes.open_way("onnx", GRAPHS) as stages:
+    with recipes.open_stages("onnx", GRAPHS) as stages:
         reference = recipes.Reference.of(stages, frames, windows, labels)
     other = {"frame": frame_toy(seed=5), "clip": GRAPHS["clip"]}
     (row,) = recipes.measure("other", other, reference, ["onnx"])
@@ -108,7 +108,7 @@ def test_onnxruntime_told_our_recipe_makes_the_same_layers_int8(recipes, tmp_pat
         nodes = parse(data).graph.node
         makers = {output: node.op_type for node in nodes for output in node.output}
         in_int8 = {node.name for node in nodes if [makers.get(i) for i in node.input[:2]] == ["DequantizeLinear"] * 2}
-        assert in_int8 == {layer.node for layer in quantizable(GRAPHS[stage])}
+        assert in_int8 == {layer.node for layer in quantizable_nodes(GRAPHS[stage])}
         scales = {name: array for name, array in constants(data).items() if name.endswith("_zero_point")}
         assert scales and all(array.dtype == np.int8 and not array.any() for array in scales.values())
     assert 0 < relative(run(GRAPHS["frame"], {"image": frames}), run(made["frame"], {"image": frames})) < 0.1

@@ -5,46 +5,46 @@ import pytest
 import torch
 from toy_clips import Squares
 
-from vlf_edge.training.loader import Plan, ordered_batches, shuffled_batches
+from vlf_edge.training.loader import ResumableBatchSampler, ordered_batches, shuffled_batches
 
-PLAN = Plan(clips=10, batch=4, steps_per_epoch=3, epochs=4, seed=5)
+SAMPLER = ResumableBatchSampler(clips=10, batch=4, steps_per_epoch=3, epochs=4, seed=5)
 
 
 def test_every_clip_is_seen_once_before_any_is_seen_again():
-    tickets = [ticket for batch in PLAN for ticket in batch]
+    tickets = [ticket for batch in SAMPLER for ticket in batch]
     assert [ticket.place for ticket in tickets] == list(range(48))
     turns = [[ticket.index for ticket in tickets[at : at + 10]] for at in range(0, 40, 10)]
     assert all(sorted(turn) == list(range(10)) for turn in turns)
     assert len({tuple(turn) for turn in turns}) == 4  # another order each time
 
 
-def test_a_plan_begins_at_any_step_and_is_shared_among_processes():
-    batches = list(PLAN)
-    later = Plan(**{**vars(PLAN), "first": 5})
+def test_a_sampler_begins_at_any_step_and_is_shared_among_processes():
+    batches = list(SAMPLER)
+    later = ResumableBatchSampler(**{**vars(SAMPLER), "first": 5})
     assert list(later) == batches[5:] and len(later) == 7
-    halves = [list(Plan(**{**vars(PLAN), "rank": rank, "world": 2})) for rank in (0, 1)]
+    halves = [list(ResumableBatchSampler(**{**vars(SAMPLER), "rank": rank, "world": 2})) for rank in (0, 1)]
     assert [a + b for a, b in zip(*halves)] == batches
 
 
 def test_progress_goes_from_zero_to_one_by_epochs():
-    seen = [batch[0].progress for batch in PLAN]
+    seen = [batch[0].progress for batch in SAMPLER]
     assert seen == pytest.approx(np.repeat([0, 1 / 3, 2 / 3, 1], 3))
-    assert {batch[0].progress for batch in Plan(**{**vars(PLAN), "easy_first": False})} == {1.0}
+    assert {batch[0].progress for batch in ResumableBatchSampler(**{**vars(SAMPLER), "easy_first": False})} == {1.0}
 
 
 def test_an_endless_set_is_read_in_its_own_order():
-    indices = [ticket.index for batch in Plan(**{**vars(PLAN), "clips": None}) for ticket in batch]
+    indices = [ticket.index for batch in ResumableBatchSampler(**{**vars(SAMPLER), "clips": None}) for ticket in batch]
     assert indices == list(range(48))
 
 
 def test_batches_do_not_depend_on_the_workers():
     dataset = Squares(10, broken=(3,))
-    alone, shared = (list(shuffled_batches(dataset, PLAN, 5, workers, pin=False)) for workers in (0, 2))
+    alone, shared = (list(shuffled_batches(dataset, SAMPLER, 5, workers, pin=False)) for workers in (0, 2))
     assert len(alone) == len(shared) == 12
     for one, other in zip(alone, shared):
         assert torch.equal(one.clips, other.clips) and torch.equal(one.targets, other.targets)
         assert torch.equal(one.labels, other.labels) and one.broken == other.broken
-    assert not torch.equal(alone[0].clips, next(shuffled_batches(dataset, PLAN, 6, 0, pin=False)).clips)
+    assert not torch.equal(alone[0].clips, next(shuffled_batches(dataset, SAMPLER, 6, 0, pin=False)).clips)
 
 
 def test_a_copied_batch_lets_go_of_the_workers_memory():
@@ -65,14 +65,14 @@ def test_samples_are_stacked_as_they_are():
 
 
 def test_a_broken_clip_is_named_and_its_place_filled():
-    batches = list(shuffled_batches(Squares(10, broken=(3,)), PLAN, 5, 0, pin=False))
+    batches = list(shuffled_batches(Squares(10, broken=(3,)), SAMPLER, 5, 0, pin=False))
     assert all(len(batch) == 4 for batch in batches)
     named = [one for batch in batches for one in batch.broken]
     assert len(named) >= 4 and set(named) == {(3, "square 3 is broken")}
 
 
 def test_when_nothing_can_be_read_the_batch_is_empty():
-    batch = next(shuffled_batches(Squares(10, broken=tuple(range(10))), PLAN, 5, 0, pin=False))
+    batch = next(shuffled_batches(Squares(10, broken=tuple(range(10))), SAMPLER, 5, 0, pin=False))
     assert len(batch) == 0 and batch.clips is None and {index for index, _ in batch.broken} <= set(range(10))
     (batch,) = ordered_batches(Squares(4, broken=(0, 1)), [0, 1], 2, 0)
     assert len(batch) == 0 and [index for index, _ in batch.broken] == [0, 1]
@@ -82,7 +82,7 @@ def test_the_data_set_learns_how_far_the_run_is():
     dataset = Squares(10)
     told = []
     dataset.set_progress = told.append
-    list(shuffled_batches(dataset, PLAN, 5, 0, pin=False))
+    list(shuffled_batches(dataset, SAMPLER, 5, 0, pin=False))
     assert told == pytest.approx([0, 1 / 3, 2 / 3, 1])
     list(ordered_batches(dataset, [0], 1, 0))
     assert len(told) == 4  # tests are as hard from the beginning

@@ -1,4 +1,4 @@
-"""Rendered clips as a data set: the live sampler's frames, and variants whose labels follow what is done to them."""
+"""Rendered clips as a data set: the live sampler's frames, and symmetries whose labels follow what is done to them."""
 
 from itertools import product
 from urllib.parse import parse_qsl, urlsplit
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from vlf_edge.datasets import open_dataset
-from vlf_edge.datasets.motion import VARIANTS, MotionDataset
-from vlf_edge.datasets.symmetries import Variant
+from vlf_edge.datasets.motion import CLIPS_PER_SCENE, MotionDataset
+from vlf_edge.datasets.symmetries import Symmetry
 from vlf_edge.errors import VlfError
 from vlf_edge.synthetic import CLASSES, HELD_OUT_SEED, REVERSES, SHIFTS
 from vlf_edge.types import Preprocess
@@ -16,7 +16,7 @@ from vlf_edge.video.preprocess import Preprocessor
 from vlf_edge.video.sources import open_source
 
 SIZE = Preprocess(24, 24, 24)
-EVERY = [Variant(*choice) for choice in product(range(4), (False, True), (False, True))]
+EVERY = [Symmetry(*choice) for choice in product(range(4), (False, True), (False, True))]
 
 
 def motion(split, **options):
@@ -51,7 +51,7 @@ def test_a_training_clip_depends_on_its_index_and_generator_alone():
     a, b = (data.sample(1000, np.random.default_rng(1)) for data in (one, two))
     np.testing.assert_array_equal(a.frames, b.frames)
     assert a.label == b.label and a.frames.shape == (4, 24, 24, 3) and a.targets.shape == (3, len(SHIFTS))
-    later = one.sample(1000 + VARIANTS, np.random.default_rng(1))
+    later = one.sample(1000 + CLIPS_PER_SCENE, np.random.default_rng(1))
     assert (later.frames != a.frames).any(), "another scene"
 
 
@@ -76,22 +76,22 @@ def moving_dot(dx, dy):
     return frames
 
 
-@pytest.mark.parametrize("variant", EVERY)
-def test_variants_move_as_their_labels_and_shifts_say(variant):
+@pytest.mark.parametrize("symmetry", EVERY)
+def test_symmetries_move_as_their_labels_and_shifts_say(symmetry):
     ways = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
     for label, way in ways.items():
-        frames = variant.frames(moving_dot(*way))
+        frames = symmetry.frames(moving_dot(*way))
         place = [np.argwhere(frame[..., 0])[0][::-1] for frame in frames]  # x, y
         seen = tuple(place[1] - place[0])
-        assert ways[CLASSES[variant.label(CLASSES.index(label))]] == seen
+        assert ways[CLASSES[symmetry.label(CLASSES.index(label))]] == seen
         shifts = np.zeros((4, 5), np.float32)
         shifts[:, :2] = way
-        assert [tuple(row[:2]) for row in variant.shifts(shifts)] == [seen] * 4
+        assert [tuple(row[:2]) for row in symmetry.shifts(shifts)] == [seen] * 4
 
 
-def test_variants_of_the_other_classes():
+def test_symmetries_of_the_other_classes():
     def becomes(label, *what):
-        return CLASSES[Variant(*what).label(CLASSES.index(label))]
+        return CLASSES[Symmetry(*what).label(CLASSES.index(label))]
 
     for quarters in range(4):
         assert becomes("clockwise", quarters, True, False) == "counter-clockwise"
@@ -100,7 +100,7 @@ def test_variants_of_the_other_classes():
         assert becomes("open", quarters, False, True) == "close"
         assert becomes("still", quarters, True, True) == "still"
         assert becomes("shake", quarters, True, True) == ("nod" if quarters % 2 else "shake")
-    turned = Variant(0, True, True).shifts(np.array([[0, 0, 0, 1.0, 0], [0, 0, 2.0, 0, 3.0]], np.float32))
+    turned = Symmetry(0, True, True).shifts(np.array([[0, 0, 0, 1.0, 0], [0, 0, 2.0, 0, 3.0]], np.float32))
     np.testing.assert_array_equal(turned, [[0, 0, -2, 0, -3], [0, 0, 0, 1, 0]])
 
 

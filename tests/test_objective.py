@@ -13,7 +13,7 @@ from toy_model import TOY, build_toy
 from vlf_edge.errors import WeightsError
 from vlf_edge.models.weights import save_weights
 from vlf_edge.training.loader import Batch
-from vlf_edge.training.objective import Learner, Objective, Teachers, Told, load_teachers
+from vlf_edge.training.objective import Objective, Student, StudentOutput, Teachers, load_teachers
 from vlf_edge.training.optimizer import WeightAverage, learning_rate, make_optimizer
 
 CPU = torch.device("cpu")
@@ -39,22 +39,22 @@ def values():
 @torch.no_grad()
 def test_the_learner_gives_the_models_logits_and_motion_beside_them():
     model = build_toy().eval()
-    logits, motion, hints = Learner(model, 2)(clips())
+    logits, motion, hints = Student(model, 2)(clips())
     torch.testing.assert_close(logits, model(clips()))
     assert motion.shape == (2, 3, TOY.frames - 1, 2)
-    assert hints is None and Learner(model, 0)(clips()).motion is None
+    assert hints is None and Student(model, 0)(clips()).motion is None
 
 
 @torch.no_grad()
 def test_motion_is_told_from_two_frames_and_from_what_h_makes_of_one():
-    learner = Learner(build_toy().eval(), 2)
-    frames, model = clips(), learner.model
-    by_pair, by_h = learner(frames).motion
+    student = Student(build_toy().eval(), 2)
+    frames, model = clips(), student.model
+    by_pair, by_h = student(frames).motion
     mixed = model.clip.mix(torch.stack([model.encode_frames(frames[:, i]) for i in range(TOY.frames)], dim=1))
     for i in range(TOY.frames - 1):
         now, then = (model.encode_frames(frames[:, j]).flatten(1) for j in (i, i + 1))
-        torch.testing.assert_close(learner.pair_motion(torch.cat([now, then - now], dim=1)), by_pair[:, i])
-        torch.testing.assert_close(learner.motion(mixed[:, i].mean(dim=1)), by_h[:, i])
+        torch.testing.assert_close(student.pair_motion(torch.cat([now, then - now], dim=1)), by_pair[:, i])
+        torch.testing.assert_close(student.motion(mixed[:, i].mean(dim=1)), by_h[:, i])
 
 
 @pytest.mark.parametrize(("progress", "weight"), [(0.0, 4.0), (0.5, 2.15), (1.0, 0.3)])
@@ -65,8 +65,8 @@ def test_the_loss_is_cross_entropy_and_weighted_regression(progress, weight):
     off = np.abs(motion - batch.targets.numpy())
     expected = -(smooth * np.log(softmax(logits))).sum(axis=1).mean()
     expected += weight * sum(np.where(one < 1, one**2 / 2, one - 0.5).mean() for one in off)
-    told = Told(torch.from_numpy(logits), torch.from_numpy(motion), None)
-    loss = Objective(label_smoothing=0.1)(batch, told, progress)
+    output = StudentOutput(torch.from_numpy(logits), torch.from_numpy(motion), None)
+    loss = Objective(label_smoothing=0.1)(batch, output, progress)
     assert float(loss) == pytest.approx(expected)
 
 
@@ -78,9 +78,9 @@ def test_distillation_is_the_divergence_from_the_mean_of_the_teachers():
         teacher = np.mean([softmax(model(batch.clips).double().numpy() / 8) for model in models], axis=0)
     student = softmax(logits / 8)
     divergence = (teacher * np.log(teacher / student)).sum(axis=1).mean()
-    told = Told(torch.from_numpy(logits), None, None)
+    output = StudentOutput(torch.from_numpy(logits), None, None)
     plain, distilled = (
-        objective(batch, told, 0.0) for objective in (Objective(), Objective(teachers=Teachers(models)))
+        objective(batch, output, 0.0) for objective in (Objective(), Objective(teachers=Teachers(models)))
     )
     assert float(distilled - plain) == pytest.approx(0.4 * 64 * divergence, rel=1e-4)
 
@@ -97,19 +97,19 @@ def test_a_teacher_of_another_size_sees_the_same_clips():
 def test_hints_are_the_tokens_of_all_teachers_and_fade(progress):
     batch, logits, _ = values()
     models = [build_toy().eval(), build_toy(replace(TOY, token_dim=2 * TOY.token_dim)).eval()]
-    learner = Learner(build_toy().eval(), 0, Teachers(models, hint=True).hints)
+    student = Student(build_toy().eval(), 0, Teachers(models, hint=True).hints)
     with torch.no_grad():
-        told = learner(batch.clips)
-        taught = [[], []]
+        output = student(batch.clips)
+        expected = [[], []]
         for model in models:
             tokens = torch.stack([model.encode_frames(batch.clips[:, i]) for i in range(TOY.frames)], dim=1)
-            for stage, one in zip(taught, (tokens, model.clip.mix(tokens))):
+            for stage, one in zip(expected, (tokens, model.clip.mix(tokens))):
                 one = one.double().numpy()
                 spread = np.sqrt(one.var(axis=-1, keepdims=True) + 1e-5)
                 stage.append((one - one.mean(axis=-1, keepdims=True)) / spread)
-        off = [told.hints[i].numpy() - np.concatenate(stage, axis=-1) for i, stage in enumerate(taught)]
-        without = Objective(teachers=Teachers(models))(batch, told._replace(hints=None), progress)
-        hinted = Objective(teachers=Teachers(models, hint=True), hint_weight=3.0)(batch, told, progress)
+        off = [output.hints[i].numpy() - np.concatenate(stage, axis=-1) for i, stage in enumerate(expected)]
+        without = Objective(teachers=Teachers(models))(batch, output._replace(hints=None), progress)
+        hinted = Objective(teachers=Teachers(models, hint=True), hint_weight=3.0)(batch, output, progress)
     expected = 3.0 * (1 - progress) * sum((one**2).mean() for one in off)
     assert float(hinted - without) == pytest.approx(expected, rel=1e-4)
 
@@ -142,9 +142,9 @@ def test_the_learning_rate_rises_then_falls_to_zero():
 
 
 def test_norms_biases_and_positions_are_not_decayed():
-    learner = Learner(build_toy(), 2)
-    decayed, free = make_optimizer(learner, 1e-3, 0.05).param_groups
-    names = {id(p): name for name, p in learner.named_parameters()}
+    student = Student(build_toy(), 2)
+    decayed, free = make_optimizer(student, 1e-3, 0.05).param_groups
+    names = {id(p): name for name, p in student.named_parameters()}
     decayed, free = ([names[id(p)] for p in group["params"]] for group in (decayed, free))
     assert {"model.frame.row_position", "model.clip.time_position", "motion.bias", "pair_motion.2.bias"} <= set(free)
     assert "pair_motion.0.weight" in decayed and all(name.endswith("weight") for name in decayed)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vlf_edge import PlanError
 from vlf_edge.compiler.graph import opset_of, tensor_specs
-from vlf_edge.compiler.quantization.quantize import to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
 from vlf_edge.onnx_graph import MAX_NODES, read_graph
 
 FLOAT = TensorProto.FLOAT

@@ -39,7 +39,7 @@ def clips(count, seed=0):
 
 def fake_quantized():
     model = lively(build_toy()).eval()
-    qat.fake_quantize(model, qat.calibrate(model, [clips(8)]))
+    qat.fake_quantize(model, qat.measure_scales(model, [clips(8)]))
     return model
 
 
@@ -78,7 +78,7 @@ def trained(tmp_path_factory):
     model, train, held_out = lively(build_toy()).eval(), clips(8), clips(32, seed=1)
     with torch.no_grad():
         wanted, wanted_held_out = model(train), model(held_out)
-    layers, scales = quantizable(model), qat.calibrate(model, [train])
+    layers, scales = quantizable(model), qat.measure_scales(model, [train])
     qat.fake_quantize(model, {stage: {w: 0.15 * s for w, s in found.items()} for stage, found in scales.items()})
     with torch.no_grad():
         before = float(F.mse_loss(model(held_out), wanted_held_out))
@@ -169,7 +169,7 @@ def test_the_compilers_layers_are_found_under_its_names(trained, backbone):
         exported = {"frame": export_stage(model.stages()[0])}
     found = quantizable(model)
     for stage in model.stages()[: len(exported)]:
-        layers = quantize.quantizable(exported[stage.name])
+        layers = quantize.quantizable_nodes(exported[stage.name])
         here = [layer for layer in found if layer.stage == stage.name]
         assert sorted(layer.weight for layer in layers) == sorted(layer.weight for layer in here)
         activation = {layer.weight: layer.activation for layer in layers}
@@ -242,7 +242,7 @@ def test_plain_copy_is_the_model_as_it_was():
     model = copy.deepcopy(original)
     modes = {name: module.training for name, module in model.named_modules()}
     state = torch.get_rng_state()
-    qat.fake_quantize(model, qat.calibrate(model, [clips(2)]))
+    qat.fake_quantize(model, qat.measure_scales(model, [clips(2)]))
     plain = qat.plain_copy(model)
     assert torch.equal(torch.get_rng_state(), state)
     assert plain.state_dict().keys() == original.state_dict().keys()
@@ -259,7 +259,7 @@ def test_calibration_finds_the_percentile():
         for batch in batches:
             model(batch)
     hook.remove()
-    scales = qat.calibrate(model, batches)
+    scales = qat.measure_scales(model, batches)
     values = np.concatenate(seen)
     expected = np.percentile(np.abs(values[values != 0]), 99.99) / 127
     assert scales["clip"]["mlp.3.weight"] == pytest.approx(expected, rel=1e-5)
@@ -270,7 +270,7 @@ def test_a_layer_that_reads_only_zeros_stays_float(trained):
     with torch.no_grad():
         model.clip.mlp[0].weight.zero_()
         model.clip.mlp[0].bias.fill_(-1)
-    scales = qat.calibrate(model, [clips(4)])
+    scales = qat.measure_scales(model, [clips(4)])
     assert scales["clip"]["mlp.3.weight"] == 0 and scales["clip"]["mlp.0.weight"] > 0
     qat.fake_quantize(model, scales)
     assert qat.trained_scales(model)["clip"]["mlp.3.weight"] == 0
@@ -283,8 +283,8 @@ def test_a_layer_that_reads_only_zeros_stays_float(trained):
 def test_mistakes_are_named():
     model = lively(build_toy()).eval()
     with pytest.raises(CalibrationError, match="needs clips to start from and got none"):
-        qat.calibrate(model, [])
-    scales = qat.calibrate(model, [clips(2)])
+        qat.measure_scales(model, [])
+    scales = qat.measure_scales(model, [clips(2)])
     with pytest.raises(WeightsError, match="of another model: 1 layers differ, such as clip/mlp.3.weight"):
         qat.fake_quantize(model, {**scales, "clip": {k: v for k, v in scales["clip"].items() if k != "mlp.3.weight"}})
     shared = {**scales["frame"], "f.net.layer1.0.downsample.1.weight": 0.25}
@@ -296,7 +296,7 @@ def test_mistakes_are_named():
     with torch.no_grad():
         model.clip.mlp[0].bias.fill_(float("nan"))
     with pytest.raises(CalibrationError, match="input of clip/mlp.3.weight reaches nan"):
-        qat.calibrate(model, [clips(2)])
+        qat.measure_scales(model, [clips(2)])
 
 
 def test_a_record_that_does_not_fit_the_graph_is_refused(trained):

@@ -7,7 +7,8 @@ from onnx_toys import FLOAT, TOYS, clip_toy, frame_toy, images, model_bytes, qua
 
 from vlf_edge.backends.openvino import OpenVINOEngine
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.quantization.quantize import activations, float16_scales, quantizable, quantize, to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
+from vlf_edge.compiler.quantization.quantize import activations, float16_scales, quantizable_nodes, quantize
 from vlf_edge.compiler.quantization.ranges import Ranges
 from vlf_edge.errors import CalibrationError, CompileError, ShapeError, WeightsError
 from vlf_edge.types import TensorSpec
@@ -25,13 +26,15 @@ def layer(op_type, weight, x_shape, **attributes):
 
 
 def test_layers_and_axes_are_found():
-    found = {item.node: (item.op_type, item.activation, item.weight, item.axis) for item in quantizable(frame_toy())}
+    nodes = quantizable_nodes(frame_toy())
+    found = {item.node: (item.op_type, item.activation, item.weight, item.axis) for item in nodes}
     assert found == {
         "stem": ("Conv", "x", "stem.w", 0),
         "dw": ("Conv", "act", "dw.w", 0),
         "grouped": ("Conv", "act", "grouped.w", 0),
     }
-    found = {item.node: (item.op_type, item.activation, item.weight, item.axis) for item in quantizable(clip_toy())}
+    nodes = quantizable_nodes(clip_toy())
+    found = {item.node: (item.op_type, item.activation, item.weight, item.axis) for item in nodes}
     assert found == {
         "q": ("MatMul", "normed", "q.w", 1),
         "k": ("MatMul", "normed", "k.w", 1),
@@ -92,7 +95,7 @@ def test_only_symmetric_int8_and_float_biases(name):
         elif node.op_type in ("Conv", "Gemm"):
             assert all(constants[i].dtype == np.float32 for i in node.input[2:])
     assert not any(c.dtype in (np.uint8, np.int32) for c in constants.values())
-    assert not set(constants) & {item.weight for item in quantizable(TOYS[name][0])}, "float weights are gone"
+    assert not set(constants) & {item.weight for item in quantizable_nodes(TOYS[name][0])}, "float weights are gone"
 
 
 WEIGHTS = {
@@ -300,7 +303,7 @@ def test_nameless_nodes_get_stable_unique_names():
     ]
     floats = (FLOAT, ["N", 4])
     data = model_bytes(nodes, {"x": floats}, {"y": floats}, {"w": w})
-    names = [item.node for item in quantizable(data)]
+    names = [item.node for item in quantizable_nodes(data)]
     assert names == ["MatMul_0_", "MatMul_0", "MatMul_0_2"]
     result = quantize(data, fixed_ranges(x=1.0, a=1.0, b=1.0), keep_float=["MatMul_0_"])
     assert result.quantized == ("MatMul_0", "MatMul_0_2")

@@ -8,7 +8,8 @@ import pytest
 
 from vlf_edge.compiler.engines import build_engines, resolve_targets
 from vlf_edge.compiler.graph import Session, tensor_specs
-from vlf_edge.compiler.quantization.quantize import activations, quantize, to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
+from vlf_edge.compiler.quantization.quantize import activations, quantize
 from vlf_edge.compiler.quantization.ranges import collect_ranges
 from vlf_edge.models import MODELS
 

@@ -10,11 +10,11 @@ from onnx_toys import clip_toy, frame_toy, images
 
 from vlf_edge import Preprocess, Sampling
 from vlf_edge.compiler import graph
-from vlf_edge.compiler.accuracy.candidate import Drafter, measure, reference_rows
+from vlf_edge.compiler.accuracy.candidate import CandidateBuilder, measure, reference_rows
 from vlf_edge.compiler.accuracy.fidelity import Reference, compare
-from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_way
+from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_stages
 from vlf_edge.compiler.accuracy.sensitivity import effects
-from vlf_edge.compiler.fp32_model import Origin
+from vlf_edge.compiler.fp32_model import Fp32Model
 from vlf_edge.compiler.quantization.convert import RESTORED, Int8
 from vlf_edge.compiler.quantization.quantize import activations
 from vlf_edge.compiler.quantization.ranges import collect_ranges
@@ -27,7 +27,7 @@ LABELS = tuple("abcde")
 
 def int8_with(narrow=()):
     """Ranges of the toy graphs; the tensors ``narrow`` = ((stage, tensor), ...) are cut off at a hundredth."""
-    origin = Origin({"name": "toy"}, LABELS, Preprocess(8, 8, 8), Sampling(2, 1.0), {"origin": "file"}, GRAPHS, {})
+    fp32 = Fp32Model({"name": "toy"}, LABELS, Preprocess(8, 8, 8), Sampling(2, 1.0), {"origin": "file"}, GRAPHS, {})
     tokens = graph.Session(GRAPHS["frame"]).run({"image": FRAMES})["tokens"]
     feeds = {"frame": {"image": FRAMES}, "clip": {"tokens": tokens[WINDOWS]}}
     ranges = {
@@ -36,17 +36,17 @@ def int8_with(narrow=()):
     for stage, tensor in narrow:
         thresholds = {**ranges[stage].thresholds, tensor: ranges[stage].thresholds[tensor] / 100}
         ranges[stage] = replace(ranges[stage], thresholds=thresholds)
-    return Int8(origin, ranges, {"method": "minmax"}, {})
+    return Int8(fp32, ranges, {"method": "minmax"}, {})
 
 
 @pytest.fixture(scope="module")
 def reference():
-    with open_way(AS_WRITTEN, GRAPHS) as stages:
+    with open_stages(AS_WRITTEN, GRAPHS) as stages:
         return Reference.of(stages, FRAMES, WINDOWS)
 
 
-def drafter(reference, max_drop=1.0):
-    return Drafter(reference, max_drop, lambda graphs: (), False, lambda what, done, total: None)
+def builder(reference, max_drop=1.0):
+    return CandidateBuilder(reference, max_drop, lambda graphs: (), False, lambda what, done, total: None)
 
 
 def logits_of(portable):
@@ -80,44 +80,41 @@ def test_the_ruined_node_is_ranked_first(reference, way):
 
 def test_only_the_ruined_nodes_are_restored_and_the_report_says_why(reference):
     int8 = int8_with([("frame", "x"), ("clip", "pooled")])
-    draft = drafter(reference).int8(int8)
-    assert draft.passed and {effect.key for effect in draft.restored} <= {("frame", "stem"), ("clip", "fc")}
-    assert draft.restored and not draft.before.passed and draft.before.drop_points > 1
-    kept = draft.graphs.quantization["kept_float"]
-    for effect in draft.restored:
+    found = builder(reference).build_int8(int8)
+    assert found.passed and {effect.key for effect in found.restored} <= {("frame", "stem"), ("clip", "fc")}
+    assert found.restored and not found.before.passed and found.before.drop_points > 1
+    kept = found.graphs.quantization["kept_float"]
+    for effect in found.restored:
         assert kept[effect.stage][effect.node] == RESTORED
-    gate = draft.gate_json()
-    assert [(e["stage"], e["node"]) for e in gate["restored"]] == [effect.key for effect in draft.restored]
+    gate = found.gate_json()
+    assert [(e["stage"], e["node"]) for e in gate["restored"]] == [effect.key for effect in found.restored]
     assert gate["passed"] and gate["before"]["drop_points"] > gate["drop_points"]
 
 
 def test_nothing_is_restored_that_need_not_be(reference):
-    draft = drafter(reference, max_drop=10.0).int8(int8_with())
-    assert draft.passed and not draft.restored and draft.before is None
-    assert draft.graphs.quantization["int8_nodes"] == {"frame": 3, "clip": 5}
+    found = builder(reference, max_drop=10.0).build_int8(int8_with())
+    assert found.passed and not found.restored and found.before is None
+    assert found.graphs.quantization["int8_nodes"] == {"frame": 3, "clip": 5}
 
 
 def test_a_gate_nothing_can_pass_gives_up_at_half_of_the_nodes(reference):
-    draft = drafter(reference, max_drop=-1.0).int8(int8_with())
-    assert not draft.passed and len(draft.restored) == 4 and len(int8_with().nodes()) == 8
-    assert not drafter(reference, max_drop=None).int8(int8_with([("frame", "x")])).restored
+    found = builder(reference, max_drop=-1.0).build_int8(int8_with())
+    assert not found.passed and len(found.restored) == 4 and len(int8_with().nodes()) == 8
+    assert not builder(reference, max_drop=None).build_int8(int8_with([("frame", "x")])).restored
 
 
 def test_rows_name_every_way_and_one_that_fails_is_told(reference, monkeypatch):
     from vlf_edge import BackendMissing
-    from vlf_edge.compiler.accuracy import candidate as draft
-    from vlf_edge.compiler.accuracy import runners as ways
+    from vlf_edge.backends import openvino
+    from vlf_edge.compiler.accuracy import candidate
 
     graphs = int8_with().graphs()
-    monkeypatch.setattr(draft, "backends_here", lambda portable, engines: ["openvino", "onnxruntime"])
-    real = ways._cpu_engine
+    monkeypatch.setattr(candidate, "runners_here", lambda portable, engines: ["openvino", "onnxruntime"])
 
-    def broken(backend, data, precision):
-        if backend == "openvino":
-            raise BackendMissing("openvino is installed but cannot be imported")
-        return real(backend, data, precision)
+    def broken(*arguments, **options):
+        raise BackendMissing("openvino is installed but cannot be imported")
 
-    monkeypatch.setattr(ways, "_cpu_engine", broken)
+    monkeypatch.setattr(openvino, "OpenVINOEngine", broken)
     rows = measure(graphs, (), reference, True, lambda done, total: None)
     assert [row["way"] for row in rows] == ["int8 onnx", "int8 typed onnx", "int8 openvino", "int8 onnxruntime"]
     assert rows[2] == {"way": "int8 openvino", "failed": "openvino is installed but cannot be imported"}
@@ -125,7 +122,7 @@ def test_rows_name_every_way_and_one_that_fails_is_told(reference, monkeypatch):
 
 
 def test_reference_rows_compare_torch_where_there_is_one(reference):
-    with open_way(AS_WRITTEN, GRAPHS) as stages:
+    with open_stages(AS_WRITTEN, GRAPHS) as stages:
         rows = reference_rows(reference, stages)
     assert [row["way"] for row in rows] == ["fp32 torch", "fp32 onnx"]
     assert rows[0]["end_to_end"]["max_abs"] == 0 and "accuracy" not in rows[0]["end_to_end"]

@@ -19,10 +19,10 @@ from vlf_edge.backends import cuda
 from vlf_edge.cli import main
 from vlf_edge.compiler import Recipe, build
 from vlf_edge.compiler import torch_tensorrt as frontend
-from vlf_edge.compiler.accuracy import candidate as draft
+from vlf_edge.compiler.accuracy import candidate
 from vlf_edge.compiler.graph import Session, tensor_specs
 from vlf_edge.compiler.onnx_export import export_stage
-from vlf_edge.compiler.quantization.quantize import to_float16
+from vlf_edge.compiler.quantization.float16 import to_float16
 
 GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
 
@@ -94,7 +94,7 @@ def here(monkeypatch):
         monkeypatch.setattr(frontend, "_why_torch_has_no_gpu", lambda: "" if gpu else "PyTorch sees no GPU")
         monkeypatch.setattr(cuda, "probe", lambda device=0: GPU)
         monkeypatch.setattr(frontend, "_DEVICE", "cpu")
-        monkeypatch.setattr(draft, "backends_here", lambda portable, engines: [])  # nothing here runs fake engines
+        monkeypatch.setattr(candidate, "runners_here", lambda portable, engines: [])  # nothing here runs fake engines
         return toolkit
 
     return set_up

@@ -19,6 +19,7 @@ from toy_clips import LABELS, Squares, write_clips, write_weights
 from vlf_edge.commands import train as command
 from vlf_edge.errors import VlfError, WeightsError
 from vlf_edge.models.weights import load_weights
+from vlf_edge.options import given_options
 from vlf_edge.training import Settings, curves, start, train
 from vlf_edge.training.checkpoint import Outputs
 
@@ -250,7 +251,8 @@ def test_the_command_trains_on_a_folder(tmp_path, capsys):
 def test_the_command_asks_for_what_settings_default_to():
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    assert command._settings(parser.parse_args(["x"])) == Settings(data="x", out="weights.safetensors")
+    asked = given_options(parser.parse_args(["x"]), Settings)
+    assert Settings(**asked) == Settings(data="x", out="weights.safetensors")
 
 
 def test_validation_data_named_apart_is_used_whole_and_nothing_is_held_out(tmp_path):

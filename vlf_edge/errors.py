@@ -85,6 +85,17 @@ class CameraError(SourceError):
     """A camera is absent, busy, not permitted or silent."""
 
 
+def first_line(error: BaseException) -> str:
+    """The class of an error and the first line of its text, at most 300 characters: libraries write pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """All of an error's text in one line, at most so many characters of it."""
+    return " ".join(str(error).split())[:most]
+
+
 def raise_interrupt(error: BaseException) -> None:
     """Raises KeyboardInterrupt if that is what ``error`` came of: to be asked where a library was imported and failed.
 

@@ -29,6 +29,10 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}({', '.join(map(str, self.shape))})"
 
+    def sized(self, batch: int) -> tuple[int, ...]:
+        """The shape with ``batch`` for every dynamic axis."""
+        return tuple(batch if isinstance(size, str) else size for size in self.shape)
+
 
 @dataclass(frozen=True)
 class Preprocess:

@@ -3,7 +3,8 @@
     weights --export--> fp32 graphs --calibrate, quantise--> portable and typed graphs --engines--> vlf.plan
 
 Every plan is run before it is written: in every way this machine can, on clips held out from calibration, against its
-fp32 graphs (proof.py). An int8 plan that falls short of its gate gets its costliest nodes back in float, or is refused.
+fp32 graphs (accuracy/validate.py). An int8 plan that falls short of its gate gets its costliest nodes back in float, or
+is refused.
 
 From an earlier plan the fp32 graphs are taken as they are: requantising needs onnx and ONNX Runtime, never torch, and
 only adding engines needs TensorRT alone.
@@ -24,14 +25,15 @@ from ..cache import cache_folder
 from ..errors import AccuracyError, CalibrationError, CompileError, PlanMismatch, WeightsError
 from ..manifest import EngineInfo, Graph, Manifest
 from ..plan import Plan, check_output
-from . import fp32_model as origins
+from ..software import require_packages
+from . import fp32_model
 from .engines import Target, build_engines, resolve_targets
-from .fp32_model import Origin, Progress, from_plan, from_weights, is_shipped, require
+from .fp32_model import Fp32Model, Progress, from_plan, from_weights, is_shipped
 from .recipe import BEST, CLIPS_FIX, SHIPPED_WEIGHTS, Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from .accuracy.candidate import Draft
-    from .accuracy.runners import BuiltEngine
+    from .accuracy.candidate import Candidate
+    from .accuracy.runners import EngineFile
     from .quantization.convert import Graphs
 
 
@@ -60,7 +62,7 @@ def build(
     Raises WeightsError, ExportError, CalibrationError, CompileError, PlanError, BackendMissing; AccuracyError if the
     plan does not pass its gate: its report is then in OUTPUT.report.json.
     """
-    report = progress or (lambda what, done, total: None)
+    progress = progress or (lambda what, done, total: None)
     targets = _targets(recipe)
     plan = _starting_plan(recipe, base)
     # A recipe names a precision; where the plan has it already, what is wanted is the engine.
@@ -73,24 +75,24 @@ def build(
     output = output or (base if extends else _DEFAULT_OUTPUT)
     check_output(output)
     if extends:
-        return _add_engines(plan, recipe, targets, output, report)
+        return _add_engines(plan, recipe, targets, output, progress)
     precision = recipe.precision or ("fp16" if base is None else plan.manifest.precision)
     recipe = _with_default_clips(recipe, plan)
     if not recipe.weights:  # which may bring their ranges: that shows when they are read
         _check_clips(recipe, precision, {} if plan is None else plan.manifest.weights)
-    require("build", "a build", ("onnx", "onnxruntime"))
-    origin = from_weights(recipe, report) if plan is None else from_plan(plan, recipe)
+    require_packages("build", "a build", ("onnx", "onnxruntime"))
+    fp32 = from_weights(recipe, progress) if plan is None else from_plan(plan, recipe)
     if recipe.frontend != "onnx":
         from .torch_tensorrt import versions
 
-        origin = replace(origin, versions={**origin.versions, **versions()})
-    _check_clips(recipe, precision, origin.weights)
+        fp32 = replace(fp32, versions={**fp32.versions, **versions()})
+    _check_clips(recipe, precision, fp32.weights)
     cache = Path(cache_dir) if cache_dir else cache_folder("ranges")
-    return _prove_and_write(origin, precision, recipe, targets, output, cache, report)
+    return _validate_and_write(fp32, precision, recipe, targets, output, cache, progress)
 
 
-def _prove_and_write(
-    origin: Origin,
+def _validate_and_write(
+    fp32: Fp32Model,
     precision: str,
     recipe: Recipe,
     targets: Sequence[Target],
@@ -98,22 +100,22 @@ def _prove_and_write(
     cache: Path,
     progress: Progress,
 ) -> Plan:
-    from .accuracy.validate import measured_engines, prove
+    from .accuracy.validate import measured_engines, validate
 
-    def compiled(graphs: Graphs) -> Sequence[BuiltEngine]:
+    def compiled(graphs: Graphs) -> Sequence[EngineFile]:
         if recipe.frontend == "onnx":
             return _engines(graphs.typed, recipe, targets, progress)
-        return _engines_of_modules(origin, graphs, recipe, progress)
+        return _engines_of_modules(fp32, graphs, recipe, progress)
 
-    # Engines are part of the proof where a GPU can run them; elsewhere they are only compiled once that is passed.
+    # Engines are validated too where a GPU can run them; elsewhere they are only compiled once that is passed.
     here = bool(targets) and cuda.gpu() is not None
     to_run = compiled if here else (lambda graphs: ())
-    draft, proof = prove(origin, precision, recipe, to_run, bool(targets), cache, progress)
-    if not draft.passed:
-        raise _refusal(draft, proof, output)
-    engines = draft.engines if here else compiled(draft.graphs)
-    proof["engines"] = measured_engines([info for info, _ in engines], draft.rows)
-    return _write(origin, draft.graphs, engines, proof, output)
+    candidate, report = validate(fp32, precision, recipe, to_run, bool(targets), cache, progress)
+    if not candidate.passed:
+        raise _refusal(candidate, report, output)
+    engines = candidate.engines if here else compiled(candidate.graphs)
+    report["engines"] = measured_engines([info for info, _ in engines], candidate.rows)
+    return _write(fp32, candidate.graphs, engines, report, output)
 
 
 def _is_default_output(path: str | os.PathLike[str]) -> bool:
@@ -127,9 +129,10 @@ def _targets(recipe: Recipe) -> Sequence[Target]:
     if not recipe.weights and not recipe.random_weights:
         raise WeightsError(
             f"--frontend {recipe.frontend} compiles PyTorch modules, of which a plan holds only the ONNX graphs: give "
-            f"--weights FILE (--weights {origins.DEFAULT_MODEL} for what comes with vlf-edge) or --random-weights"
+            f"--weights FILE (--weights {fp32_model.DEFAULT_MODEL} for what comes with vlf-edge) or --random-weights"
         )
-    require("models", f"--frontend {recipe.frontend}", ("torch", "timm", "onnxscript", "safetensors"))
+    frontend = f"--frontend {recipe.frontend}"
+    require_packages("models", frontend, fp32_model.EXPORT_PACKAGES, fp32_model.WITHOUT_PYTORCH)
     from . import torch_tensorrt
 
     if recipe.precision not in (None, *torch_tensorrt.PRECISIONS):
@@ -154,17 +157,17 @@ def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan 
         raise WeightsError("model and labels come with the weights; --model and --labels are for --random-weights only")
     if not ships:
         return None if base is None else Plan.open(base)
-    if not origins.SHIPPED_PLAN.is_file():
+    if not fp32_model.SHIPPED_PLAN.is_file():
         raise WeightsError(
             "no weights ship with this version: give --weights FILE (safetensors) or a BASE.plan, or say "
             "--random-weights for a plan that runs but whose labels mean nothing"
         )
-    if recipe.model not in (None, origins.DEFAULT_MODEL):
+    if recipe.model not in (None, fp32_model.DEFAULT_MODEL):
         raise WeightsError(
-            f"only {origins.DEFAULT_MODEL} comes with trained weights; for {recipe.model} give --weights FILE "
+            f"only {fp32_model.DEFAULT_MODEL} comes with trained weights; for {recipe.model} give --weights FILE "
             "(vlf-edge train makes them), or say --random-weights"
         )
-    return Plan.open(origins.SHIPPED_PLAN)
+    return Plan.open(fp32_model.SHIPPED_PLAN)
 
 
 def _with_default_clips(recipe: Recipe, plan: Plan | None) -> Recipe:
@@ -172,7 +175,7 @@ def _with_default_clips(recipe: Recipe, plan: Plan | None) -> Recipe:
     shipped = recipe.weights == SHIPPED_WEIGHTS or (plan is not None and is_shipped(plan.manifest))
     if recipe.calib_data or not shipped:
         return recipe
-    return replace(recipe, calib_data=load_recipe(origins.SHIPPED_RECIPE).calib_data)
+    return replace(recipe, calib_data=load_recipe(fp32_model.SHIPPED_RECIPE).calib_data)
 
 
 def _check_clips(recipe: Recipe, precision: str, weights: Mapping[str, Any]) -> None:
@@ -185,35 +188,35 @@ def _refused_report(output: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(output)}.report.json")
 
 
-def _refusal(draft: Draft, proof: Mapping[str, Any], output: str | os.PathLike[str]) -> AccuracyError:
+def _refusal(candidate: Candidate, report: Mapping[str, Any], output: str | os.PathLike[str]) -> AccuracyError:
     """Keeps the report of a plan that is not written, and says where."""
     path = _refused_report(output)
     with replacing(path) as file:
-        file.write((json.dumps(proof, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+        file.write((json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     # Where the best of both was asked for, fp16 has been tried.
-    instead = "fp16" if draft.graphs.precision == "int8" and "best" not in proof else "fp32"
-    tried = f" even with {len(draft.restored)} nodes back in float" if draft.restored else ""
+    instead = "fp16" if candidate.graphs.precision == "int8" and "best" not in report else "fp32"
+    tried = f" even with {len(candidate.restored)} nodes back in float" if candidate.restored else ""
     return AccuracyError(
-        f"{draft.graphs.precision} falls short of its gate{tried}: {draft.verdict}; no plan was written, the report is "
-        f"in {path}: calibrate on more clips like the camera's (--calib-data), allow more (--max-drop), or build "
-        f"--precision {instead}"
+        f"{candidate.graphs.precision} falls short of its gate{tried}: {candidate.verdict}; no plan was written, the "
+        f"report is in {path}: calibrate on more clips like the camera's (--calib-data), allow more (--max-drop), or "
+        f"build --precision {instead}"
     )
 
 
 def _write(
-    origin: Origin,
+    fp32: Fp32Model,
     graphs: Graphs,
-    engines: Sequence[BuiltEngine],
-    proof: Mapping[str, Any],
+    engines: Sequence[EngineFile],
+    report: Mapping[str, Any],
     output: str | os.PathLike[str],
 ) -> Plan:
     from .graph import tensor_specs
 
     members: dict[str, bytes] = {}
     entries = []
-    kinds = {"fp32": origin.graphs, "portable": graphs.portable, "typed": graphs.typed}
+    kinds = {"fp32": fp32.graphs, "portable": graphs.portable, "typed": graphs.typed}
     names = {"fp32": "fp32", "portable": "int8", "typed": "typed"}
-    for stage in origin.graphs:
+    for stage in fp32.graphs:
         for kind, by_stage in kinds.items():
             data = by_stage[stage]
             # A graph that equals an earlier one is stored once.
@@ -221,20 +224,20 @@ def _write(
             members[member] = data
             entries.append(Graph(stage, kind, member, *tensor_specs(data)))
     manifest = Manifest(
-        model=origin.model,
-        labels=origin.labels,
-        preprocess=origin.preprocess,
-        sampling=origin.sampling,
+        model=fp32.model,
+        labels=fp32.labels,
+        preprocess=fp32.preprocess,
+        sampling=fp32.sampling,
         precision=graphs.precision,
-        stages=tuple(origin.graphs),
+        stages=tuple(fp32.graphs),
         graphs=tuple(entries),
-        weights=origin.weights,
+        weights=fp32.weights,
         engines=tuple(info for info, _ in engines),
         quantization=graphs.quantization,
-        versions={**origin.versions, **graphs.versions},
+        versions={**fp32.versions, **graphs.versions},
     )
     members |= {info.member: data for info, data in engines}
-    written = Plan.write(output, manifest, members, proof)
+    written = Plan.write(output, manifest, members, report)
     _refused_report(output).unlink(missing_ok=True)  # of an earlier build, which this one makes good
     return written
 
@@ -280,14 +283,14 @@ def _engines(
 
 
 def _engines_of_modules(
-    origin: Origin, graphs: Graphs, recipe: Recipe, progress: Progress
+    fp32: Fp32Model, graphs: Graphs, recipe: Recipe, progress: Progress
 ) -> Sequence[tuple[EngineInfo, bytes]]:
     """The other frontend: with the interface of the typed graphs, so that the runtime sees no difference."""
     from . import torch_tensorrt
     from .graph import tensor_specs
 
     return torch_tensorrt.build_engines(
-        origin.stages,
+        fp32.stages,
         graphs.precision,
         {stage: tensor_specs(data) for stage, data in graphs.typed.items()},
         max_batch=recipe.max_batch,

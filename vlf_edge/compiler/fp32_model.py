@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backends import installed
-from ..errors import BackendMissing
 from ..manifest import Manifest
 from ..plan import Plan
-from ..software import versions_of
+from ..software import require_packages, versions_of
 from ..types import Preprocess, Sampling
 from .recipe import Recipe
 
@@ -26,11 +24,14 @@ DEFAULT_MODEL = "vlf-tiny"
 # The weights that come with the package: an fp32 plan, so that building from them needs no PyTorch.
 SHIPPED_PLAN = Path(__file__).parents[1] / "weights" / "vlf-tiny.plan"
 SHIPPED_RECIPE = "calibration/motion.toml"
+# What exporting PyTorch models takes, and what to do where that is not installed.
+EXPORT_PACKAGES = ("torch", "timm", "onnxscript", "safetensors")
+WITHOUT_PYTORCH = "without PyTorch, start from a BASE.plan"
 _CLASSES_OF_RANDOM_WEIGHTS = 12
 
 
 @dataclass(frozen=True)
-class Origin:
+class Fp32Model:
     """Where a build starts: the fp32 graphs and all that is known about them.
 
     stages: the PyTorch stages that the graphs were exported from; torch: the same as functions, each (N, ...) array ->
@@ -53,9 +54,9 @@ class Origin:
         return self.weights.get("origin") == "random"
 
 
-def from_weights(recipe: Recipe, progress: Progress) -> Origin:
+def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
     """Exports the model of a weights file, or a random one if that was asked for."""
-    require("models", "a build from weights", ("torch", "timm", "onnxscript", "safetensors"))
+    require_packages("models", "a build from weights", EXPORT_PACKAGES, WITHOUT_PYTORCH)
     progress("export", 0, 1)  # the model itself takes its time, and importing PyTorch takes more
     if recipe.weights:
         from ..models.weights import load_weights
@@ -77,10 +78,10 @@ def from_weights(recipe: Recipe, progress: Progress) -> Origin:
         graphs[stage.name] = export_stage(stage)
     progress("export", len(stages), len(stages))
     sizes = model.sizes
-    return Origin(
+    return Fp32Model(
         model=sizes.to_json(),
         labels=tuple(labels),
-        preprocess=Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px)),
+        preprocess=sizes.preprocess,
         sampling=Sampling(sizes.frames, recipe.span_s or span_s),
         weights=weights,
         graphs=graphs,
@@ -90,10 +91,10 @@ def from_weights(recipe: Recipe, progress: Progress) -> Origin:
     )
 
 
-def from_plan(plan: Plan, recipe: Recipe) -> Origin:
+def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
     manifest = plan.manifest
     sampling = replace(manifest.sampling, span_s=recipe.span_s) if recipe.span_s else manifest.sampling
-    return Origin(
+    return Fp32Model(
         model=manifest.model,
         labels=manifest.labels,
         preprocess=manifest.preprocess,
@@ -107,13 +108,3 @@ def from_plan(plan: Plan, recipe: Recipe) -> Origin:
 def is_shipped(manifest: Manifest) -> bool:
     """Whether a plan holds the weights that come with the package."""
     return SHIPPED_PLAN.is_file() and manifest.weights == Plan.open(SHIPPED_PLAN).manifest.weights
-
-
-def require(extra: str, what: str, packages: Sequence[str]) -> None:
-    """Names every package that is missing at once, and the extra that brings them."""
-    missing = [package for package in packages if not installed(package)]
-    if missing:
-        instead = "; without PyTorch, start from a BASE.plan" if extra == "models" else ""
-        raise BackendMissing(
-            f"{what} needs {', '.join(missing)}, not installed here: pip install 'vlf_edge[{extra}]'{instead}"
-        )

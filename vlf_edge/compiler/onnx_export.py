@@ -22,7 +22,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
-from ..errors import ExportError
+from ..errors import ExportError, first_line
 from ..models.stage import Stage, evaluating
 from ..types import TensorSpec
 
@@ -220,8 +220,7 @@ def _dynamic_axes(stage: Stage) -> tuple[dict[int, torch.export.Dim], ...]:
 
 
 def _example(spec: TensorSpec, device: torch.device) -> Tensor:
-    shape = [_TRACE_BATCH if isinstance(axis, str) else axis for axis in spec.shape]
-    return torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device)
+    return torch.zeros(spec.sized(_TRACE_BATCH), dtype=getattr(torch, spec.dtype), device=device)
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -232,5 +231,4 @@ def _root_cause(error: BaseException) -> str:
     """The first line of the exception that started it; exporters wrap theirs in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return first_line(error)

@@ -11,6 +11,8 @@ from typing import Any
 
 from ..errors import BackendMissing, VlfError
 from ..manifest import PRECISIONS
+from ..models import MODELS
+from ..options import check_options, option
 
 METHODS = ("minmax", "entropy", "percentile")
 BEST = "best"  # fp16 or int8, whichever is faster here and passes the gate
@@ -28,66 +30,86 @@ CLIPS_FIX = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to build, and how.
+    """What to build, and how: each field with its option on the command line.
 
-    weights: a safetensors (or .pt) file. random_weights: build untrained weights, knowingly. model: "vlf", "vlf-lite"
-    or "vlf-tiny" (default), labels: names of the classes, seed: all three of random weights only.
-    precision: "fp32", "fp16", "int8" or "best" (fp16 or int8, whichever is faster on this machine and passes the
-    gate); None keeps a base plan's and means fp16 otherwise.
-    calib_data: clips: files, folders, globs, annotation files, test://motion, or "motion" (rendered clips of known
-    labels). calib_samples: windows taken from them. calib_method: "minmax", "entropy" or "percentile"; percentile: in
-    per cent, for the latter. max_drop: points of accuracy that int8 may cost where labels are known, else per cent of
-    decisions that may differ from fp32's.
-    frontend: what engines are compiled from: "onnx", the plan's own typed graphs, or "torch-tensorrt", the PyTorch
-    modules of weights (see torch_tensorrt.py).
-    target: "auto", "cpu", "rtx", "rtx-turing" or "tensorrt". max_batch: largest batch of an engine,
-    opt_batch: the one it is to be fastest at.
-    workspace_mib: memory TensorRT's builder may use, None for its own default. span_s: seconds a window covers, None
-    for what the weights were trained with.
+    random_weights: build untrained weights, knowingly. model, labels (names of the classes), seed: of random weights
+    only. precision: None keeps a base plan's and means fp16 otherwise.
+    calib_data: clips, of which calib_samples windows are taken. percentile: in per cent.
+    frontend: "onnx", the plan's own typed graphs, or "torch-tensorrt" (see torch_tensorrt.py).
+    span_s: None for what the weights were trained with.
+    Raises VlfError for values that nothing can be built of.
     """
 
-    model: str | None = None
-    weights: str | None = None
-    random_weights: bool = False
+    model: str | None = option(None, "sizes for --random-weights (default: vlf-tiny)", choices=MODELS)
+    weights: str | None = option(
+        None, ".safetensors or .pt (weights only, never unpickled), or vlf-tiny, which comes with vlf-edge", "FILE"
+    )
+    random_weights: bool = option(False, "untrained weights: runs, but labels mean nothing")
     labels: tuple[str, ...] = ()
-    seed: int = 0
-    precision: str | None = None
-    calib_data: tuple[str, ...] = ()
-    calib_samples: int = 64
-    calib_method: str = "percentile"
-    percentile: float = 99.99
-    max_drop: float = MAX_DROP_POINTS
-    frontend: str = "onnx"
-    target: str = "auto"
-    max_batch: int = 8
-    opt_batch: int = 1
-    workspace_mib: int | None = None
-    span_s: float | None = None
+    seed: int = option(0, "seed of --random-weights (default: 0)", "N")
+    precision: str | None = option(
+        None,
+        "arithmetic of the engines; best is fp16 or int8, whichever is faster on this machine and passes the gate "
+        "(default: BASE's, else fp16)",
+        choices=(*PRECISIONS, BEST),
+    )
+    calib_data: tuple[str, ...] = option(
+        (),
+        "videos that INT8 is calibrated and measured on, taken as the live runtime takes them: files, folders, "
+        "globs, annotation files, test://motion, or motion (rendered clips of known labels); a folder named after a "
+        "label tells what its clips show (default for the weights that come with vlf-edge: motion)",
+        "CLIPS",
+    )
+    calib_samples: int = option(64, "windows of K frames to calibrate on (default: 64)", "N")
+    calib_method: str = option("percentile", "how ranges are chosen (default: percentile)", choices=METHODS)
+    percentile: float = option(99.99, "for --calib-method percentile (default: 99.99)", "PERCENT", above=0, most=100)
+    max_drop: float = option(
+        MAX_DROP_POINTS,
+        "what the plan may lose against fp32 in the worst way of running it here: points of accuracy where labels "
+        "are known, else per cent of decisions that differ (default: 1.0)",
+        "POINTS",
+        least=-100,
+        most=100,
+    )
+    frontend: str = option(
+        "onnx",
+        "what engines are compiled from: the plan's own graphs, or the PyTorch modules of --weights through "
+        "Torch-TensorRT, which needs a GPU and a PyTorch for it (default: onnx)",
+        choices=FRONTENDS,
+    )
+    target: str = option(
+        "auto",
+        "engines to compile: auto (all this machine can), cpu (none: the portable graph runs), "
+        "rtx (Ampere and later), rtx-turing, rtx:smNN such as rtx:sm86, tensorrt (this machine's GPU); several with "
+        "commas (default: auto)",
+        "TARGET",
+    )
+    max_batch: int = option(8, "largest batch of the engines (default: 8)", "N", least=1)
+    opt_batch: int = option(1, "batch that the engines are to be fastest at (default: 1)", "N")
+    workspace_mib: int | None = option(
+        None, "memory TensorRT's builder may use (default: TensorRT's, which may be all)", "MIB", least=1
+    )
+    span_s: float | None = option(
+        None,
+        "seconds one window covers (default: as trained, else 2)",
+        "S",
+        flags=("--span",),
+        above=0,
+        most=600,
+    )
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.precision, (*PRECISIONS, BEST, None))
-        _one_of("calib_method", self.calib_method, METHODS)
-        _one_of("frontend", self.frontend, FRONTENDS)
+        check_options(self, name_of=str)
         if self.calib_samples < MIN_SAMPLES:
             raise VlfError(f"calib_samples is {self.calib_samples}; INT8 needs at least {MIN_SAMPLES}, 64 is usual")
-        if not 0 < self.percentile <= 100:
-            raise VlfError(f"percentile is {self.percentile}; expected more than 0 and at most 100, such as 99.99")
-        if not -100 <= self.max_drop <= 100:
-            raise VlfError(f"max_drop is {self.max_drop}; expected points from -100 to 100, such as {MAX_DROP_POINTS}")
         if not 0 <= self.seed < 1 << 63:
             raise VlfError(f"seed is {self.seed}; expected a whole number from 0 to 2**63 - 1")
         if self.labels and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             raise VlfError(
                 f"got {len(self.labels)} labels, {len(set(self.labels))} of them different; expected 2 or more"
             )
-        for name in ("max_batch", "workspace_mib"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise VlfError(f"{name} is {value}; expected 1 or more")
         if not 1 <= self.opt_batch <= self.max_batch:
             raise VlfError(f"opt_batch is {self.opt_batch}; expected 1 to max_batch, which is {self.max_batch}")
-        if self.span_s is not None and not 0 < self.span_s <= 600:
-            raise VlfError(f"span_s is {self.span_s}; a window covers more than 0 and at most 600 seconds")
 
     def converts(self, precision: str | None) -> bool:
         """True if this asks for more of a base plan than further engines. precision: the plan's, None for another."""
@@ -163,8 +185,3 @@ def _toml_reader() -> ModuleType:
 def _beside(recipe: Path, name: str, word: str) -> str:
     """The file as it was named beside the recipe. word: what is no file; one that is called so is ./word."""
     return name if name == word or "://" in name or Path(name).is_absolute() else str(recipe.parent / name)
-
-
-def _one_of(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise VlfError(f"{what} is {value!r}, expected one of {', '.join(map(str, allowed))}")

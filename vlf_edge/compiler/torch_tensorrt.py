@@ -25,7 +25,7 @@ from torch.fx.node import map_aggregate, map_arg
 from .. import backends
 from ..backends import cuda
 from ..backends.tensorrt_build import default_workspace_bytes
-from ..errors import BackendMissing, CompileError, raise_interrupt
+from ..errors import BackendMissing, CompileError, first_line, raise_interrupt
 from ..manifest import EngineInfo
 from ..models.stage import Stage
 from ..software import versions_of
@@ -79,7 +79,7 @@ def load() -> Toolkit:
             convert = module.dynamo.convert_exported_program_to_serialized_trt_engine
     except Exception as error:  # AssertionError, OSError, plain Exception: whatever it is, its versions do not fit
         raise_interrupt(error)
-        raise _missing(f"torch_tensorrt cannot be imported ({_first_line(error)})") from error
+        raise _missing(f"torch_tensorrt cannot be imported ({first_line(error)})") from error
     unknown = sorted(set(_OPTIONS) - inspect.signature(convert).parameters.keys())
     if unknown:  # its **kwargs would swallow them
         raise _missing(f"torch_tensorrt {module.__version__} does not know {', '.join(unknown)}")
@@ -165,7 +165,7 @@ def compile_stage(
     except Exception as error:  # of PyTorch's tracer, of Torch-TensorRT's converters or of TensorRT's builder
         raise CompileError(
             f"torch_tensorrt {torch_tensorrt.__version__} cannot compile stage {stage.name!r} in {precision}: "
-            f"{_first_line(error)}; the default --frontend onnx may"
+            f"{first_line(error)}; the default --frontend onnx may"
         ) from error
     return bytes(engine)
 
@@ -230,19 +230,15 @@ def _export(
 
 
 def _example(spec: TensorSpec, batch: int, device: str) -> Tensor:
-    return torch.zeros(_sized(spec, batch), dtype=getattr(torch, spec.dtype), device=device)
+    return torch.zeros(spec.sized(batch), dtype=getattr(torch, spec.dtype), device=device)
 
 
 def _profile(torch_tensorrt: ModuleType, spec: TensorSpec, batches: tuple[int, int, int]) -> Any:
-    smallest, best, largest = (_sized(spec, batch) for batch in batches)
+    smallest, best, largest = (spec.sized(batch) for batch in batches)
     dtype = getattr(torch, spec.dtype)
     if smallest == largest:
         return torch_tensorrt.Input(shape=largest, dtype=dtype)
     return torch_tensorrt.Input(min_shape=smallest, opt_shape=best, max_shape=largest, dtype=dtype)
-
-
-def _sized(spec: TensorSpec, batch: int) -> tuple[int, ...]:
-    return tuple(batch if isinstance(axis, str) else axis for axis in spec.shape)
 
 
 def _why_torch_has_no_gpu() -> str:
@@ -257,8 +253,3 @@ def _missing(why: str) -> BackendMissing:
         f"--frontend {FRONTEND} cannot be used here: {why}; it needs an NVIDIA GPU and versions that go together "
         f"({_GOES_TOGETHER}), found {here}; leave --frontend out to build the same engines from ONNX"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -13,11 +13,11 @@ from ..types import Preprocess
 from ..video.preprocess import Preprocessor
 from .dataset import Clip, ClipDataset, Sample
 from .frames import segment_indices
-from .symmetries import Variant
+from .symmetries import Symmetry
 
 FPS = 30.0
-# Clips of one scene in a row of a training set: see variants.py.
-VARIANTS = 2
+# Clips of one scene in a row of a training set: see symmetries.py.
+CLIPS_PER_SCENE = 2
 # Every split has 2^38 clips of its own, 2^20 for each of 2^18 seeds.
 _FIRST_SEED = {"train": 0, "calibration": 1 << 39, "val": HELD_OUT_SEED, "test": HELD_OUT_SEED + (1 << 38)}
 _CLIPS_PER_SEED = 1 << 20
@@ -30,7 +30,7 @@ class MotionDataset(ClipDataset):
 
     split: "train", "calibration", "val" or "test"; no two share a clip, and the last two show surfaces of their own.
     seed: other clips of the same kind. limit: number of clips.
-    A training set never ends: any index from 0 on is another clip, and ``VARIANTS`` indices in a row share a scene.
+    A training set never ends: any index from 0 on is another clip; ``CLIPS_PER_SCENE`` indices in a row share a scene.
     Its ``clips`` and length are those of one epoch. set_progress makes it harder as training goes on.
     Raises VlfError for an unknown split.
     """
@@ -73,11 +73,11 @@ class MotionDataset(ClipDataset):
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         if rng is None:
             return self._render(self._first_seed + index, index % len(CLASSES), None)
-        scene = index // VARIANTS
+        scene = index // CLIPS_PER_SCENE
         if self._kept is None or self._kept[0] != scene:
             draw = np.random.default_rng((self._first_seed, scene))
             self._kept = (scene, self._render(int(draw.integers(1 << 38)), int(draw.integers(len(CLASSES))), draw))
-        return self._vary(self._kept[1], rng)
+        return self._transformed(self._kept[1], rng)
 
     def _render(self, seed: int, label: int, rng: np.random.Generator | None) -> Sample:
         width, height, ease = 4 * self._sides[0] // 3, self._sides[0], 0.0
@@ -96,9 +96,9 @@ class MotionDataset(ClipDataset):
             return ((np.arange(self._frames) + rng.random()) * count / self._frames).astype(np.int64)
         return segment_indices(count, self._frames, rng)
 
-    def _vary(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        variant = Variant.draw(rng)
-        return Sample(variant.frames(sample.frames), variant.label(sample.label), variant.shifts(sample.targets))
+    def _transformed(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        symmetry = Symmetry.draw(rng)
+        return Sample(symmetry.frames(sample.frames), symmetry.label(sample.label), symmetry.shifts(sample.targets))
 
     def _url(self, index: int) -> str:
         side = self._sides[0]

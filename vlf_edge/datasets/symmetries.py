@@ -1,7 +1,7 @@
 """One rendered clip seen in sixteen ways: turned by quarters, mirrored, played backwards, with the labels that follow.
 
-Rendering costs as much as learning from what was rendered. A variant costs nothing, and variants of one scene that
-differ in motion alone say best what the label is about.
+Rendering costs as much as learning from what was rendered. A symmetry costs nothing, and clips of one scene that differ
+in motion alone say best what the label is about.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _REVERSED = {**REVERSES, **{forward: backward for backward, forward in REVERSES.
 
 
 @dataclass(frozen=True)
-class Variant:
+class Symmetry:
     """quarters: turns by 90 degrees, clockwise. mirrored: left and right swapped, first. backwards: in time."""
 
     quarters: int
@@ -25,11 +25,11 @@ class Variant:
     backwards: bool
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Variant:
+    def draw(cls, rng: np.random.Generator) -> Symmetry:
         return cls(int(rng.integers(4)), bool(rng.random() < 0.5), bool(rng.random() < 0.5))
 
     def label(self, label: int) -> int:
-        """The class of the variant of a clip of class ``label``."""
+        """What a clip of class ``label`` becomes a clip of."""
         name = CLASSES[label]
         if self.mirrored:
             name = MIRRORS.get(name, name)

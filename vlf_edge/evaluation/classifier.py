@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..backends.engine import Engine
 from ..backends.selection import open_engines
+from ..batches import in_batches
 from ..errors import PlanMismatch
 from ..plan import Plan
 from ..types import Preprocess, Sampling
@@ -37,9 +38,9 @@ class Classifier(ABC):
 
     def classify(self, clips: np.ndarray, batch: int = 8) -> np.ndarray:
         """Both: (n, K, H, W, 3) uint8 BGR -> logits (n, C) float32, at most ``batch`` frames or windows at a time."""
-        tokens = _in_batches(self.encode, clips.reshape(-1, *clips.shape[2:]), batch)
+        tokens = in_batches(self.encode, clips.reshape(-1, *clips.shape[2:]), batch)
         windows = tokens.reshape(*clips.shape[:2], *tokens.shape[1:])
-        return _in_batches(self.decide, windows, batch).astype(np.float32)
+        return in_batches(self.decide, windows, batch).astype(np.float32)
 
     def sees_as(self, other: Classifier) -> bool:
         """Whether the frames of a clip are the same for both."""
@@ -85,9 +86,7 @@ class EngineClassifier(Classifier):
 
     def _run(self, stage: str, items: np.ndarray) -> np.ndarray:
         engine = self._engines[stage]
-        given, made = engine.inputs[0].name, engine.outputs[0].name
-        largest = (engine.max_batch or len(items)) if engine.dynamic_batch else 1
-        return _in_batches(lambda part: engine.infer({given: part})[made], items, largest)
+        return engine.infer_all({engine.inputs[0].name: items})[engine.outputs[0].name]
 
 
 def open_classifier(
@@ -115,8 +114,3 @@ def columns_of(labels: Sequence[str], other: Classifier) -> list[int]:
             f"{', '.join(missing[:3]) or 'none'}; {len(unknown)} unknown: {', '.join(unknown[:3]) or 'none'})"
         )
     return [other.labels.index(label) for label in labels]
-
-
-def _in_batches(run: Callable[[np.ndarray], np.ndarray], items: np.ndarray, size: int) -> np.ndarray:
-    parts = [run(items[start : start + size]) for start in range(0, len(items), size)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -12,7 +12,8 @@ from ..backends.engine import Engine
 from ..backends.table import CPU_BACKENDS, TABLE
 from ..errors import BackendMissing, VlfError
 from ..plan import Plan
-from ..types import Preprocess, Sampling
+from ..software import require_packages
+from ..types import Sampling
 from .classifier import Classifier, EngineClassifier, open_classifier
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class WeightsClassifier(Classifier):
     def __init__(self, name: str, loaded: LoadedWeights, span_s: float):
         sizes = loaded.model.sizes
         self.name, self.labels, self._model = name, loaded.labels, loaded.model
-        self.preprocess = Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px))
+        self.preprocess = sizes.preprocess
         self.sampling = Sampling(sizes.frames, loaded.record.get("span_s", span_s))
 
     def encode(self, images: np.ndarray) -> np.ndarray:
@@ -75,12 +76,8 @@ class WeightsClassifier(Classifier):
 
 
 def _open_weights(what: str, plan: Plan) -> WeightsClassifier:
-    missing = [package for package in ("torch", "timm", "safetensors") if not backends.installed(package)]
-    if missing:
-        raise BackendMissing(
-            f"comparing with the weights {what} needs {', '.join(missing)}, not installed here: pip install "
-            "'vlf_edge[models]'; without PyTorch, compare with fp32 or another plan"
-        )
+    instead = "without PyTorch, compare with fp32 or another plan"
+    require_packages("models", f"comparing with the weights {what}", ("torch", "timm", "safetensors"), instead)
     from ..models.weights import load_weights
 
     return WeightsClassifier(what, load_weights(what), plan.manifest.sampling.span_s)

@@ -11,7 +11,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from ..errors import VlfError, WeightsError
+from ..errors import VlfError, WeightsError, one_line
 
 # Options arrive from weights files too: whatever chooses the network's source, files or outputs is not an option.
 _RESERVED_OPTIONS = frozenset(inspect.signature(timm.create_model).parameters) | {
@@ -106,6 +106,6 @@ def _create(name: str, index: int, options: dict[str, Any], pretrained: bool = F
 
 
 def _line(error: Exception) -> str:
-    """An exception in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    """An exception, with its class, in one line."""
+    text = one_line(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -20,31 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ShapeError, VlfError
-from ..types import TensorSpec
+from ..types import Preprocess, TensorSpec
 from .backbone import Backbone
+from .size_checks import as_tuples, check_size
 from .stage import BATCH_AXIS, Stage
-
-# So that a damaged or hostile file cannot ask for all memory; 256 for what is not named.
-_LARGEST = {"token_dim": 4096, "height_px": 4096, "width_px": 4096, "classes": 100_000}
-
-
-def _check(name: str, kind: str, value: Any) -> None:
-    """Raises VlfError for the types and ranges that a JSON document could get wrong."""
-    wanted: type | tuple[type, ...] = {"str": str, "int": int, "float": (int, float)}.get(kind, dict)
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        raise VlfError(f"{name} is {value!r}, expected {kind.split('[')[0]}")
-    largest = _LARGEST.get(name, 256)
-    if kind == "int" and not 1 <= value <= largest:
-        raise VlfError(f"{name} is {value}, expected 1 to {largest}")
-    if kind == "float" and not 0 <= value < 1:
-        raise VlfError(f"{name} is {value}, expected at least 0 and below 1")
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has no tuples, timm wants them: one form, so that a round trip gives an equal object."""
-    if isinstance(value, dict):
-        return {str(key): _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True)
@@ -75,11 +54,16 @@ class VLFSizes:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            _check(f.name, f.type, getattr(self, f.name))
+            check_size(f.name, f.type, getattr(self, f.name))
         for heads in (self.spatial_heads, self.temporal_heads):
             if self.token_dim % heads:
                 raise VlfError(f"token_dim {self.token_dim} does not divide into {heads} heads")
-        object.__setattr__(self, "backbone_options", _tuples(self.backbone_options))
+        object.__setattr__(self, "backbone_options", as_tuples(self.backbone_options))
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What a camera image goes through: in training, in calibration and live alike."""
+        return Preprocess(self.height_px, self.width_px, max(self.height_px, self.width_px))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` is the inverse."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..atomic import replacing
-from ..errors import VlfError, WeightsError
+from ..errors import VlfError, WeightsError, one_line
 from . import sizes_from_json
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
     except WeightsError:
         raise
     except (VlfError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        said = " ".join(str(error).split())[:400]
+        said = one_line(error, 400)
         raise WeightsError(f"weights {path} do not describe a model of this version: {said}") from error
     labels = _checked_labels(path, about["labels"], sizes.classes)
     if not isinstance(about["record"], dict):

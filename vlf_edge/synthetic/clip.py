@@ -1,6 +1,6 @@
 """Motion-13: rendered clips whose class lies in time alone.
 
-What moves is the whole view (a camera that turns, walks, rolls) or one thing in front of a still or slowly moving
+What moves is the whole view (a camera that turns, walks, rolls) or one sprite in front of a still or slowly moving
 background; others may move besides, but less. A class names how the image content moves: "left" is content moving to
 the left, as when a camera turns to the right. Five pairs are each other's reverse: played backwards, a clip of one is,
 frame for frame, the clip of the other with the same seed. So no single frame, and no bag of frames, tells the two
@@ -25,9 +25,9 @@ from .scene import (
     contrast,
     detail,
     horizon,
-    jointed_thing,
+    jointed_sprite,
     occluder,
-    plain_thing,
+    plain_sprite,
 )
 from .textures import HELD_OUT, RANKS, TRAINING
 
@@ -66,10 +66,10 @@ class _Drift:
 
 
 @dataclass(frozen=True)
-class _Passer:
-    """Somebody else in the scene: it is where the scene is, and moves in it as it likes."""
+class _Distractor:
+    """A sprite that the label is not about: fixed to the scene, with a motion of its own in it."""
 
-    thing: tuple[Part, ...]
+    sprite: tuple[Part, ...]
     place: np.ndarray  # (2, 3)
     speed: np.ndarray  # (4,), as a pose, per second
     swing: np.ndarray  # (4,)
@@ -77,7 +77,7 @@ class _Passer:
     phase: float
 
     def at(self, t_s: float) -> np.ndarray:
-        """(2, 3) matrix from the thing to the scene."""
+        """(2, 3) matrix from the sprite to the scene."""
         swing = self.swing * np.sin(2 * np.pi * self.swing_hz * t_s + self.phase)
         return chain(affine(self.speed * t_s + swing, (self.place[0, 2], self.place[1, 2])), self.place)
 
@@ -87,7 +87,7 @@ class MotionClip:
 
     label: one of CLASSES. seed: of everything in it. width, height: px. fps, seconds: ``count`` frames, frame i at
     i / fps seconds. ease: 0 (as hard as it comes) to 1 (large, fast, clean), for training in steps.
-    moves_view: the whole view moves, else one thing in it. Raises ValueError for an unknown label.
+    moves_view: the whole view moves, else one sprite in it. Raises ValueError for an unknown label.
     """
 
     def __init__(
@@ -107,20 +107,20 @@ class MotionClip:
         self._surfaces = [number for number in surfaces if number % RANKS <= (1 - ease) * (RANKS - 1)]
         self._compose_motion(rng, hard)
         self._compose_scene(rng, hard, ease, width, height)
-        self._compose_company(rng, hard)
+        self._compose_distractors(rng, hard)
 
     def render(self, index: int) -> np.ndarray:
         """Frame ``index`` (0 to count - 1): (height, width, 3) uint8 BGR."""
         step, t_s = self._step(index), self._time_s(index)
         pose = self._pose(t_s)
         jitter = affine(self._drift.at(t_s))
-        scene = affine(pose, self._pivot) if self._things is None else affine(self._behind * t_s)
+        scene = affine(pose, self._pivot) if self._sprite is None else affine(self._behind * t_s)
         image = self._canvas.surface(self._surface, chain(jitter, chain(scene, self._base)))
-        for passer in self._passers:
-            image = self._canvas.thing(image, passer.thing, chain(jitter, chain(scene, passer.at(t_s))))
-        if self._things is not None:
+        for distractor in self._distractors:
+            image = self._canvas.sprite(image, distractor.sprite, chain(jitter, chain(scene, distractor.at(t_s))))
+        if self._sprite is not None:
             matrix = chain(jitter, chain(affine(pose, self._pivot), self._place))
-            image = self._canvas.thing(image, self._things, matrix, pose[4])
+            image = self._canvas.sprite(image, self._sprite, matrix, pose[4])
         noise = np.random.default_rng((self.seed, step))
         return self._canvas.expose(image, self._lens, step / (self.count - 1) - 0.5, noise)
 
@@ -150,7 +150,7 @@ class MotionClip:
 
     def _compose_motion(self, rng: np.random.Generator, hard: float) -> None:
         """How far along which axis, at what pace, and what else stirs."""
-        span = np.sqrt(self._seconds / 2)  # longer clips travel further, but more slowly: things stay in view
+        span = np.sqrt(self._seconds / 2)  # longer clips travel further, but more slowly: sprites stay in view
         low = 1 - hard
         self._travel = np.zeros(5)
         self._middle = np.zeros(5)
@@ -176,16 +176,16 @@ class MotionClip:
 
     def _compose_scene(self, rng: np.random.Generator, hard: float, ease: float, width: int, height: int) -> None:
         """What is seen, and through what lens."""
-        # What happens to a thing in its place is subtle: it needs size, and little behind it.
+        # What happens to a sprite in its place is subtle: it needs size, and little behind it.
         subtle = self._forward in ("open", "clockwise", "approach")
         fullest = RANKS if self.moves_view else RANKS // 3 if subtle else RANKS // 2
         self._compose_surface(rng, ease, [number for number in self._surfaces if number % RANKS <= fullest])
         self._behind = np.zeros(4)
-        self._things, self._pivot = None, tuple(rng.uniform(-0.15, 0.15, 2) * hard)
+        self._sprite, self._pivot = None, tuple(rng.uniform(-0.15, 0.15, 2) * hard)
         aspect_x, aspect_y = width / min(width, height), height / min(width, height)
         if not self.moves_view:
             still = self._forward == "still"
-            self._things = () if still and rng.random() < 0.5 else self._thing(rng)
+            self._sprite = () if still and rng.random() < 0.5 else self._clearest_sprite(rng)
             radius = rng.uniform(0.32, 0.46) if subtle else rng.uniform(0.24, 0.46)
             # Where it is in the middle of the clip, so that it stays in the centre cut: wholly, or for the most part.
             outside = 0.0 if subtle else 0.5 * radius
@@ -206,21 +206,21 @@ class MotionClip:
             occluder=occluder(rng, self._surfaces, width, height) if rng.random() < 0.06 * hard else None,
         )
 
-    def _compose_company(self, rng: np.random.Generator, hard: float) -> None:
+    def _compose_distractors(self, rng: np.random.Generator, hard: float) -> None:
         """Others who move meanwhile, as people do before a camera that turns: large ones a little, small ones more.
         What a class is about is nearly always more than that."""
         alone = rng.random() > (0.6 if self.moves_view else 0.25) * hard
         count = 0 if alone else int(rng.integers(1, 4))
         largest = 0.35 if self.moves_view and self._forward != "still" else 0.15
-        passers = []
+        distractors = []
         for _ in range(count):
             radius = rng.uniform(0.06, largest)
             reach = min(0.3, 0.012 / radius**2) * (0.5 if self._forward == "still" else 1.0)
             ways = rng.normal(0, 1, (2, 4)) * reach * np.array([0.25, 0.25, 0.15, 0.5])
             place = affine(np.array([*rng.uniform(-0.5, 0.5, 2), np.log(radius), rng.uniform(0, 2 * np.pi)]))
-            thing = plain_thing(rng, self._surfaces)
-            passers.append(_Passer(thing, place, *ways, rng.uniform(0.3, 1.5), rng.uniform(0, 2 * np.pi)))
-        self._passers = tuple(passers)
+            sprite = plain_sprite(rng, self._surfaces)
+            distractors.append(_Distractor(sprite, place, *ways, rng.uniform(0.3, 1.5), rng.uniform(0, 2 * np.pi)))
+        self._distractors = tuple(distractors)
 
     def _compose_surface(self, rng: np.random.Generator, ease: float, numbers: list[int]) -> None:
         """What fills the view. Where the view moves, it must show that it does: a blank wall is drawn again."""
@@ -236,12 +236,12 @@ class MotionClip:
         if self._plain:
             self._surface = np.full_like(self._surface, self._surface[0, 0])
 
-    def _thing(self, rng: np.random.Generator) -> tuple[Part, ...]:
+    def _clearest_sprite(self, rng: np.random.Generator) -> tuple[Part, ...]:
         """The clearest of three."""
-        return max((self._any_thing(rng) for _ in range(3)), key=lambda thing: contrast(thing, self._surface))
+        return max((self._any_sprite(rng) for _ in range(3)), key=lambda sprite: contrast(sprite, self._surface))
 
-    def _any_thing(self, rng: np.random.Generator) -> tuple[Part, ...]:
-        # Some jointed things only move as a whole: being able to open must not give the class away.
+    def _any_sprite(self, rng: np.random.Generator) -> tuple[Part, ...]:
+        # Some jointed sprites only move as a whole: being able to open must not give the class away.
         if self._forward == "open" or rng.random() < 0.2:
-            return jointed_thing(rng, self._surfaces)
-        return plain_thing(rng, self._surfaces, LONG_SHAPES if self._forward == "clockwise" else SHAPES)
+            return jointed_sprite(rng, self._surfaces)
+        return plain_sprite(rng, self._surfaces, LONG_SHAPES if self._forward == "clockwise" else SHAPES)

@@ -1,4 +1,4 @@
-"""A scene of flat layers: a surface that fills the view, things made of parts in front of it, and a lens.
+"""A scene of flat layers: a surface that fills the view, sprites made of parts in front of it, and a lens.
 
 Coordinates: x to the right, y down, origin in the image's centre, unit the image's short side. Angles in radians,
 clockwise as seen. A pose is (x, y, log scale, angle, aperture).
@@ -24,7 +24,7 @@ _GRAIN_ROOM_PX = 64
 
 @dataclass(frozen=True)
 class Part:
-    """A sprite and how it moves with its owner's aperture. pixels: (S, S, 4) uint8, premultiplied BGR and alpha.
+    """A cut-out and how it moves with its owner's aperture. pixels: (S, S, 4) uint8, premultiplied BGR and alpha.
 
     turn: radians per unit of aperture, about the owner's centre. slide: (x, y) per unit of aperture, in radii.
     """
@@ -84,8 +84,8 @@ class Canvas:
             borderMode=self._cv2.BORDER_REFLECT,
         )
 
-    def thing(self, image: np.ndarray, parts: Sequence[Part], matrix: np.ndarray, aperture: float = 0.0) -> np.ndarray:
-        """``image`` with a thing over it; ``matrix`` maps the thing (unit: its radius) to the view."""
+    def sprite(self, image: np.ndarray, parts: Sequence[Part], matrix: np.ndarray, aperture: float = 0.0) -> np.ndarray:
+        """``image`` with a sprite over it; ``matrix`` maps the sprite (unit: its radius) to the view."""
         for part in parts:
             image = self._part(image, part, matrix, aperture)
         return image
@@ -93,9 +93,9 @@ class Canvas:
     def _part(self, image: np.ndarray, part: Part, matrix: np.ndarray, aperture: float) -> np.ndarray:
         cv2 = self._cv2
         half = part.pixels.shape[0] / 2
-        to_thing = np.array([[1 / half, 0, -1.0], [0, 1 / half, -1.0]])
+        to_sprite = np.array([[1 / half, 0, -1.0], [0, 1 / half, -1.0]])
         slide = np.array([part.slide[0] * aperture, part.slide[1] * aperture, 0.0, part.turn * aperture])
-        whole = chain(self._to_pixels, chain(matrix, chain(affine(slide), to_thing)))
+        whole = chain(self._to_pixels, chain(matrix, chain(affine(slide), to_sprite)))
         top = cv2.warpAffine(part.pixels, whole, (self.width, self.height), flags=cv2.INTER_LINEAR)
         behind = cv2.multiply(image, cv2.cvtColor(255 - top[..., 3], cv2.COLOR_GRAY2BGR), scale=1 / 255)
         return cv2.add(behind, cv2.cvtColor(top, cv2.COLOR_BGRA2BGR))
@@ -142,21 +142,21 @@ def horizon(rng: np.random.Generator, above: np.ndarray, below: np.ndarray) -> n
     return both
 
 
-def plain_thing(rng: np.random.Generator, surfaces: Sequence[int], shapes: Sequence[str] = SHAPES) -> tuple[Part, ...]:
-    """A thing of one part. surfaces: the textures to choose from; shapes: the outlines."""
+def plain_sprite(rng: np.random.Generator, surfaces: Sequence[int], shapes: Sequence[str] = SHAPES) -> tuple[Part, ...]:
+    """A sprite of one part. surfaces: the textures to choose from; shapes: the outlines."""
     mask = _mask(shapes[rng.integers(len(shapes))], rng)
-    return (Part(_sprite(mask, rng, surfaces)),)
+    return (Part(_cutout(mask, rng, surfaces)),)
 
 
-def jointed_thing(rng: np.random.Generator, surfaces: Sequence[int]) -> tuple[Part, ...]:
-    """A thing that aperture (0 closed to 1 open) opens: a mouth, doors, a spread hand, scissors."""
+def jointed_sprite(rng: np.random.Generator, surfaces: Sequence[int]) -> tuple[Part, ...]:
+    """A sprite that aperture (0 closed to 1 open) opens: a mouth, doors, a spread hand, scissors."""
     cv2 = load_cv2()
     kind = JOINTED[rng.integers(len(JOINTED))]
     centre, half = SPRITE_PX // 2, SPRITE_PX // 2 - 3
     look = rng.integers(1 << 31)
 
-    def sprite(mask: np.ndarray) -> np.ndarray:
-        return _sprite(mask, np.random.default_rng(look), surfaces)  # all parts of a thing look alike
+    def cutout(mask: np.ndarray) -> np.ndarray:
+        return _cutout(mask, np.random.default_rng(look), surfaces)  # all parts of a sprite look alike
 
     if kind in ("mouth", "doors"):
         whole = np.zeros((SPRITE_PX, SPRITE_PX), np.uint8)
@@ -169,20 +169,20 @@ def jointed_thing(rng: np.random.Generator, surfaces: Sequence[int]) -> tuple[Pa
         upper[centre:], lower[:centre] = 0, 0
         if kind == "mouth":
             turn = float(rng.uniform(0.8, 1.2))
-            return Part(sprite(upper), turn=-turn), Part(sprite(lower), turn=turn)
+            return Part(cutout(upper), turn=-turn), Part(cutout(lower), turn=turn)
         slide = float(rng.uniform(0.4, 0.65))
-        return Part(sprite(upper), slide=(0.0, -slide)), Part(sprite(lower), slide=(0.0, slide))
+        return Part(cutout(upper), slide=(0.0, -slide)), Part(cutout(lower), slide=(0.0, slide))
     bar = np.zeros((SPRITE_PX, SPRITE_PX), np.uint8)
     thick = int(half * rng.uniform(0.2, 0.36))
     cv2.rectangle(bar, (centre - thick, centre - thick // 2), (centre + half, centre + thick // 2), 255, -1)
     count = 2 if kind == "scissors" else int(rng.integers(3, 6))
     spread = float(rng.uniform(1.4, 2.2)) / (count - 1)
-    return tuple(Part(sprite(bar), turn=spread * (i - (count - 1) / 2)) for i in range(count))
+    return tuple(Part(cutout(bar), turn=spread * (i - (count - 1) / 2)) for i in range(count))
 
 
-def contrast(things: Sequence[Part], surface: np.ndarray) -> float:
-    """How far the mean colour of a thing is from that of what is behind it, in grey levels."""
-    pixels = things[0].pixels.reshape(-1, 4).astype(np.float32)
+def contrast(sprite: Sequence[Part], surface: np.ndarray) -> float:
+    """How far the mean colour of a sprite is from that of what is behind it, in grey levels."""
+    pixels = sprite[0].pixels.reshape(-1, 4).astype(np.float32)
     colour = pixels[:, :3].sum(axis=0) / max(1.0, pixels[:, 3].sum() / 255)
     return float(np.abs(colour - surface.reshape(-1, 3).mean(axis=0)).mean())
 
@@ -210,7 +210,7 @@ def occluder(rng: np.random.Generator, surfaces: Sequence[int], width: int, heig
 
 
 def _mask(shape: str, rng: np.random.Generator) -> np.ndarray:
-    """(96, 96) uint8: where the thing is."""
+    """(96, 96) uint8: where the cut-out is."""
     cv2 = load_cv2()
     mask = np.zeros((SPRITE_PX, SPRITE_PX), np.uint8)
     centre, half = SPRITE_PX // 2, SPRITE_PX // 2 - 3
@@ -240,7 +240,7 @@ def _mask(shape: str, rng: np.random.Generator) -> np.ndarray:
     return mask
 
 
-def _sprite(mask: np.ndarray, rng: np.random.Generator, surfaces: Sequence[int]) -> np.ndarray:
+def _cutout(mask: np.ndarray, rng: np.random.Generator, surfaces: Sequence[int]) -> np.ndarray:
     """A textured cut-out of that shape: (96, 96, 4) uint8, premultiplied."""
     pixels = any_texture(rng, surfaces)
     side = int(rng.integers(SPRITE_PX, SIDE_PX))

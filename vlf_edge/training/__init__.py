@@ -1,9 +1,8 @@
-"""Training: clips and labels -> weights. Needs PyTorch."""
+"""Training: clips and labels -> weights. Needs PyTorch, but for ``Settings``."""
 
-from __future__ import annotations
+from ..lazy import lazy
 
-from .run import Outcome
-from .settings import Settings
-from .train import train
+_HOME = {"Outcome": "trainer", "Settings": "settings", "train": "train"}
 
-__all__ = ["Outcome", "Settings", "train"]
+__all__ = sorted(_HOME)
+__getattr__ = lazy(__name__, _HOME)

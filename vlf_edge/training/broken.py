@@ -27,7 +27,7 @@ class BrokenClips:
         """How many clips, over all processes of a run: each sees only its share. All must call it."""
         found = torch.zeros(len(self._dataset), device=device.torch)
         found[list(self.messages)] = 1
-        return int(torch.count_nonzero(device.total(found)))
+        return int(torch.count_nonzero(device.all_reduce(found)))
 
     def note(self, broken: Iterable[tuple[int, str]]) -> None:
         """Takes in (index, message). Raises VlfError once every clip of a class is broken."""

@@ -31,7 +31,7 @@ class Device:
     world: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """True in the one process that writes files and talks."""
         return self.rank == 0
 
@@ -55,28 +55,28 @@ class Device:
         """Scales the loss where float16 would lose small gradients, and does nothing elsewhere."""
         return torch.amp.GradScaler(self.torch.type, enabled=self.autocast is torch.float16)
 
-    def distributed(self, learner: nn.Module) -> nn.Module:
+    def distributed(self, student: nn.Module) -> nn.Module:
         """The module whose backward pass averages gradients over all processes; itself if there is one."""
         if self.world == 1:
-            return learner
+            return student
         ids = [self.torch.index] if self.torch.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(learner, device_ids=ids)
+        return nn.parallel.DistributedDataParallel(student, device_ids=ids)
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def follow(self, tensors: Iterator[Tensor]) -> None:
+    def broadcast(self, tensors: Iterator[Tensor]) -> None:
         """Gives every process the leading one's values, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def anyone(self, wish: bool) -> bool:
+    def any_rank(self, wish: bool) -> bool:
         """True in every process if it is in one."""
-        return bool(self.total(torch.tensor(float(wish), device=self.torch))) if self.world > 1 else wish
+        return bool(self.all_reduce(torch.tensor(float(wish), device=self.torch))) if self.world > 1 else wish
 
 
 @contextmanager

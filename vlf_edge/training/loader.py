@@ -70,7 +70,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Plan(Sampler):
+class ResumableBatchSampler(Sampler):
     """The tickets of every step from ``first`` on.
 
     clips: as many as the data set has, visited in an order that is drawn anew whenever all were seen; None: the data
@@ -136,9 +136,11 @@ class _Reader(Dataset):
         self._progress = progress
 
 
-def shuffled_batches(dataset: ClipDataset, plan: Plan, seed: int, workers: int, pin: bool) -> Iterator[Batch]:
-    """One batch for every step of the plan, across the ends of epochs. Raises VlfError if a worker dies."""
-    return _batches(DataLoader(**_options(dataset, seed, workers, pin), batch_sampler=plan))
+def shuffled_batches(
+    dataset: ClipDataset, sampler: ResumableBatchSampler, seed: int, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """One batch for every step of ``sampler``, across the ends of epochs. Raises VlfError if a worker dies."""
+    return _batches(DataLoader(**_options(dataset, seed, workers, pin), batch_sampler=sampler))
 
 
 def ordered_batches(
@@ -203,9 +205,11 @@ def _collate(read: list[tuple[Sample | None, list[tuple[int, str]]]]) -> Batch:
 
 
 def _set_up_worker(worker: int) -> None:
-    """One thread each (OpenCV: see ``_started``): there are as many workers as cores. Ctrl-C is the main process's
-    affair, and so is SIGTERM for as long as that may take: service managers send it to all processes at once, and the
-    step under way is still to be finished."""
+    """One thread each (OpenCV: see ``_started``): there are as many workers as cores.
+
+    SIGINT is ignored: the main process handles it and stops its workers. After SIGTERM, which service managers send to
+    all processes at once, a worker lives on long enough for the main process to finish the step under way.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -21,8 +21,8 @@ TEMPERATURE = 8.0
 _HIDDEN = 256  # channels of the head that sees two frames
 
 
-class Told(NamedTuple):
-    """What a learner says of N clips. logits: (N, C). motion: (2, N, K-1, T), as its two heads tell it, None without
+class StudentOutput(NamedTuple):
+    """What a student predicts for N clips. logits: (N, C). motion: (2, N, K-1, T), of its two heads, None without
     them. hints: (2, N, K, S, E), likewise. All float32."""
 
     logits: Tensor
@@ -30,8 +30,8 @@ class Told(NamedTuple):
     hints: Tensor | None
 
 
-class Taught(NamedTuple):
-    """What the teachers say of N clips. probabilities: (N, C) float32, softened by ``TEMPERATURE``. hints:
+class TeacherOutput(NamedTuple):
+    """What the teachers predict for N clips. probabilities: (N, C) float32, softened by ``TEMPERATURE``. hints:
     (2, N, K, S, E) float32, the tokens that their g and their h give, those of a place side by side, each teacher's of
     mean 0 and variance 1; None if the student is to have none."""
 
@@ -39,7 +39,7 @@ class Taught(NamedTuple):
     hints: Tensor | None
 
 
-class Learner(nn.Module):
+class Student(nn.Module):
     """The model and, beside it, small heads that are needed to learn, not to recognise.
 
     Labels alone teach order very late. So two heads tell how things move from each frame to the next: one looks at the
@@ -61,7 +61,7 @@ class Learner(nn.Module):
         self.frame_hint = nn.Linear(dim, hints) if hints else None
         self.clip_hint = nn.Linear(dim, hints) if hints else None
 
-    def forward(self, clips: Tensor) -> Told:
+    def forward(self, clips: Tensor) -> StudentOutput:
         """clips: (N, K, H, W, 3) uint8."""
         tokens = self.model.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])  # (N, K, S, D)
         mixed = self.model.clip.mix(tokens)  # (N, K, S, D)
@@ -69,9 +69,9 @@ class Learner(nn.Module):
         hints = None
         if self.frame_hint is not None:
             hints = torch.stack([self.frame_hint(tokens), self.clip_hint(mixed)]).float()  # (2, N, K, S, E)
-        return Told(logits, self._tell_motion(tokens, mixed), hints)
+        return StudentOutput(logits, self._predict_motion(tokens, mixed), hints)
 
-    def _tell_motion(self, tokens: Tensor, mixed: Tensor) -> Tensor | None:
+    def _predict_motion(self, tokens: Tensor, mixed: Tensor) -> Tensor | None:
         """Of tokens (N, K, S, D) by themselves and as h mixes them, (2, N, K-1, T)."""
         if self.motion is None:
             return None
@@ -92,7 +92,7 @@ class Teachers:
         return sum(model.sizes.token_dim for model in self._models) if self._hint else 0
 
     @torch.no_grad()
-    def __call__(self, clips: Tensor) -> Taught:
+    def __call__(self, clips: Tensor) -> TeacherOutput:
         """clips: (N, K, H, W, 3) uint8 of the student's size."""
         probabilities, hints = [], []
         for model in self._models:
@@ -103,7 +103,7 @@ class Teachers:
             if self._hint:
                 both = torch.stack([tokens, mixed]).float()
                 hints.append(F.layer_norm(both, both.shape[-1:]))
-        return Taught(torch.stack(probabilities).mean(dim=0), torch.cat(hints, dim=-1) if hints else None)
+        return TeacherOutput(torch.stack(probabilities).mean(dim=0), torch.cat(hints, dim=-1) if hints else None)
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,17 @@ class Objective:
     teachers: Teachers | None = None
     hint_weight: float = 0.0
 
-    def __call__(self, batch: Batch, told: Told, progress: float) -> Tensor:
-        """Scalar loss of what the learner told of that batch. progress: 0 to 1, of all."""
-        loss = F.cross_entropy(told.logits, batch.labels, label_smoothing=self.label_smoothing)
-        if told.motion is not None and batch.targets is not None:
+    def __call__(self, batch: Batch, output: StudentOutput, progress: float) -> Tensor:
+        """Scalar loss of the student's output for the batch. progress: 0 to 1, of all."""
+        loss = F.cross_entropy(output.logits, batch.labels, label_smoothing=self.label_smoothing)
+        if output.motion is not None and batch.targets is not None:
             weight = self.motion_weight + progress * (self.motion_weight_end - self.motion_weight)
-            loss = loss + weight * 2 * F.smooth_l1_loss(told.motion, batch.targets.expand_as(told.motion))
+            loss = loss + weight * 2 * F.smooth_l1_loss(output.motion, batch.targets.expand_as(output.motion))
         if self.teachers is not None:
-            taught = self.teachers(batch.clips)
-            loss = loss + DISTILLATION_WEIGHT * distillation(told.logits, taught.probabilities)
-            if told.hints is not None:
-                loss = loss + self.hint_weight * (1 - progress) * 2 * F.mse_loss(told.hints, taught.hints)
+            teacher_output = self.teachers(batch.clips)
+            loss = loss + DISTILLATION_WEIGHT * distillation(output.logits, teacher_output.probabilities)
+            if output.hints is not None:
+                loss = loss + self.hint_weight * (1 - progress) * 2 * F.mse_loss(output.hints, teacher_output.hints)
         return loss
 
 

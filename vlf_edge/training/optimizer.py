@@ -12,9 +12,9 @@ _BETAS = (0.9, 0.98)  # a second moment that follows the curriculum
 _FIRST_LR_SHARE = 1e-2  # of the peak, at the first step of the warm-up
 
 
-def make_optimizer(learner: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(student: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW. Norms, biases and positions are not decayed: pulling them towards zero says nothing about complexity."""
-    named = [(name, p) for name, p in learner.named_parameters() if p.requires_grad]
+    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     free = {name for name, p in named if p.ndim < 2 or name.endswith("position")}
     groups = [
         {"params": [p for name, p in named if name not in free], "weight_decay": weight_decay},

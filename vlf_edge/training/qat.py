@@ -1,12 +1,12 @@
 """Quantisation-aware fine-tuning: the model computes in float32 what its int8 graph will compute, and learns around it.
 
-    fake_quantize(model, calibrate(model, a_few_batches))   # from here on, model(clip) answers as its int8 plan will
-    ...                                                     # train as ever, but in float32: see below
+    fake_quantize(model, measure_scales(model, a_few_batches))  # from here on, model(clip) answers as its int8 plan
+    ...                                                         # train as ever, but in float32: see below
     save_weights(path, plain_copy(model), labels, {"qat": {"scales": trained_scales(model)}})
 
-What ``compiler/quantize.py`` makes int8 is quantised here, in the same way: the input (per tensor) and the weight (per
-output channel) of every convolution and linear layer, both symmetric, with scales that float16 holds exactly. All else
-stays float, the two products inside attention too.
+What ``compiler/quantization/quantize.py`` makes int8 is quantised here, in the same way: the input (per tensor) and the
+weight (per output channel) of every convolution and linear layer, both symmetric, with scales that float16 holds
+exactly. All else stays float, the two products inside attention too.
 
 - Weights: the compiler folds BatchNorm into convolutions, so it is the folded weight that must lie on the int8 grid.
   BatchNorm's statistics are frozen; its gain and bias go on learning. A channel's scale is its largest weight's.
@@ -46,7 +46,7 @@ _ORIGINAL = "parametrizations.weight.original"  # where PyTorch keeps a parametr
 Scales = dict[str, dict[str, float]]
 
 
-def calibrate(model: VLF, batches: Iterable[Tensor]) -> Scales:
+def measure_scales(model: VLF, batches: Iterable[Tensor]) -> Scales:
     """Scales to start from, by the inputs' magnitudes.
 
     model: not fake-quantised yet. batches: clips (N, K, H, W, 3) uint8, a few dozen in all.

@@ -33,19 +33,20 @@ def quantizable(model: VLF) -> tuple[Layer, ...]:
     """The layers of all stages that have a part in the result, in the order they run."""
     layers: list[Layer] = []
     for stage in model.stages():
-        run = _Run(stage)
+        trace = _Trace(stage)
         names = {module: name for name, module in stage.module.named_modules()}
-        norms = {run.makers.get(read): module for module, read in run.reads.items() if isinstance(module, _BatchNorm)}
+        batch_norms = [(module, read) for module, read in trace.reads.items() if isinstance(module, _BatchNorm)]
+        norms = {trace.makers.get(read): module for module, read in batch_norms}
         sources: dict[tuple, int] = {}
         first = 1 + max((layer.source for layer in layers), default=-1)
-        for module, read in run.reads.items():
-            if module in run.needed:
+        for module, read in trace.reads.items():
+            if module in trace.needed:
                 source = sources.setdefault(read, first + len(sources))
                 layers.append(Layer(stage.name, f"{names[module]}.weight", module, source, norms.get(module)))
     return tuple(layers)
 
 
-class _Run:
+class _Trace:
     """One run of a stage. reads: the tensor that each layer and BatchNorm read first. makers: the convolution that made
     a tensor. needed: the layers with a part in the result; some networks run on past the map that is taken of them."""
 
@@ -100,5 +101,4 @@ def _is_weighted(module: nn.Module) -> bool:
 
 
 def _zeros(spec: TensorSpec, device: torch.device) -> Tensor:
-    shape = [1 if isinstance(axis, str) else axis for axis in spec.shape]
-    return torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device)
+    return torch.zeros(spec.sized(1), dtype=getattr(torch, spec.dtype), device=device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from typing import Any
 
 from ..errors import VlfError
+from ..models import MODELS
+from ..options import check_options, option
 
 DEFAULT_MODEL = "vlf-tiny"
 DEFAULT_LR = 1e-3
@@ -20,73 +22,90 @@ _FREE = frozenset({"out", "half", "workers", "max_minutes", "compile"})
 
 @dataclass(frozen=True)
 class Settings:
-    """One training run.
+    """One training run: each field with its option on the command line.
 
-    data: what ``datasets.open_dataset`` takes; val: other data to validate on (default: the data's own "val" split);
-    nothing is held out of ``data`` then.
-    model, backbone, size_px, frames, pretrained: a model made anew, as ``models.create_model`` takes them (default
-    model: vlf-tiny).
+    data, val: what ``datasets.open_dataset`` takes; with ``val`` nothing is held out of ``data``.
+    model, backbone, size_px, frames, pretrained: a model made anew, as ``models.create_model`` takes them.
     start: a weights file to start from instead; its sizes are kept, its head too if the classes are the same.
-    out: the best weights' .safetensors file; what else a run writes is named after it. half: store weights as float16.
-    epochs; batch: clips of a step, over all processes; clips_per_epoch: clips that make an epoch (default: as many
-    as the data set has, and ``LEAST_STEPS_PER_EPOCH`` steps of them at least); patience: stop after so many epochs
-    without better validation (0: never; default: 8 from a weights file, else 0); val_clips: validate on at most so
-    many. span_s: seconds of a window (default: the data's).
-    lr: highest learning rate (default: 1e-3, with fake quantisation 2e-4), reached after the share ``warmup`` of all
-    steps and falling to zero by a cosine. weight_decay: not on norms, biases and positions. clip_norm: of the gradient.
-    label_smoothing: share of probability spread over all classes. ema_decay: of the averaged weights.
-    motion_weight, motion_weight_end: of the regression of motion, at the start and at the end; of no effect on data
-    that does not know its motion.
-    teachers: weights files to distil from. hint_weight: of telling their tokens, at the start; it falls to 0.
-    qat: train with fake quantisation, from ``start``. seed.
-    workers: processes that read clips, for each process that trains (0: none; default: one a core, at most 16).
-    compile: have torch.compile translate the model: a minute or more at the start, then faster steps.
-    max_minutes: stop after the step under way by then.
+    out: the best weights; what else a run writes is named after it.
+    batch: clips of a step, over all processes. lr: reached after the share ``warmup`` of all steps and falling to zero
+    by a cosine. weight_decay: not on norms, biases and positions.
+    motion_weight, motion_weight_end: of no effect on data that does not know its motion.
+    workers: for each process that trains.
     Raises VlfError for values that make no run.
     """
 
-    data: str
-    out: str
-    half: bool = False
-    val: str | None = None
-    model: str | None = None
-    backbone: str | None = None
-    size_px: int | None = None
-    frames: int | None = None
-    pretrained: bool = False
-    start: str | None = None
-    epochs: int = 20
-    batch: int = 32
-    clips_per_epoch: int | None = None
-    patience: int | None = None
-    val_clips: int | None = None
-    span_s: float | None = None
-    lr: float | None = None
-    warmup: float = 0.05
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
-    label_smoothing: float = 0.1
-    ema_decay: float = 0.999
-    motion_weight: float = 4.0
-    motion_weight_end: float = 0.3
-    teachers: tuple[str, ...] = ()
-    hint_weight: float = 0.0
-    qat: bool = False
-    seed: int = 0
-    workers: int | None = None
-    max_minutes: float | None = None
-    compile: bool = False
+    data: str = option(
+        MISSING,
+        "motion (rendered clips), a folder class/clip.mp4, or an annotation file: CSV path,label, "
+        "Something-Something's JSON, EPIC-KITCHENS' CSV",
+        "DATA",
+    )
+    out: str = option("weights.safetensors", "default: weights.safetensors", "FILE", flags=("--out", "-o"))
+    half: bool = option(False, "store weights as float16: half the bytes, and next to no difference")
+    val: str | None = option(None, "other data to validate on (default: DATA's own, or a part of it)", "DATA")
+    model: str | None = option(None, "sizes (default: those of --from, else vlf-tiny)", choices=MODELS)
+    backbone: str | None = option(None, "another timm model as CNN", "NAME")
+    size_px: int | None = option(
+        None, "height and width of an image (default: the model's)", "PX", flags=("--size",), least=1
+    )
+    frames: int | None = option(None, "frames of a window (default: the model's, 8)", "K", least=1)
+    pretrained: bool = option(False, "start from timm's weights of the CNN (fetched once); not vlf-tiny")
+    start: str | None = option(
+        None,
+        "start from these weights, or from those that come with vlf-edge: vlf-tiny; other classes get a new head, "
+        "and clips of rendered motion are hard from the first one on",
+        "WEIGHTS",
+        flags=("--from",),
+    )
+    epochs: int = option(20, "default: 20", "N", least=1)
+    batch: int = option(32, "clips of a step (default: 32)", "N", least=1)
+    clips_per_epoch: int | None = option(
+        None,
+        "clips that make an epoch (default: all of DATA, 10 steps at least: few clips are seen several times)",
+        "N",
+        least=1,
+    )
+    patience: int | None = option(
+        None, "stop after N epochs without better validation, 0: never (default: with --from 8, else 0)", "N", least=0
+    )
+    val_clips: int | None = option(None, "validate on at most N clips (default: all)", "N", least=1)
+    span_s: float | None = option(
+        None, "seconds of a window (default: DATA's median clip)", "S", flags=("--span",), above=0
+    )
+    lr: float | None = option(None, "highest learning rate (default: 1e-3, with --qat 2e-4)", "X", above=0)
+    warmup: float = option(0.05, "of all steps (default: 0.05)", "SHARE", least=0, below=1)
+    weight_decay: float = option(0.05, "default: 0.05", "X", least=0)
+    clip_norm: float = option(1.0, "largest norm of the gradient (default: 1)", "X", above=0)
+    label_smoothing: float = option(0.1, "default: 0.1", "SHARE", least=0, below=1)
+    ema_decay: float = option(0.999, "of the averaged weights (default: 0.999)", "X", least=0, below=1)
+    motion_weight: float = option(
+        4.0,
+        "of telling how things move, beside the class, at first (default: 4); only for DATA that knows it: motion",
+        "X",
+        least=0,
+    )
+    motion_weight_end: float = option(0.3, "the same, in the end (default: 0.3)", "X", least=0)
+    teachers: tuple[str, ...] = option(
+        (), "weights to distil from, several as an ensemble", "WEIGHTS", flags=("--teacher",)
+    )
+    hint_weight: float = option(
+        0.0,
+        "of telling --teacher's tokens too, at first; falls to 0. A few clips then teach what many do without; "
+        "needs as many tokens an image (default: 0)",
+        "X",
+        least=0,
+    )
+    qat: bool = option(False, "fine-tune --from for int8: the plan takes over the scales learned")
+    seed: int = option(0, "the same seed gives the same weights (default: 0)", "N", least=0, most=_LARGEST_SEED)
+    workers: int | None = option(None, "processes that read clips (default: one a core, at most 16)", "N", least=0)
+    max_minutes: float | None = option(
+        None, "stop by then with everything saved; --resume goes on", "M", above=0
+    )
+    compile: bool = option(False, "compile the model with PyTorch's compiler (on a CPU: needs g++)")
 
     def __post_init__(self) -> None:
-        for name in ("size_px", "frames", "epochs", "batch", "clips_per_epoch", "val_clips"):
-            _check(name, getattr(self, name), 1, None)
-        for name in ("weight_decay", "motion_weight", "motion_weight_end", "hint_weight", "workers", "patience"):
-            _check(name, getattr(self, name), 0, None)
-        _check("seed", self.seed, 0, _LARGEST_SEED)
-        for name in ("span_s", "clip_norm", "lr", "max_minutes"):
-            _check(name, getattr(self, name), 1e-9, None)
-        for name in ("warmup", "label_smoothing", "ema_decay"):
-            _check(name, getattr(self, name), 0, 1 - 1e-9)
+        check_options(self)
         new = {"--backbone": self.backbone, "--size": self.size_px, "--frames": self.frames}
         asked = [flag for flag, value in {**new, "--pretrained": self.pretrained}.items() if value]
         if self.start and asked:
@@ -126,15 +145,3 @@ class Settings:
         """Plain JSON values of all that changes the result."""
         values = {name: value for name, value in asdict(self).items() if name not in _FREE}
         return {**values, "teachers": list(self.teachers), "lr": self.peak_lr, "patience": self.most_idle_epochs}
-
-
-def _check(name: str, value: float | None, least: float, most: float | None) -> None:
-    if value is None or (least <= value and (most is None or value <= most)):  # refuses NaN too
-        return
-    flag = "--" + name.removesuffix("_s").removesuffix("_px").replace("_", "-")
-    wanted = f"{least:g} or more" if most is None else f"from {least:g} to {_readable(most)}"
-    raise VlfError(f"{flag} is {value}; expected {'above 0' if least == 1e-9 else wanted}")
-
-
-def _readable(most: float) -> str:
-    return str(most) if isinstance(most, int) else f"below {round(most)}"

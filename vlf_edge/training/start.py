@@ -14,9 +14,8 @@ from ..errors import WeightsError
 from ..models import create_model, sizes_of
 from ..models.vlf import VLF, VLFSizes
 from ..models.weights import LoadedWeights, load_weights
-from ..types import Preprocess
 from .loader import ordered_batches
-from .qat import calibrate, fake_quantize
+from .qat import fake_quantize, measure_scales
 from .settings import Settings
 
 _CALIBRATION_CLIPS, _CALIBRATION_BATCH = 64, 16
@@ -41,31 +40,30 @@ def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDat
     """Training and validation set in the sizes of the model. Raises VlfError for data that nothing can be learned
     from."""
     sizes = loaded.model.sizes if loaded else sizes_of(settings.name, settings.size_px, settings.frames)
-    preprocess = Preprocess(sizes.height_px, sizes.width_px, max(sizes.height_px, sizes.width_px))
     val = settings.val or settings.data
     apart = Path(val).resolve() != Path(settings.data).resolve()
-    learn = open_dataset(
+    train_set = open_dataset(
         settings.data,
         "train",
         sampling=None,
-        preprocess=preprocess,
+        preprocess=sizes.preprocess,
         frames=sizes.frames,
         span_s=settings.span_s,
         seed=settings.seed,
         apart=apart,
     )
-    judge = open_dataset(
+    val_set = open_dataset(
         val,
         "val",
         sampling=None,
-        preprocess=preprocess,
+        preprocess=sizes.preprocess,
         frames=sizes.frames,
-        span_s=learn.span_s,
-        labels=learn.labels,
+        span_s=train_set.span_s,
+        labels=train_set.labels,
         limit=settings.val_clips,
         apart=apart,
     )
-    return learn, judge
+    return train_set, val_set
 
 
 def make_model(settings: Settings, loaded: LoadedWeights | None, labels: Sequence[str]) -> VLF:
@@ -87,12 +85,12 @@ def make_model(settings: Settings, loaded: LoadedWeights | None, labels: Sequenc
     return _with_new_head(loaded.model, replace(loaded.model.sizes, classes=len(labels)), settings.seed)
 
 
-def quantize_for_training(model: VLF, learn: ClipDataset, workers: int) -> None:
+def quantize_for_training(model: VLF, train_set: ClipDataset, workers: int) -> None:
     """Fake quantisation with scales measured on clips spread evenly over the data."""
-    count = min(_CALIBRATION_CLIPS, len(learn))
-    indices = [len(learn) * i // count for i in range(count)]
-    batches = ordered_batches(learn, indices, _CALIBRATION_BATCH, workers)
-    fake_quantize(model, calibrate(model, (batch.clips for batch in batches if len(batch))))
+    count = min(_CALIBRATION_CLIPS, len(train_set))
+    indices = [len(train_set) * i // count for i in range(count)]
+    batches = ordered_batches(train_set, indices, _CALIBRATION_BATCH, workers)
+    fake_quantize(model, measure_scales(model, (batch.clips for batch in batches if len(batch))))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Training, from beginning to end: start reading here, go on with ``run``."""
+"""Training, from beginning to end: start reading here, go on with ``trainer``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from ..errors import VlfError
 from .checkpoint import Outputs
 from .device import acquire_device
-from .run import Outcome, Progress, Run
 from .settings import Settings
 from .start import load_start, make_model, open_data, quantize_for_training
+from .trainer import Outcome, Progress, Trainer
 
 _MOST_WORKERS = 16
 # Of each process: a few hundred short clips, as small as vlf-tiny takes them, are decoded once.
@@ -36,24 +36,24 @@ def train(
     """
     outputs = Outputs(Path(settings.out))
     with acquire_device() as device:
-        if device.leads:
+        if device.is_main:
             outputs.check(settings.inputs)
         if settings.batch % device.world:
             raise VlfError(f"--batch is {settings.batch}; expected a multiple of the {device.world} processes")
         if settings.workers is None:
             settings = replace(settings, workers=min(_MOST_WORKERS, device.cores))
         loaded = load_start(settings)
-        learn, judge = open_data(settings, loaded)
-        if learn.keep(_KEPT_BYTES, device.cores):
-            _log.info("all %d training clips are kept in memory", len(learn))
-        model = make_model(settings, loaded, learn.labels)
+        train_set, val_set = open_data(settings, loaded)
+        if train_set.keep(_KEPT_BYTES, device.cores):
+            _log.info("all %d training clips are kept in memory", len(train_set))
+        model = make_model(settings, loaded, train_set.labels)
         if settings.qat:
             device = replace(device, autocast=None)
-            quantize_for_training(model, learn, settings.workers)
-        run = Run(settings, device, outputs, model, learn, judge, command)
+            quantize_for_training(model, train_set, settings.workers)
+        trainer = Trainer(settings, device, outputs, model, train_set, val_set, command)
         if resume:
-            run.restore()
-        return run.go(progress or _ignore, should_stop or _never)
+            trainer.restore()
+        return trainer.fit(progress or _ignore, should_stop or _never)
 
 
 def _ignore(what: str, done: int, total: int) -> None:

@@ -54,7 +54,7 @@ class Validator:
             loss += F.cross_entropy(logits, batch.labels, reduction="sum")
             cells = batch.labels * classes + logits.argmax(dim=1)
             confusion += torch.bincount(cells, minlength=classes**2).view(classes, classes)
-        return _scores(device.total(confusion).cpu().numpy(), float(device.total(loss)))
+        return _scores(device.all_reduce(confusion).cpu().numpy(), float(device.all_reduce(loss)))
 
     def _batches(self) -> Iterable[Batch]:
         if self._kept is not None:

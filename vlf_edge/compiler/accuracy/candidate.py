@@ -1,4 +1,4 @@
-"""Drafts: graphs of one precision, run in every way this machine can and judged, before any of it becomes a plan."""
+"""Candidates: graphs of one precision, run in every way this machine can and judged before one becomes a plan."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ..fp32_model import Progress
 from ..quantization.convert import Graphs, Int8
 from .fidelity import Reference, Stages
 from .gate import Verdict, fewest, judge, unsound
-from .runners import AS_WRITTEN, BuiltEngine, backends_here, open_way
+from .runners import AS_WRITTEN, EngineFile, open_stages, runners_here
 from .sensitivity import Effect, effects
 
 log = logging.getLogger(__name__)
 # With more than this share of its nodes in float, a plan is int8 by name only.
 MOST_RESTORED = 0.5
-REFERENCE_WAY = f"fp32 {AS_WRITTEN}"
+FP32_ROW = f"fp32 {AS_WRITTEN}"
 # Builds the engines that this machine can run, of typed graphs: what ``engines.build_engines`` gives.
-EngineBuilder = Callable[[Graphs], Sequence[BuiltEngine]]
+EngineBuilder = Callable[[Graphs], Sequence[EngineFile]]
 
 
 @dataclass(frozen=True)
-class Draft:
+class Candidate:
     """graphs, and the engines this machine can run. rows: one for each way that ``measure`` tried.
     verdict: None where nothing gates and nothing gives NaN. restored: the nodes that had to go back to float for it,
     best first. before: the verdict on the same without them."""
 
     graphs: Graphs
-    engines: Sequence[BuiltEngine]
+    engines: Sequence[EngineFile]
     rows: list[dict[str, Any]]
     verdict: Verdict | None
     restored: Sequence[Effect] = ()
@@ -54,48 +54,48 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Drafter:
-    """Makes drafts and holds them against the fp32 graphs.
+class CandidateBuilder:
+    """Makes candidates and holds them against the fp32 graphs.
 
     max_drop: see ``Recipe``; None: nothing gates, all is only reported, but NaN never passes.
-    build: makes the engines for this machine.
+    build_engines: makes the engines for this machine.
     for_gpus: whether any engines are wanted.
     """
 
     reference: Reference
     max_drop: float | None
-    build: EngineBuilder
+    build_engines: EngineBuilder
     for_gpus: bool
     progress: Progress
 
-    def draft(self, graphs: Graphs, restored: Sequence[Effect] = (), before: Verdict | None = None) -> Draft:
-        """Builds what this machine can run of the graphs, measures and judges it. restored, before: see ``Draft``."""
-        engines = self.build(graphs)
+    def build(self, graphs: Graphs, restored: Sequence[Effect] = (), before: Verdict | None = None) -> Candidate:
+        """Builds what this machine can run of the graphs, measures and judges it. restored, before: as in Candidate."""
+        engines = self.build_engines(graphs)
         rows = measure(graphs, engines, self.reference, self.for_gpus, self._step(f"measure {graphs.precision}"))
         gated = self.max_drop is not None
         verdict = judge(rows, self.reference, self.max_drop) if gated else unsound(rows, self.reference)
-        return Draft(graphs, engines, rows, verdict, restored, before)
+        return Candidate(graphs, engines, rows, verdict, restored, before)
 
-    def int8(self, int8: Int8) -> Draft:
-        """A draft with as many nodes in int8 as the gate allows.
+    def build_int8(self, int8: Int8) -> Candidate:
+        """A candidate with as many nodes in int8 as the gate allows.
 
         If all of them are too many, the nodes are ranked by what they cost and the fewest, at most half, go back to
-        float. If half is not enough the draft says so: it has not ``passed``.
+        float. If half is not enough the candidate says so: it has not ``passed``.
         """
-        full = self.draft(int8.graphs())
+        full = self.build(int8.graphs())
         if full.passed or self.max_drop is None:
             return full
         log.info("int8 falls short of the gate (%s): looking for the nodes that cost most", full.verdict)
-        ranked = effects(int8, self.reference, _ranking_way(full.verdict), self._step("rank int8 nodes"))
-        drafts: dict[int, Draft] = {}
+        ranked = effects(int8, self.reference, _ranking_runner(full.verdict), self._step("rank int8 nodes"))
+        candidates: dict[int, Candidate] = {}
 
         def passes(nodes: Sequence[Effect]) -> bool:
-            drafts[len(nodes)] = self.draft(int8.graphs([effect.key for effect in nodes]), nodes, full.verdict)
-            return drafts[len(nodes)].passed
+            candidates[len(nodes)] = self.build(int8.graphs([effect.key for effect in nodes]), nodes, full.verdict)
+            return candidates[len(nodes)].passed
 
         most = int(len(ranked) * MOST_RESTORED)
         found = fewest(ranked, most, passes)
-        return drafts[most if found is None else len(found)] if drafts else full
+        return candidates[most if found is None else len(found)] if candidates else full
 
     def _step(self, what: str) -> Callable[[int, int], None]:
         return lambda done, total: self.progress(what, done, total)
@@ -103,7 +103,7 @@ class Drafter:
 
 def measure(
     graphs: Graphs,
-    engines: Sequence[BuiltEngine],
+    engines: Sequence[EngineFile],
     reference: Reference,
     for_gpus: bool,
     progress: Callable[[int, int], None],
@@ -119,14 +119,14 @@ def measure(
     if precision == "int8" and for_gpus:
         as_written["typed "] = graphs.typed
     jobs = [(f"{precision} {kind}{AS_WRITTEN}", AS_WRITTEN, by_stage) for kind, by_stage in as_written.items()]
-    jobs += [(f"{precision} {way}", way, graphs.portable) for way in backends_here(graphs.portable, engines)]
-    for done, (name, way, by_stage) in enumerate(jobs):
+    jobs += [(f"{precision} {runner}", runner, graphs.portable) for runner in runners_here(graphs.portable, engines)]
+    for done, (name, runner, by_stage) in enumerate(jobs):
         progress(done, len(jobs))
         try:
-            with open_way(way, by_stage, precision, engines) as stages:
+            with open_stages(runner, by_stage, precision, engines) as stages:
                 rows.append({"way": name, **reference.errors(stages)})
         except VlfError as error:  # installed, but it cannot run this: the report says so
-            if way == AS_WRITTEN:
+            if runner == AS_WRITTEN:
                 raise
             rows.append({"way": name, "failed": str(error)})
     progress(len(jobs), len(jobs))
@@ -137,13 +137,13 @@ def reference_rows(reference: Reference, torch: Stages) -> list[dict[str, Any]]:
     """The rows of what everything is compared with: PyTorch, where the build began there, and the fp32 graphs."""
     rows = [{"way": "fp32 torch", **reference.errors(torch)}] if torch else []
     accuracy = reference.accuracy()
-    return [*rows, {"way": REFERENCE_WAY} | ({} if accuracy is None else {"end_to_end": {"accuracy": accuracy}})]
+    return [*rows, {"way": FP32_ROW} | ({} if accuracy is None else {"end_to_end": {"accuracy": accuracy}})]
 
 
-def _ranking_way(verdict: Verdict) -> str:
+def _ranking_runner(verdict: Verdict) -> str:
     """The backend that fell short, if ranking with it takes seconds: an engine for each node would take a GPU hours."""
-    way = verdict.way.split(" ")[-1]
-    return way if way in CPU_BACKENDS else AS_WRITTEN
+    runner = verdict.way.split(" ")[-1]
+    return runner if runner in CPU_BACKENDS else AS_WRITTEN
 
 
 def _rounded(value: float) -> float:

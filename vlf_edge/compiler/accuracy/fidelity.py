@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...batches import in_batches
 from ...errors import ShapeError, WeightsError
 from ...video.sampler import segment_centres
 from ..calibration.clips import UNLABELLED
@@ -125,16 +126,12 @@ class Reference:
 
 def encode(stages: Stages, frames: np.ndarray) -> np.ndarray | None:
     """Tokens (F, S, D) of all frames, None for a model of one stage."""
-    return _in_batches(stages["frame"], frames, np.arange(len(frames))) if "frame" in stages else None
+    return in_batches(stages["frame"], frames, _BATCH) if "frame" in stages else None
 
 
 def decide(stages: Stages, items: np.ndarray, windows: np.ndarray) -> np.ndarray:
     """Logits (n, C) of all windows over ``items``: tokens, or images for a model of one stage."""
-    return _in_batches(stages["clip"], items, windows)
-
-
-def _in_batches(infer: Callable[[np.ndarray], np.ndarray], items: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    return np.concatenate([infer(items[indices[i : i + _BATCH]]) for i in range(0, len(indices), _BATCH)])
+    return in_batches(lambda part: stages["clip"](items[part]), windows, _BATCH)
 
 
 def _check(stages: Stages, frames: np.ndarray, windows: np.ndarray, labels: np.ndarray) -> None:

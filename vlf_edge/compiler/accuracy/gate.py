@@ -87,7 +87,7 @@ def check_reference(reference: Reference) -> None:
 
 
 def judge(rows: Sequence[Mapping[str, Any]], reference: Reference, max_drop: float) -> Verdict:
-    """Judges by the worst of all rows (see ``draft.measure``): whoever gets the plan may run it in any of these ways.
+    """Judges by the worst of all rows (see ``candidate.measure``): a plan may be run in any of these ways.
 
     Accuracy counts where enough windows have a known class (``windows_needed``), agreement elsewhere; and agreement of
     all windows is never less than MIN_AGREEMENT. Rows of ways that failed to run are passed over.

@@ -1,6 +1,6 @@
 """The ways a model can be run here: its ONNX graphs as they are written, and every backend of the runtime that works.
 
-A way is a ``Stages``: plain functions over arrays, whatever is behind them.
+What runs a plan is a ``Stages``: plain functions over arrays, whatever is behind them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ...manifest import EngineInfo
 from .fidelity import Stages
 
 AS_WRITTEN = "onnx"  # ONNX Runtime with nothing fused: what the graph says, whatever a backend makes of it
-BuiltEngine = tuple[EngineInfo, bytes]
+EngineFile = tuple[EngineInfo, bytes]  # what an engine of a plan is, and its bytes
 
 
-def backends_here(portable: Mapping[str, bytes], engines: Sequence[BuiltEngine]) -> list[str]:
+def runners_here(portable: Mapping[str, bytes], engines: Sequence[EngineFile]) -> list[str]:
     """The backends that can run these graphs or engines on this machine, in the order in which the runtime prefers
     them."""
     gpu = cuda.gpu() if engines else None
@@ -34,40 +34,41 @@ def backends_here(portable: Mapping[str, bytes], engines: Sequence[BuiltEngine])
 
 
 @contextmanager
-def open_way(
-    way: str, portable: Mapping[str, bytes], precision: str = "fp32", engines: Sequence[BuiltEngine] = ()
+def open_stages(
+    runner: str, portable: Mapping[str, bytes], precision: str = "fp32", engines: Sequence[EngineFile] = ()
 ) -> Iterator[Stages]:
-    """Opens all stages with AS_WRITTEN or one of ``backends_here``, for the length of a with-block.
+    """Opens all stages with AS_WRITTEN or one of ``runners_here``, for the length of a with-block.
 
     portable: {stage: onnx bytes} for the CPU. precision: of the plan. engines: those of the plan, for GPUs.
     Raises BackendMissing, PlanMismatch or CompileError if that does not work here after all.
     """
     with ExitStack() as opened:
-        if way in GPU_BACKENDS:
+        if runner in GPU_BACKENDS:
             from ...backends.tensorrt import TensorRTEngine
 
             # As the runtime does, the first that serves this GPU.
-            chosen = {info.stage: data for info, data in reversed(_serving(engines, way, cuda.gpu()))}
-            yield {stage: _runner(opened.enter_context(TensorRTEngine(chosen[stage], way))) for stage in portable}
+            chosen = {info.stage: data for info, data in reversed(_serving(engines, runner, cuda.gpu()))}
+            engine_of = {s: opened.enter_context(TensorRTEngine(chosen[s], runner)) for s in portable}
+            yield {stage: _function_of(engine) for stage, engine in engine_of.items()}
         else:
-            yield {stage: opened.enter_context(open_stage(way, data, precision)) for stage, data in portable.items()}
+            yield {stage: opened.enter_context(open_stage(runner, data, precision)) for stage, data in portable.items()}
 
 
 @contextmanager
-def open_stage(way: str, onnx_bytes: bytes, precision: str = "fp32") -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+def open_stage(runner: str, onnx_bytes: bytes, precision: str = "fp32") -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """One graph on the CPU: AS_WRITTEN, "openvino" or "onnxruntime"."""
-    if way == AS_WRITTEN:
+    if runner == AS_WRITTEN:
         from ..graph import Session
 
         session = Session(onnx_bytes)
         (given,), (result,) = session.inputs, session.outputs
         yield lambda batch: session.run({given: batch})[result].astype(np.float32)
         return
-    with TABLE[way].open_graph(onnx_bytes, precision=precision) as engine:
-        yield _runner(engine)
+    with TABLE[runner].open_graph(onnx_bytes, precision=precision) as engine:
+        yield _function_of(engine)
 
 
-def _serving(engines: Sequence[BuiltEngine], library: str, gpu: cuda.GpuInfo | None) -> list[BuiltEngine]:
+def _serving(engines: Sequence[EngineFile], library: str, gpu: cuda.GpuInfo | None) -> list[EngineFile]:
     return [
         (info, data)
         for info, data in engines
@@ -75,7 +76,7 @@ def _serving(engines: Sequence[BuiltEngine], library: str, gpu: cuda.GpuInfo | N
     ]
 
 
-def _runner(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
+def _function_of(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
     """An engine as a function of its one input, run as a stream runs it: one frame or window at a time.
 
     In int8 some backends answer otherwise in a batch, by other kernels: what is measured must be what runs.
@@ -83,8 +84,7 @@ def _runner(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
     (given,), (result,) = engine.inputs, engine.outputs
 
     def infer(batch: np.ndarray) -> np.ndarray:
-        batch = batch.astype(given.dtype, copy=False)
-        parts = [engine.infer({given.name: batch[i : i + 1]})[result.name].copy() for i in range(len(batch))]
-        return np.concatenate(parts).astype(np.float32)
+        outputs = engine.infer_all({given.name: batch.astype(given.dtype, copy=False)}, batch=1)
+        return outputs[result.name].astype(np.float32)
 
     return infer

@@ -34,24 +34,24 @@ class Effect:
 
 
 def effects(
-    int8: Int8, reference: Reference, way: str, progress: Callable[[int, int], None] | None = None
+    int8: Int8, reference: Reference, runner: str, progress: Callable[[int, int], None] | None = None
 ) -> list[Effect]:
     """All int8 nodes, the one whose return to float helps the logits most first; equal ones in graph order.
 
-    reference: held-out windows; at most MAX_WINDOWS of them are used. way: what runs the graphs, see ``open_stage``.
+    reference: held-out windows; at most MAX_WINDOWS of them are used. runner: what runs the graphs, see ``open_stage``.
     progress: called with (nodes done, nodes in all).
     """
     reference, nodes = reference.only(MAX_WINDOWS), int8.nodes()
     full = {stage: int8.stage(stage).onnx for stage in int8.ranges}
     found = []
     with ExitStack() as opened:
-        stages = {stage: opened.enter_context(open_stage(way, data, "int8")) for stage, data in full.items()}
+        stages = {stage: opened.enter_context(open_stage(runner, data, "int8")) for stage, data in full.items()}
         tokens = encode(stages, reference.frames)
         everything = _error(reference, stages, tokens)
         for done, (stage, node) in enumerate(nodes):
             if progress:
                 progress(done, len(nodes))
-            with open_stage(way, int8.stage(stage, {node}).onnx, "int8") as variant:
+            with open_stage(runner, int8.stage(stage, {node}).onnx, "int8") as variant:
                 changed = {**stages, stage: variant}
                 error = _error(reference, changed, encode(changed, reference.frames) if stage == "frame" else tokens)
             found.append(Effect(stage, node, error, everything - error))

@@ -16,20 +16,17 @@ from ...errors import VlfError
 from ...plan import Plan
 from ...types import TensorSpec
 from .fidelity import Stages
-from .runners import backends_here, open_way
+from .runners import open_stages, runners_here
 
 _WARM_UPS = 3
 _ROUNDS = 25
-_Way = TypeVar("_Way")
+_Key = TypeVar("_Key")
 
 
-def stage_times(ways: Mapping[_Way, Stages], inputs: Mapping[str, TensorSpec]) -> dict[_Way, dict[str, float]]:
+def stage_times(ways: Mapping[_Key, Stages], inputs: Mapping[str, TensorSpec]) -> dict[_Key, dict[str, float]]:
     """Median ms of one call with a batch of one: {way: {stage: ms}}. inputs: {stage: what it reads}."""
-    zeros = {
-        stage: np.zeros([1 if isinstance(size, str) else size for size in spec.shape], spec.dtype)
-        for stage, spec in inputs.items()
-    }
-    taken: dict[_Way, dict[str, list[float]]] = {way: {stage: [] for stage in zeros} for way in ways}
+    zeros = {stage: np.zeros(spec.sized(1), spec.dtype) for stage, spec in inputs.items()}
+    taken: dict[_Key, dict[str, list[float]]] = {way: {stage: [] for stage in zeros} for way in ways}
     for turn in range(_WARM_UPS + _ROUNDS):
         for way, stages in ways.items():
             for stage, batch in zeros.items():
@@ -50,11 +47,11 @@ def plan_times(plan: Plan) -> dict[str, dict[str, float]]:
         ways: dict[str, Stages] = {}
         if installed("onnxruntime"):
             fp32 = {stage: plan.graph(stage, "fp32") for stage in manifest.stages}
-            ways["fp32 onnx"] = opened.enter_context(open_way("onnxruntime", fp32))
-        for way in backends_here(portable, engines):
+            ways["fp32 onnx"] = opened.enter_context(open_stages("onnxruntime", fp32))
+        for runner in runners_here(portable, engines):
             try:
-                stages = opened.enter_context(open_way(way, portable, manifest.precision, engines))
+                stages = opened.enter_context(open_stages(runner, portable, manifest.precision, engines))
             except VlfError:  # the report has the reason
                 continue
-            ways[f"{manifest.precision} {way}"] = stages
+            ways[f"{manifest.precision} {runner}"] = stages
         return stage_times(ways, {stage: manifest.graph(stage, "portable").inputs[0] for stage in manifest.stages})

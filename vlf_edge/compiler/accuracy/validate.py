@@ -1,4 +1,4 @@
-"""What a build is held to before its plan is written: drafts of the precision asked for, run, judged and reported."""
+"""What a build is held to before its plan is written: candidates of its precision, run, judged and reported."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from ...backends.table import CPU_BACKENDS
 from ...errors import AccuracyError
 from ...manifest import EngineInfo
 from ...types import Preprocess, Sampling
+from ..calibration.calibrate import calibrate
 from ..calibration.windows import Clips, collect_clips
-from ..fp32_model import Origin, Progress
+from ..fp32_model import Fp32Model, Progress
 from ..graph import tensor_specs
-from ..quantization.convert import calibrate, in_float
+from ..quantization.convert import in_float
 from ..recipe import BEST, Recipe
-from .candidate import Draft, Drafter, EngineBuilder, reference_rows
+from .candidate import Candidate, CandidateBuilder, EngineBuilder, reference_rows
 from .fidelity import Reference
 from .gate import check_reference, windows_needed
-from .runners import AS_WRITTEN, backends_here, open_way
+from .runners import AS_WRITTEN, open_stages, runners_here
 from .timing import stage_times
 
 # int8 must be this much faster than fp16 to be worth what it costs; times differ that much from run to run.
@@ -32,26 +33,27 @@ _WORTH_IT = 0.95
 _SCENE_WINDOWS = 32
 
 
-def prove(
-    origin: Origin,
+def validate(
+    fp32: Fp32Model,
     precision: str,
     recipe: Recipe,
     build_engines: EngineBuilder,
     for_gpus: bool,
     cache: Path,
     progress: Progress,
-) -> tuple[Draft, dict[str, Any]]:
-    """The draft to make a plan of, and the plan's report. If the draft has not ``passed``, no plan must be made of it.
+) -> tuple[Candidate, dict[str, Any]]:
+    """The candidate to make a plan of, and the plan's report. No plan must be made of a candidate that has not
+    ``passed``.
 
     precision: "fp32", "fp16", "int8" or "best". build_engines: makes the engines that this machine can run; for_gpus:
     whether any are wanted at all. Raises CalibrationError, SourceError, CompileError, WeightsError (fp32 gives NaN),
     AccuracyError (nothing to judge by).
     """
-    clips = given_clips(origin, recipe, progress)
+    clips = given_clips(fp32, recipe, progress)
     # Where nothing is calibrated on the clips, all of them can measure.
-    calibrates = clips is not None and precision in ("int8", BEST) and not origin.weights.get("record", {}).get("qat")
-    reference = _reference(origin, clips or _rendered_scene(origin.sampling, origin.preprocess), calibrates)
-    why_ungated = _why_ungated(origin, precision, clips)
+    calibrates = clips is not None and precision in ("int8", BEST) and not fp32.weights.get("record", {}).get("qat")
+    reference = _reference(fp32, clips or _rendered_scene(fp32.sampling, fp32.preprocess), calibrates)
+    why_ungated = _why_ungated(fp32, precision, clips)
     max_drop = None if why_ungated else recipe.max_drop
     if max_drop is not None:
         if calibrates and not len(clips.held_out):
@@ -60,15 +62,19 @@ def prove(
                 "clips are missing; give --calib-data more clips (copies do not count)"
             )
         check_reference(reference)
-    drafter = Drafter(reference, max_drop, build_engines, for_gpus, progress)
-    drafts = {}
+    builder = CandidateBuilder(reference, max_drop, build_engines, for_gpus, progress)
+    candidates = {}
     for one in ("fp16", "int8") if precision == BEST else (precision,):
         if one == "int8":
-            drafts[one] = drafter.int8(calibrate(origin, recipe, clips, cache, progress))
+            candidates[one] = builder.build_int8(calibrate(fp32, recipe, clips, cache, progress))
         else:
-            drafts[one] = drafter.draft(in_float(origin, one))
-    kept, best = _faster(origin, drafts["fp16"], drafts["int8"], for_gpus) if precision == BEST else (drafts[one], {})
-    rows = [*reference_rows(reference, origin.torch), *(row for draft in drafts.values() for row in draft.rows)]
+            candidates[one] = builder.build(in_float(fp32, one))
+    kept, best = candidates[one], {}
+    if precision == BEST:
+        kept, best = _faster(fp32, candidates["fp16"], candidates["int8"], for_gpus)
+    rows = reference_rows(reference, fp32.torch)
+    for candidate in candidates.values():
+        rows += candidate.rows
     report = {
         "fidelity": _fidelity(reference, clips, rows, calibrates),
         "gate": kept.gate_json() or {"none": why_ungated},
@@ -96,7 +102,7 @@ def _fidelity(
 def measured_engines(
     engines: Sequence[EngineInfo], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, bool | str]]:
-    """{target: {"measured", "why" it was not}} for the engines of a plan, plain JSON. rows: see ``draft.measure``."""
+    """{target: {"measured", "why" it was not}} for the engines of a plan, plain JSON. rows: of ``measure``."""
     gpu = cuda.gpu() if engines else None
     ran = {row["way"].split(" ")[-1]: row.get("failed") for row in rows}
     told: dict[str, dict[str, bool | str]] = {}
@@ -111,16 +117,16 @@ def measured_engines(
     return told
 
 
-def given_clips(origin: Origin, recipe: Recipe, progress: Progress) -> Clips | None:
+def given_clips(fp32: Fp32Model, recipe: Recipe, progress: Progress) -> Clips | None:
     """The windows that the recipe's calib_data gives, some of them held out; None without any."""
     if not recipe.calib_data:
         return None
     return collect_clips(
         recipe.calib_data,
-        origin.sampling,
-        origin.preprocess,
+        fp32.sampling,
+        fp32.preprocess,
         samples=recipe.calib_samples,
-        labels=() if origin.random else origin.labels,
+        labels=() if fp32.random else fp32.labels,
         progress=lambda done, total: progress("read clips", done, total),
     )
 
@@ -135,7 +141,7 @@ def _rendered_scene(sampling: Sampling, preprocess: Preprocess) -> Clips:
     return replace(scene, held_out=scene.held_out[:0], held_out_labels=scene.held_out_labels[:0])
 
 
-def _reference(origin: Origin, clips: Clips, calibrates: bool) -> Reference:
+def _reference(fp32: Fp32Model, clips: Clips, calibrates: bool) -> Reference:
     """The fp32 graphs' answers: on held-out windows, on those that calibrate where there are no others, on all of them
     where nothing calibrates."""
     if not calibrates:
@@ -145,20 +151,20 @@ def _reference(origin: Origin, clips: Clips, calibrates: bool) -> Reference:
         windows, labels = clips.held_out, clips.held_out_labels
     else:
         windows, labels = clips.windows, clips.labels
-    with open_way(AS_WRITTEN, origin.graphs) as stages:
+    with open_stages(AS_WRITTEN, fp32.graphs) as stages:
         return Reference.of(stages, *clips.only(windows), labels)
 
 
-def _why_ungated(origin: Origin, precision: str, clips: Clips | None) -> str:
-    if origin.random:
+def _why_ungated(fp32: Fp32Model, precision: str, clips: Clips | None) -> str:
+    if fp32.random:
         return "random weights: what they decide means nothing"
     if precision == "fp32":
         return "fp32 is what all else is compared with"
     return "no clips were given to judge by" if clips is None else ""
 
 
-def _faster(origin: Origin, fp16: Draft, int8: Draft, for_gpus: bool) -> tuple[Draft, dict[str, Any]]:
-    """The faster of two drafts here among those that pass, int8 if both fail; and the report's entry about it."""
+def _faster(fp32: Fp32Model, fp16: Candidate, int8: Candidate, for_gpus: bool) -> tuple[Candidate, dict[str, Any]]:
+    """The faster of two candidates here among those that pass, int8 if both fail; and the report's entry about it."""
     about: dict[str, Any] = {"gates": {"fp16": fp16.gate_json(), "int8": int8.gate_json()}}
     if fp16.passed != int8.passed:
         kept, failed = (fp16, int8) if fp16.passed else (int8, fp16)
@@ -166,28 +172,28 @@ def _faster(origin: Origin, fp16: Draft, int8: Draft, for_gpus: bool) -> tuple[D
     elif not fp16.passed:
         kept, why = int8, "neither passes the gate"
     else:
-        way, ratio = _time_ratio(origin, fp16, int8)
-        if way is None:
+        runner, ratio = _time_ratio(fp32, fp16, int8)
+        if runner is None:
             kept, why = int8, "nothing on this machine runs both, so they could not be timed"
         else:
             about["int8_to_fp16_time"] = ratio
             kept = int8 if ratio < _WORTH_IT else fp16
-            elsewhere = ", since no GPU here runs the engines" if for_gpus and way in CPU_BACKENDS else ""
-            why = f"a decision in int8 takes {ratio:g} of its time in fp16, timed on {way}{elsewhere}"
+            elsewhere = ", since no GPU here runs the engines" if for_gpus and runner in CPU_BACKENDS else ""
+            why = f"a decision in int8 takes {ratio:g} of its time in fp16, timed on {runner}{elsewhere}"
     return kept, {"kept": kept.graphs.precision, "why": why, **about}
 
 
-def _time_ratio(origin: Origin, fp16: Draft, int8: Draft) -> tuple[str | None, float]:
+def _time_ratio(fp32: Fp32Model, fp16: Candidate, int8: Candidate) -> tuple[str | None, float]:
     """(the backend that the runtime would choose here for both, int8's time for a decision as a share of fp16's)."""
-    failed = {row["way"] for draft in (fp16, int8) for row in draft.rows if "failed" in row}
-    for way in backends_here(origin.graphs, fp16.engines):
-        if {f"fp16 {way}", f"int8 {way}"} & failed:
+    failed = {row["way"] for candidate in (fp16, int8) for row in candidate.rows if "failed" in row}
+    for runner in runners_here(fp32.graphs, fp16.engines):
+        if {f"fp16 {runner}", f"int8 {runner}"} & failed:
             continue
-        inputs = {stage: tensor_specs(data)[0][0] for stage, data in origin.graphs.items()}
+        inputs = {stage: tensor_specs(data)[0][0] for stage, data in fp32.graphs.items()}
         with (
-            open_way(way, fp16.graphs.portable, "fp16", fp16.engines) as a,
-            open_way(way, int8.graphs.portable, "int8", int8.engines) as b,
+            open_stages(runner, fp16.graphs.portable, "fp16", fp16.engines) as a,
+            open_stages(runner, int8.graphs.portable, "int8", int8.engines) as b,
         ):
             times = stage_times({"fp16": a, "int8": b}, inputs)
-        return way, float(f"{sum(times['int8'].values()) / sum(times['fp16'].values()):.2g}")
+        return runner, float(f"{sum(times['int8'].values()) / sum(times['fp16'].values()):.2g}")
     return None, math.nan

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...batches import in_batches
 from ...errors import CalibrationError
 from ...types import Frame, Preprocess, Sampling
 from ...video.preprocess import Preprocessor
@@ -89,8 +90,7 @@ def stage_feeds(
 
     def feeds() -> Iterator[dict[str, np.ndarray]]:
         session = Session(portable["frame"])
-        batches = (session.run({"image": frames[i : i + batch]}) for i in range(0, len(frames), batch))
-        tokens = np.concatenate([outputs["tokens"] for outputs in batches])
+        tokens = in_batches(lambda images: session.run({"image": images})["tokens"], frames, batch)
         for i in range(0, len(windows), batch):
             yield {"tokens": tokens[windows[i : i + batch]]}
 
@@ -185,10 +185,10 @@ class _Reader:
         sampler, stretches, numbers = Sampler(self._sampling), [], []
         for frame in self._frames(index):
             numbers.append(frame.seq)
-            tick = sampler.accept(frame.t_s, begins=frame.begins)
-            if tick is None:
+            slot = sampler.accept(frame.t_s, begins=frame.begins)
+            if slot is None:
                 continue
-            if tick.gap or not stretches:
+            if slot.gap or not stretches:
                 stretches.append(_Stretch(index, []))
             stretches[-1].frames.append(frame.seq)
             self._keep(index, frame)

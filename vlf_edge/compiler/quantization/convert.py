@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...software import versions_of
-from ..calibration.windows import Clips, stage_feeds
-from ..fp32_model import Origin, Progress
-from ..recipe import Recipe
-from .quantize import Quantized, activations, quantize, to_float16
-from .ranges import Ranges, cached_ranges, collect_ranges, ranges_key
-from .trained_ranges import trained_ranges
+from ..fp32_model import Fp32Model
+from .float16 import to_float16
+from .quantize import Quantized, quantize
+from .ranges import Ranges
 
 Node = tuple[str, str]  # (stage, name of a node of its graph)
 RESTORED = "restored by the accuracy gate"
@@ -34,12 +28,12 @@ class Graphs:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def in_float(origin: Origin, precision: str) -> Graphs:
+def in_float(fp32: Fp32Model, precision: str) -> Graphs:
     """fp32: the graphs as they are. fp16: the same for CPUs, float16 types for GPUs."""
     if precision == "fp32":
-        return Graphs("fp32", origin.graphs, origin.graphs)
-    typed = {stage: to_float16(graph) for stage, graph in origin.graphs.items()}
-    return Graphs("fp16", origin.graphs, typed, versions=versions_of("onnx"))
+        return Graphs("fp32", fp32.graphs, fp32.graphs)
+    typed = {stage: to_float16(graph) for stage, graph in fp32.graphs.items()}
+    return Graphs("fp16", fp32.graphs, typed, versions=versions_of("onnx"))
 
 
 @dataclass(frozen=True)
@@ -49,14 +43,14 @@ class Int8:
     ranges: by stage. about: how they were found, for the manifest. hygiene: what was seen, for the report.
     """
 
-    origin: Origin
+    fp32: Fp32Model
     ranges: Mapping[str, Ranges]
     about: Mapping[str, Any]
     hygiene: Mapping[str, Any]
 
     def stage(self, stage: str, keep_float: Collection[str] = ()) -> Quantized:
         """The portable graph of one stage, with the nodes ``keep_float`` left as they are."""
-        return quantize(self.origin.graphs[stage], self.ranges[stage], keep_float=keep_float)
+        return quantize(self.fp32.graphs[stage], self.ranges[stage], keep_float=keep_float)
 
     def nodes(self) -> list[Node]:
         """Every node that is int8 unless kept in float, stage after stage in graph order."""
@@ -82,63 +76,3 @@ class Int8:
             calibration=dict(self.hygiene),
             versions=versions_of("onnx", "onnxruntime"),
         )
-
-
-def calibrate(origin: Origin, recipe: Recipe, clips: Clips | None, cache: Path, progress: Progress) -> Int8:
-    """Finds the ranges, stage after stage: the clip stage is calibrated on what the quantised frame stage gives it.
-
-    Weights that were trained with fake quantisation bring their ranges along; clips then only serve to measure, and
-    may be None.
-    """
-    ranges: dict[str, Ranges] = {}
-    portable: dict[str, bytes] = {}
-    record = origin.weights.get("record", {})
-    for stage, graph in origin.graphs.items():
-        trained = trained_ranges(record, stage, graph)
-        ranges[stage] = trained or _measured_ranges(stage, graph, portable, recipe, clips, cache, progress)
-        portable[stage] = quantize(graph, ranges[stage]).onnx
-    method = next(iter(ranges.values())).method
-    about: dict[str, Any] = {"method": method}
-    if method == "percentile":
-        about["percentile"] = recipe.percentile
-    hygiene: dict[str, Any] = {
-        stage: {"samples": found.samples, "clipped": found.clipped} for stage, found in ranges.items()
-    }
-    if clips is not None:
-        about |= {
-            "windows": len(clips.windows),
-            "frames": len(np.unique(clips.windows)),
-            "clips": list(clips.sources),
-            "sha256": clips.sha256,
-        }
-        hygiene["coverage"] = clips.coverage(() if origin.random else origin.labels)
-    return Int8(origin, ranges, about, hygiene)
-
-
-def _measured_ranges(
-    stage: str,
-    graph: bytes,
-    portable: Mapping[str, bytes],
-    recipe: Recipe,
-    clips: Clips,
-    cache: Path,
-    progress: Progress,
-) -> Ranges:
-    count, feeds = stage_feeds(stage, clips, portable)
-    what = f"calibrate {stage} stage"
-    progress(what, 0, count)
-
-    def compute() -> Ranges:
-        return collect_ranges(
-            graph,
-            activations(graph),
-            feeds,
-            recipe.calib_method,
-            percentile=recipe.percentile,
-            progress=lambda done: progress(what, done, count),
-        )
-
-    # The clip stage's data depend on the quantised frame stage too, so its bytes are part of the key.
-    data = "".join([clips.sha256, *(hashlib.sha256(graph).hexdigest() for graph in portable.values())])
-    data = hashlib.sha256(data.encode()).hexdigest()
-    return cached_ranges(cache, ranges_key(graph, data, recipe.calib_method, recipe.percentile), compute)

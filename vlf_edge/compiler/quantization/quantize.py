@@ -1,4 +1,4 @@
-"""fp32 graph -> INT8 (Q/DQ nodes) and FP16 (types): precision lives in the graph and nowhere else.
+"""fp32 graph -> INT8, as Q/DQ nodes: precision lives in the graph and nowhere else.
 
 Only convolutions and matrix products with constant weights become int8: per output channel for the weight, per tensor
 for the activation, both symmetric. All else stays float: the residual stream, LayerNormalization, Softmax and the two
@@ -22,11 +22,10 @@ _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _CODES = 127  # int8 is used from -127 to 127, so that negation is exact
 # Biases stay below 2**30 of their units: half of what int32 holds, since scales are rounded.
 _BIAS_BITS = 30
-_HALF = np.finfo(np.float16)
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizableNode:
     """A node that can be int8. node: its name. activation, weight: its operands. axis: the weight's output channels."""
 
     node: str
@@ -46,14 +45,14 @@ class Quantized:
     kept_float: dict[str, str]
 
 
-def quantizable(onnx_bytes: bytes) -> tuple[Layer, ...]:
+def quantizable_nodes(onnx_bytes: bytes) -> tuple[QuantizableNode, ...]:
     """The nodes of an fp32 graph that ``quantize`` can turn into int8, in graph order."""
     return _survey(graphs.load(onnx_bytes))[0]
 
 
 def activations(onnx_bytes: bytes) -> tuple[str, ...]:
     """The tensors whose ranges ``quantize`` needs, each once, in graph order."""
-    return tuple(dict.fromkeys(layer.activation for layer in quantizable(onnx_bytes)))
+    return tuple(dict.fromkeys(layer.activation for layer in quantizable_nodes(onnx_bytes)))
 
 
 def quantize(onnx_bytes: bytes, ranges: Ranges, *, keep_float: Collection[str] = ()) -> Quantized:
@@ -84,31 +83,6 @@ def quantize(onnx_bytes: bytes, ranges: Ranges, *, keep_float: Collection[str] =
     return Quantized(graphs.save(model), tuple(chosen), kept_float)
 
 
-def to_float16(onnx_bytes: bytes, keep_io: Collection[str] = ("logits",)) -> bytes:
-    """The strongly typed graph for TensorRT: every float32 tensor becomes float16, inputs and outputs too.
-
-    keep_io: inputs and outputs that stay float32, behind one Cast; names the graph lacks are ignored. Constants of
-    operators that take float32 only (the scales of Resize) stay too. Takes fp32 and Q/DQ graphs; integer tensors, a
-    uint8 image among them, are left alone.
-    Raises CompileError if a constant does not fit float16 or an operator has no float16 form.
-    """
-    model = graphs.load(onnx_bytes)
-    graph = model.graph
-    _convert_constants(model)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = TensorProto.FLOAT16
-            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
-                attribute.t.CopyFrom(_half_tensor(attribute.t))
-    casts_in = [cast for value in graph.input for cast in _convert_io(graph, value, keep_io, inward=True)]
-    casts_out = [cast for value in graph.output for cast in _convert_io(graph, value, keep_io, inward=False)]
-    graphs.replace(graph.node, [*casts_in, *graph.node, *casts_out])
-    data = graphs.save(model)
-    _check_no_float(data)
-    return data
-
-
 def float16_scales(limits: np.ndarray) -> np.ndarray:
     """float32 scales that map magnitudes up to ``limits`` onto the codes up to 127.
 
@@ -122,7 +96,7 @@ def float16_scales(limits: np.ndarray) -> np.ndarray:
     return scales.astype(np.float32)
 
 
-def _survey(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], dict[str, str]]:
+def _survey(model: onnx.ModelProto) -> tuple[tuple[QuantizableNode, ...], dict[str, str]]:
     """The layers that can be int8, and for all other weighted operators the reason why not."""
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise CompileError("the graph is quantised already; quantise the fp32 graph it came from")
@@ -136,7 +110,7 @@ def _survey(model: onnx.ModelProto) -> tuple[tuple[Layer, ...], dict[str, str]]:
         if reason:
             kept_float[node.name] = reason
         else:
-            layers.append(Layer(node.name, node.op_type, activation, weight, _channel_axis(node)))
+            layers.append(QuantizableNode(node.name, node.op_type, activation, weight, _channel_axis(node)))
     return tuple(layers), kept_float
 
 
@@ -160,7 +134,7 @@ def _channel_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" or transposed else 1
 
 
-def _threshold(ranges: Ranges, layer: Layer) -> float:
+def _threshold(ranges: Ranges, layer: QuantizableNode) -> float:
     if layer.activation not in ranges.thresholds:
         raise CalibrationError(
             f"no range for {layer.activation!r}, the input of {layer.node}; these ranges come from another graph"
@@ -168,7 +142,7 @@ def _threshold(ranges: Ranges, layer: Layer) -> float:
     return ranges.thresholds[layer.activation]
 
 
-def _insert(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) -> None:
+def _insert(model: onnx.ModelProto, chosen: dict[str, QuantizableNode], ranges: Ranges) -> None:
     """Rewires the chosen nodes to dequantised operands; each pair of nodes comes right before its first consumer."""
     graph, constants = model.graph, graphs.initializers(model)
     floors = _scale_floors(model, chosen, ranges)
@@ -187,7 +161,9 @@ def _insert(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) ->
     graphs.replace(graph.node, nodes)
 
 
-def _scale_floors(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Ranges) -> dict[object, np.ndarray]:
+def _scale_floors(
+    model: onnx.ModelProto, chosen: dict[str, QuantizableNode], ranges: Ranges
+) -> dict[object, np.ndarray]:
     """(weight, axis) -> the least scale of each output channel that keeps its bias within int32.
 
     Runtimes with integer kernels hold a bias in units of input scale times weight scale. In a channel whose weights are
@@ -204,7 +180,7 @@ def _scale_floors(model: onnx.ModelProto, chosen: dict[str, Layer], ranges: Rang
     return floors
 
 
-def _biases(model: onnx.ModelProto, chosen: dict[str, Layer]) -> Iterator[tuple[Layer, np.ndarray]]:
+def _biases(model: onnx.ModelProto, chosen: dict[str, QuantizableNode]) -> Iterator[tuple[QuantizableNode, np.ndarray]]:
     """The biases of the layers: their third inputs, and constants added to a product, which runtimes make a bias of."""
     constants = graphs.initializers(model)
     products = {node.output[0]: node.name for node in model.graph.node if node.op_type == "MatMul"}
@@ -229,7 +205,11 @@ def _dequantized_activation(graph: onnx.GraphProto, nodes: list[onnx.NodeProto],
 
 
 def _dequantized_weight(
-    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], layer: Layer, tensor: TensorProto, floor: np.ndarray | None
+    graph: onnx.GraphProto,
+    nodes: list[onnx.NodeProto],
+    layer: QuantizableNode,
+    tensor: TensorProto,
+    floor: np.ndarray | None,
 ) -> str:
     weight = numpy_helper.to_array(tensor)
     if not np.isfinite(weight).all():
@@ -263,72 +243,3 @@ def _dequantize(
 
 def _add(graph: onnx.GraphProto, name: str, value: np.ndarray) -> None:
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
-
-
-def _convert_constants(model: onnx.ModelProto) -> None:
-    """float32 initializers to float16; operators that take one in float32 only get a float32 copy of it."""
-    graph, constants = model.graph, graphs.initializers(model)
-    copies: dict[str, TensorProto] = {}
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            tensor = constants.get(name)
-            if tensor is None or tensor.data_type != TensorProto.FLOAT or _takes_half(model, node, index):
-                continue
-            copies[name] = numpy_helper.from_array(numpy_helper.to_array(tensor), f"{name}/float32")
-            node.input[index] = f"{name}/float32"
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(_half_tensor(tensor))
-    graph.initializer.extend(copies.values())
-
-
-def _takes_half(model: onnx.ModelProto, node: onnx.NodeProto, index: int) -> bool:
-    """Whether the operator's own definition allows float16 for that input."""
-    formal = onnx.defs.get_schema(node.op_type, graphs.opset_of(model)).inputs
-    return "tensor(float16)" in formal[min(index, len(formal) - 1)].types
-
-
-def _half_tensor(tensor: TensorProto) -> TensorProto:
-    values = numpy_helper.to_array(tensor)
-    ends = np.finfo(np.float32)
-    # The two ends of float32 are how masks write infinity.
-    values = np.where(values == ends.min, _HALF.min, np.where(values == ends.max, _HALF.max, values))
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    if np.isinf(half[np.isfinite(values)]).any():
-        most = np.abs(values[np.isfinite(values)]).max()
-        raise CompileError(
-            f"constant {tensor.name!r} reaches {most:.4g}, but float16 ends at {_HALF.max:.0f}; use --precision fp32"
-        )
-    if half.size == 1:  # an epsilon must not become 0
-        smallest = np.copysign(_HALF.smallest_subnormal, half)
-        half = np.where((half == 0) & (values != 0), smallest, half)
-    return numpy_helper.from_array(half, tensor.name)
-
-
-def _convert_io(
-    graph: onnx.GraphProto, value: onnx.ValueInfoProto, keep_io: Collection[str], *, inward: bool
-) -> list[onnx.NodeProto]:
-    """Makes a float32 input or output float16. One to be kept is renamed inside, and a Cast joins the two names."""
-    if value.type.tensor_type.elem_type != TensorProto.FLOAT:
-        return []
-    if value.name not in keep_io:
-        value.type.tensor_type.elem_type = TensorProto.FLOAT16
-        return []
-    name, inner = value.name, f"{value.name}/float16"
-    for node in graph.node:
-        graphs.replace(node.input, [inner if n == name else n for n in node.input])
-        graphs.replace(node.output, [inner if n == name else n for n in node.output])
-    if inward:
-        return [helper.make_node("Cast", [name], [inner], f"{name}/cast", to=TensorProto.FLOAT16)]
-    return [helper.make_node("Cast", [inner], [name], f"{name}/cast", to=TensorProto.FLOAT)]
-
-
-def _check_no_float(onnx_bytes: bytes) -> None:
-    """Raises CompileError for float32 left inside: TensorRT would run it in float32, or refuse it on Turing."""
-    model = onnx.load_model_from_string(onnx_bytes)
-    values = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph.value_info
-    wide = (TensorProto.FLOAT, TensorProto.DOUBLE)
-    left = [value.name for value in values if value.type.tensor_type.elem_type in wide]
-    if left:
-        raise CompileError(f"tensor {left[0]!r} has no float16 form ({len(left)} in all); use --precision fp32")

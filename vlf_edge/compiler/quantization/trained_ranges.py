@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import WeightsError
-from .quantize import quantizable
+from .quantize import quantizable_nodes
 from .ranges import Ranges
 
 METHOD = "trained"
@@ -26,7 +26,7 @@ def trained_ranges(record: Mapping[str, Any], stage: str, onnx_bytes: bytes) -> 
     if not record.get("qat"):
         return None
     scales = _checked_scales(record["qat"], stage)
-    layers = quantizable(onnx_bytes)
+    layers = quantizable_nodes(onnx_bytes)
     differ = sorted({layer.weight for layer in layers} ^ set(scales))
     if differ:
         raise WeightsError(f"{len(differ)} layers of the {stage} stage differ, such as {differ[0]!r}: {_FIX}")

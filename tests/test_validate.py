@@ -10,11 +10,8 @@ from toy_model import TOY, build_toy
 
 from vlf_edge import Plan, WeightsError
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build, load_recipe, recipe
-from vlf_edge.compiler import fp32_model as origin
-from vlf_edge.compiler.accuracy import candidate as draft
-from vlf_edge.compiler.accuracy import gate
-from vlf_edge.compiler.accuracy import validate as proof
+from vlf_edge.compiler import Recipe, build, fp32_model, load_recipe, recipe
+from vlf_edge.compiler.accuracy import candidate, gate, validate
 from vlf_edge.compiler.calibration import windows as calibrate
 from vlf_edge.errors import AccuracyError
 from vlf_edge.models.weights import save_weights
@@ -37,7 +34,7 @@ def few(monkeypatch):
     that they guess otherwise in int8."""
     monkeypatch.setattr(gate, "MIN_AGREEMENT", 0.01)
     monkeypatch.setattr(calibrate, "MAX_HELD_OUT", 39)
-    monkeypatch.setattr(proof, "check_reference", lambda reference: None)
+    monkeypatch.setattr(validate, "check_reference", lambda reference: None)
 
 
 def int8_of(toy, tmp_path, **changes):
@@ -119,14 +116,14 @@ def test_engines_that_did_not_run_here_are_said_not_to_be_proven(monkeypatch):
 
     infos = [engine_info("clip", "rtx", "tensorrt_rtx", ("8.6",)), engine_info("clip", "old", "tensorrt", ("8.6",))]
     rows = [{"way": "int8 tensorrt_rtx", "end_to_end": {}}, {"way": "int8 tensorrt", "failed": "no memory"}]
-    monkeypatch.setattr(proof.cuda, "gpu", lambda: AMPERE)
-    told = proof.measured_engines(infos, rows)
+    monkeypatch.setattr(validate.cuda, "gpu", lambda: AMPERE)
+    told = validate.measured_engines(infos, rows)
     assert told == {"rtx": {"measured": True}, "old": {"measured": False, "why": "no memory"}}
-    assert proof.measured_engines(infos, [])["rtx"]["why"] == "tensorrt_rtx does not run here"
-    monkeypatch.setattr(proof.cuda, "gpu", lambda: TURING)
-    assert proof.measured_engines(infos, rows)["rtx"]["why"] == "it is not for the GPU here, RTX 2060"
-    monkeypatch.setattr(proof.cuda, "gpu", lambda: None)
-    assert proof.measured_engines(infos, rows)["rtx"]["why"] == "no GPU here to run it"
+    assert validate.measured_engines(infos, [])["rtx"]["why"] == "tensorrt_rtx does not run here"
+    monkeypatch.setattr(validate.cuda, "gpu", lambda: TURING)
+    assert validate.measured_engines(infos, rows)["rtx"]["why"] == "it is not for the GPU here, RTX 2060"
+    monkeypatch.setattr(validate.cuda, "gpu", lambda: None)
+    assert validate.measured_engines(infos, rows)["rtx"]["why"] == "no GPU here to run it"
     fidelity = {"held_out": True, "on": "clips", "windows": 50, "labelled": 0, "rows": rows}
     shown = accuracy_rows({"fidelity": fidelity, "gate": {"none": "none"}, "engines": told})
     assert ("unproven", "engine old: no memory") in shown and not any("engine rtx" in text for _, text in shown)
@@ -146,7 +143,7 @@ def test_an_engine_that_is_added_is_not_covered_by_the_old_report(toy, tmp_path,
 
 
 def test_the_weights_that_ship_are_the_default_and_bring_their_clips(toy, tmp_path, few, monkeypatch):
-    monkeypatch.setattr(origin, "SHIPPED_PLAN", toy.path)
+    monkeypatch.setattr(fp32_model, "SHIPPED_PLAN", toy.path)
     request = Recipe(precision="int8", target="cpu", calib_samples=26, max_drop=100.0)
     first = build(request, tmp_path / "a.plan", cache_dir=tmp_path)
     assert first.manifest.weights == toy.manifest.weights and first.manifest.labels == CLASSES
@@ -161,7 +158,7 @@ def test_the_weights_that_ship_are_the_default_and_bring_their_clips(toy, tmp_pa
 
 @pytest.mark.parametrize("ratio, kept", [(0.5, "int8"), (0.99, "fp16"), (1.5, "fp16")])
 def test_best_keeps_the_faster_and_reports_both(toy, tmp_path, few, monkeypatch, ratio, kept):
-    monkeypatch.setattr(proof, "_time_ratio", lambda *drafts: ("openvino", ratio))
+    monkeypatch.setattr(validate, "_time_ratio", lambda *candidates: ("openvino", ratio))
     plan = int8_of(toy, tmp_path, precision="best")
     best = plan.report["best"]
     assert plan.manifest.precision == kept == best["kept"] and best["int8_to_fp16_time"] == ratio
@@ -172,7 +169,7 @@ def test_best_keeps_the_faster_and_reports_both(toy, tmp_path, few, monkeypatch,
 
 
 def test_where_neither_passes_fp32_is_proposed(toy, tmp_path, few, monkeypatch):
-    monkeypatch.setattr(draft, "MOST_RESTORED", 0.0)
+    monkeypatch.setattr(candidate, "MOST_RESTORED", 0.0)
     with pytest.raises(AccuracyError, match="int8 falls short of its gate: .* or build --precision fp32$"):
         int8_of(toy, tmp_path, precision="best", max_drop=-100.0)
     assert json.loads((tmp_path / "my.plan.report.json").read_text())["best"]["why"] == "neither passes the gate"
@@ -182,8 +179,12 @@ def test_where_neither_passes_fp32_is_proposed(toy, tmp_path, few, monkeypatch):
 def test_best_times_both_here_and_keeps_what_passes(toy, tmp_path, few, monkeypatch):
     best = int8_of(toy, tmp_path, precision="best").report["best"]
     assert best["int8_to_fp16_time"] > 0 and "timed on openvino" in best["why"]
-    real = proof.Drafter.int8
-    monkeypatch.setattr(proof.Drafter, "int8", lambda self, int8: real(replace(self, max_drop=-100.0), int8))
+    real = validate.CandidateBuilder.build_int8
+
+    def strict(self, int8):
+        return real(replace(self, max_drop=-100.0), int8)
+
+    monkeypatch.setattr(validate.CandidateBuilder, "build_int8", strict)
     plan = int8_of(toy, tmp_path, precision="best")
     assert plan.manifest.precision == "fp16" and "int8 falls short of the gate" in plan.report["best"]["why"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..datasets import ClipDataset
-from ..errors import VlfError, WeightsError
+from ..errors import VlfError, WeightsError, one_line
 from ..models.vlf import VLF
 from ..models.weights import save_weights
 from . import curves
@@ -30,8 +30,8 @@ from .checkpoint import (
     write_bytes,
 )
 from .device import Device
-from .loader import Batch, Plan, shuffled_batches
-from .objective import Learner, Objective, load_teachers
+from .loader import Batch, ResumableBatchSampler, shuffled_batches
+from .objective import Objective, Student, load_teachers
 from .optimizer import WeightAverage, learning_rate, make_optimizer
 from .outlook import Outlook
 from .qat import plain_copy, trained_scales
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 class Outcome:
     """What a run came to. best, last: the weights files. finished: False if it was stopped and can be resumed.
     history: one row for every finished epoch, as in the CSV. record: of the best weights, {} if there are none yet.
-    leads: True in the one process, of those torchrun started, that reports. advice: what to do about a finished run
+    is_main: True in the one process, of those torchrun started, that reports. advice: what to do about a finished run
     that plainly has not learned, else None."""
 
     best: Path
@@ -60,7 +60,7 @@ class Outcome:
     finished: bool
     history: tuple[dict[str, Any], ...]
     record: dict[str, Any]
-    leads: bool = True
+    is_main: bool = True
     advice: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Outcome:
         }
 
 
-class Run:
+class Trainer:
     """One run on one device: all that changes while it goes on.
 
     step: how many were taken. history: rows of finished epochs. best: record of the best weights so far.
@@ -87,20 +87,21 @@ class Run:
         device: Device,
         outputs: Outputs,
         model: VLF,
-        learn: ClipDataset,
-        judge: ClipDataset,
+        train_set: ClipDataset,
+        val_set: ClipDataset,
         command: str,
     ):
-        self.settings, self.device, self.outputs, self.learn, self.command = settings, device, outputs, learn, command
+        self.settings, self.device, self.outputs, self.command = settings, device, outputs, command
+        self.train_set = train_set
         torch.manual_seed(settings.seed)
-        teachers = load_teachers(settings.teachers, model, learn.labels, device.torch, settings.hint_weight > 0)
-        learner = Learner(model, len(learn.targets), teachers.hints if teachers else 0)
-        self.learner = learner.to(device.torch, memory_format=torch.channels_last).train()
+        teachers = load_teachers(settings.teachers, model, train_set.labels, device.torch, settings.hint_weight > 0)
+        student = Student(model, len(train_set.targets), teachers.hints if teachers else 0)
+        self.student = student.to(device.torch, memory_format=torch.channels_last).train()
         if settings.compile:
-            self.learner.compile()
-        self.parallel = device.distributed(self.learner)
+            self.student.compile()
+        self.parallel = device.distributed(self.student)
         self.average = WeightAverage(model, settings.ema_decay)
-        self.optimizer = make_optimizer(self.learner, settings.peak_lr, settings.weight_decay)
+        self.optimizer = make_optimizer(self.student, settings.peak_lr, settings.weight_decay)
         self.scaler = device.scaler()
         used = {"from": [settings.start] if settings.start else [], "teachers": settings.teachers}
         self.files = {use: files(paths) for use, paths in used.items() if paths}
@@ -111,10 +112,10 @@ class Run:
             teachers,
             settings.hint_weight,
         )
-        self.steps_per_epoch = settings.steps_per_epoch(len(learn))
+        self.steps_per_epoch = settings.steps_per_epoch(len(train_set))
         self.steps = self.steps_per_epoch * settings.epochs
-        self.validator = Validator(judge, device, max(1, settings.batch // device.world), settings.workers)
-        self.broken = BrokenClips(learn, "training")
+        self.validator = Validator(val_set, device, max(1, settings.batch // device.world), settings.workers)
+        self.broken = BrokenClips(train_set, "training")
         self.step, self.clips, self.history = 0, 0, []
         self.best: dict[str, Any] | None = None
         # Over the epoch under way and all processes: sum of losses, right answers, clips.
@@ -131,22 +132,22 @@ class Run:
         """True if no step is left, or none that is worth taking."""
         return self.step == self.steps or has_stalled(self.history, self.settings.most_idle_epochs)
 
-    def go(self, progress: Progress, should_stop: Callable[[], bool]) -> Outcome:
+    def fit(self, progress: Progress, should_stop: Callable[[], bool]) -> Outcome:
         """Takes all steps that are left, or fewer if nothing improves, time is up or it is told to stop."""
         limit_s = math.inf if self.settings.max_minutes is None else 60 * self.settings.max_minutes
         if self.step == self.steps_per_epoch * (len(self.history) + 1):  # it was stopped while this was under way
             self._publish(ends_epoch=True)
         outlook = Outlook(self.steps - self.step, limit_s)
         for batch in () if self.finished else self._batches():
-            self._learn_from(batch)
-            if self.device.leads and (said := outlook.after_step()):
+            self._train_step(batch)
+            if self.device.is_main and (said := outlook.after_step()):
                 _log.info("%s", said)
             epoch, done = divmod(self.step - 1, self.steps_per_epoch)
-            if self.device.leads:
+            if self.device.is_main:
                 progress(f"epoch {epoch + 1}/{self.settings.epochs}", done + 1, self.steps_per_epoch)
             ends_epoch = done + 1 == self.steps_per_epoch
-            stopped = self.device.anyone(should_stop())
-            late = self.device.anyone(time.monotonic() - self._start_s > limit_s)
+            stopped = self.device.any_rank(should_stop())
+            late = self.device.any_rank(time.monotonic() - self._start_s > limit_s)
             if ends_epoch or (late and not stopped):
                 self._publish(ends_epoch)
             elif stopped or time.monotonic() - self._saved_s > _SAVE_EVERY_S:
@@ -156,13 +157,13 @@ class Run:
         return self._outcome()
 
     def _outcome(self) -> Outcome:
-        outputs, leads, best, advice = self.outputs, self.device.leads, self.best or {}, None
+        outputs, is_main, best, advice = self.outputs, self.device.is_main, self.best or {}, None
         if self.finished:
-            advice = verdict(best, self.history, len(self.learn))
-            if leads and self.step < self.steps:
+            advice = verdict(best, self.history, len(self.train_set))
+            if is_main and self.step < self.steps:
                 idle = self.settings.most_idle_epochs
                 _log.info("stopped early: nothing has improved for %d epochs; --patience 0 goes on", idle)
-        return Outcome(outputs.best, outputs.last, self.finished, tuple(self.history), best, leads, advice)
+        return Outcome(outputs.best, outputs.last, self.finished, tuple(self.history), best, is_main, advice)
 
     def restore(self) -> None:
         """Takes over the state of the run that left it. Raises WeightsError if that was another run."""
@@ -172,12 +173,12 @@ class Run:
         check_same_run(path, values["identity"], self._identity())
         try:
             self._check_progress(values)
-            self.learner.load_state_dict(tensors["learner"])
+            self.student.load_state_dict(tensors["learner"])
             self.average.module.load_state_dict(tensors["average"])
             restore_optimizer(self.optimizer, tensors.get("optimizer", {}))
             self.scaler.load_state_dict(values["scaler"])
         except (RuntimeError, KeyError, ValueError) as error:
-            said = " ".join(str(error).split())[:300]
+            said = one_line(error)
             raise WeightsError(f"{path} is not the state of this run: {said}; start without --resume") from error
         self.step, self.clips, self.history, self.best = (values[n] for n in ("step", "clips", "history", "best"))
         self.sums.copy_(torch.tensor(values["sums"], dtype=torch.float64))
@@ -193,13 +194,13 @@ class Run:
             raise ValueError(f"step {step} of {self.steps} with {rows} epochs done")
         if len(values["sums"]) != len(self.sums):
             raise ValueError(f"{len(values['sums'])} sums, expected {len(self.sums)}")
-        if not all(index.isdecimal() and int(index) < len(self.learn) for index in values["broken"]):
+        if not all(index.isdecimal() and int(index) < len(self.train_set) for index in values["broken"]):
             raise ValueError("broken clips that the data does not have")
 
     def _batches(self) -> Iterator[Batch]:
         settings, device = self.settings, self.device
-        plan = Plan(
-            clips=None if getattr(self.learn, "endless", False) else len(self.learn),
+        sampler = ResumableBatchSampler(
+            clips=None if getattr(self.train_set, "endless", False) else len(self.train_set),
             batch=settings.batch,
             steps_per_epoch=self.steps_per_epoch,
             epochs=settings.epochs,
@@ -210,9 +211,10 @@ class Run:
             rank=device.rank,
             world=device.world,
         )
-        return shuffled_batches(self.learn, plan, settings.seed, settings.workers, pin=device.torch.type == "cuda")
+        pin = device.torch.type == "cuda"
+        return shuffled_batches(self.train_set, sampler, settings.seed, settings.workers, pin)
 
-    def _learn_from(self, batch: Batch) -> None:
+    def _train_step(self, batch: Batch) -> None:
         """One step."""
         self.broken.note(batch.broken)
         if not len(batch):
@@ -226,19 +228,19 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, settings.peak_lr, settings.warmup)
         with self.device.cast():
-            told = self.parallel(batch.clips)
-            loss = self.objective(batch, told, progress)
+            output = self.parallel(batch.clips)
+            loss = self.objective(batch, output, progress)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.learner.parameters(), settings.clip_norm)
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.learner.model, self.step)
+        self.average.update(self.student.model, self.step)
         self.step += 1
-        right = (told.logits.detach().argmax(dim=1) == batch.labels).sum()
+        right = (output.logits.detach().argmax(dim=1) == batch.labels).sum()
         sums = torch.stack([loss.detach() * len(batch), right, torch.tensor(len(batch), device=right.device)])
-        self.sums += self.device.total(sums.double())
+        self.sums += self.device.all_reduce(sums.double())
         if self.step % _CHECK_EVERY_STEPS == 0:
             self._check_finite(float(self.sums[0]))
 
@@ -247,7 +249,7 @@ class Run:
         is shown in the curves, but the resumed run judges that epoch again."""
         if ends_epoch and time.monotonic() - self._saved_s > _WORTH_S:
             self._save()
-        self.device.follow(self.average.module.buffers())
+        self.device.broadcast(self.average.module.buffers())
         scores = self.validator(self.average.module)
         row = self._row(scores)
         self._check_finite(row["loss"] + row["val_loss"])
@@ -259,10 +261,10 @@ class Run:
             self.history = history
             self.clips += row["clips"]
             self.sums.zero_()
-        if self.device.leads:
+        if self.device.is_main:
             model = plain_copy(self.average.module) if self.settings.qat else self.average.module
             for path in (self.outputs.last, *([self.outputs.best] if better else [])):
-                save_weights(path, model, self.learn.labels, record, half=self.settings.half)
+                save_weights(path, model, self.train_set.labels, record, half=self.settings.half)
             write_bytes(self.outputs.table, curves.table(history))
             write_bytes(self.outputs.picture, curves.picture(history))
             _log.info("%s%s", _line(row), " (best)" if better else "")
@@ -271,10 +273,10 @@ class Run:
     def _save(self) -> None:
         """Writes the state that ``restore`` takes over."""
         self._saved_s = time.monotonic()
-        if not self.device.leads:
+        if not self.device.is_main:
             return
         tensors = {
-            "learner": self.learner.state_dict(),
+            "learner": self.student.state_dict(),  # so called since the first version: older states can be resumed
             "average": self.average.module.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer),
         }
@@ -284,7 +286,7 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between stop and resumption."""
-        return {**self.settings.to_json(), "labels": list(self.learn.labels), "clips": len(self.learn)}
+        return {**self.settings.to_json(), "labels": list(self.train_set.labels), "clips": len(self.train_set)}
 
     def _row(self, scores: Scores) -> dict[str, Any]:
         """The line of the curves for the epoch under way."""
@@ -301,14 +303,14 @@ class Run:
         return {
             **qat,
             "data": self.settings.data,
-            "model": self.learner.model.sizes.name,
-            "classes": len(self.learn.labels),
-            "span_s": self.learn.span_s,
+            "model": self.student.model.sizes.name,
+            "classes": len(self.train_set.labels),
+            "span_s": self.train_set.span_s,
             "epochs": round(self.step / self.steps_per_epoch, 3),
             "clips": self.clips + int(self.sums[2]),
             "seed": self.settings.seed,
             "settings": self.settings.to_json(),
-            "val": scores_of(scores, self.learn.labels),
+            "val": scores_of(scores, self.train_set.labels),
             "broken": {"training": self.broken.count(device), "validation": self.validator.broken.count(device)},
             "files": self.files,
             "arithmetic": str(device.autocast or torch.float32).removeprefix("torch."),
