@@ -33,7 +33,7 @@ _SECOND_S = 0.06  # between two signals, where two are sent
 VLF_EDGE = ("-m", "vlf_edge")
 VERBS = {
     "run": (*VLF_EDGE, "run", PLAN, f"{VIDEO}10", "--save", "out.avi"),
-    "build": (*VLF_EDGE, "build", PLAN, "--precision", "int8", "--calib-data", f"{VIDEO}14", "--calib-samples", "32",
+    "build": (*VLF_EDGE, "build", PLAN, "--precision", "int8", "--calib-data", f"{VIDEO}64", "--calib-samples", "32",
               "--target", "cpu", "-o", "out.plan"),
     "build from weights": (*VLF_EDGE, "build", "--random-weights", "--precision", "fp32", "--target", "cpu",
                            "-o", "out.plan"),
