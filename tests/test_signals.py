@@ -39,7 +39,7 @@ def ending(monkeypatch):
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_signal_at_any_moment_ends_a_verb(verb, interruptible):
     """All the hundred: python tests/signal_moments.py"""
-    ends = moments(verb, 2, seed=1)
+    ends = moments(verb, 1 if verb in ("build from weights", "train") else 2, seed=1)  # those two take longest
     assert {end.how for end in ends} <= {"interrupted", "before us", "over"}, ends
 
 

@@ -60,7 +60,7 @@ def compare(shared, alone, frames, tolerance: float, rng) -> int:
     return decisions
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), streams=st.integers(1, 32), phases=st.sampled_from([1, 2, 3]))
 def test_streams_do_not_know_of_each_other(seed, streams, phases):
     manifest, rng = toy_manifest(phases=phases), np.random.default_rng(seed)
