@@ -203,7 +203,7 @@ def test_other_stages_than_known_are_refused(images):
         Recognizer(manifest, fake_engines(manifest))
 
 
-def test_an_unknown_label_count_is_refused():
+def test_a_sampling_that_is_given_holds():
     manifest = toy_manifest(frames=4)
     assert len(LABELS) == 5
     assert Recognizer(manifest, fake_engines(manifest), sampling=Sampling(4, 2.0)).sampling.span_s == 2.0

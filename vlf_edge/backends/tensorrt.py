@@ -296,8 +296,9 @@ def start(trt: ModuleType, kind: Callable[[Any], Any]) -> Any:
         cause = None
     name = trt.__name__.split(".")[0]
     raise BackendMissing(
-        f"{name} {trt.__version__} cannot start CUDA here ({log.drain()}); update the NVIDIA driver until it has the "
-        f"CUDA version of this {name}, or install one for the driver's: {install_command(name)}"
+        f"{name} {trt.__version__} cannot start CUDA here ({log.drain()})",
+        remedy=f"update the NVIDIA driver until it has the CUDA version of this {name}, or install one for the "
+        f"driver's: {install_command(name)}",
     ) from cause
 
 

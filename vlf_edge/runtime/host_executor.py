@@ -56,8 +56,8 @@ class HostExecutor(Executor):
         with self.stats.timed(encoder.timed_as):
             results = encoder.run(images, state)
         if state is not None:
+            following = encoder.next_state(results)
             for number, frame in enumerate(due):
-                following = encoder.next_state(results)
                 self._states[frame.stream] = {name: values[number] for name, values in following.items()}
         return results[encoder.output]
 
