@@ -101,7 +101,8 @@ class Prediction:
     """A decision, or why there is none.
 
     state: "warming" (window not full yet), "ok", "gap" (frames were missing, window restarted), "failed" (the model's
-    answer was not a number, window restarted). Only "ok" carries a label.
+    answer was not a number, window restarted), "stale" (the decision came later than it may), "no_signal" (the camera
+    gives no frames; there is no frame then, and ``seq`` is -1). Only "ok" carries a label.
     stream: name of the camera, file or tracked person it is about.
     label, score: best class and its softmax probability, None unless ok.
     scores: (C,) float32 softmax over the classes, None unless ok. logits: (C,) float32, None unless ok.
@@ -125,6 +126,23 @@ class Prediction:
     dropped: int = 0
     random_weights: bool = False
     stream: str = "main"
+
+
+@dataclass(frozen=True)
+class Event:
+    """An action that lasts, made from decisions: given once when it is sure, and once more when it has ended.
+
+    stream: where. label: what. id: number of the event, counted up by whoever made it; both times the same.
+    t_start_s, t_end_s: when the action began and ended (not when that was decided), on the source's clock, in seconds;
+    t_end_s is None while it goes on. peak_score: the highest smoothed probability so far.
+    """
+
+    stream: str
+    label: str
+    t_start_s: float
+    t_end_s: float | None
+    peak_score: float
+    id: int
 
 
 def _check(name: str, value: Any, kind: type | tuple[type, ...], least: float, most: float) -> None:
