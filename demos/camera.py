@@ -43,7 +43,8 @@ class Window(vlf_edge.Sink):
 
     def write(self, frame, prediction):
         self._latest = prediction or self._latest
-        self._cv2.imshow("vlf_edge", vlf_edge.annotate(frame.image, self._latest))
+        if frame is not None:
+            self._cv2.imshow("vlf_edge", vlf_edge.annotate(frame.image, self._latest))
         self.wants_more = self._cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 

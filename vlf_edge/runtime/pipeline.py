@@ -31,9 +31,9 @@ _STEPS = 64
 
 
 class Step(NamedTuple):
-    """A frame that reached the recogniser, and the prediction it led to, if any."""
+    """A frame that reached the recogniser, and the prediction it led to, if any; no frame where there is no signal."""
 
-    frame: Frame
+    frame: Frame | None
     prediction: Prediction | None
 
 

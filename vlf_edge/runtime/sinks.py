@@ -14,7 +14,7 @@ from ..atomic import Replacement, check_replaceable
 from ..errors import SourceError
 from ..opencv import load_cv2
 from ..printable import printable
-from ..types import Frame, Prediction
+from ..types import Event, Frame, Prediction
 from ..video.sources import DEFAULT_FPS, IMAGE_SUFFIXES, Source
 
 RANDOM_WEIGHTS_NOTE = "[random weights: labels mean nothing]"
@@ -27,8 +27,14 @@ class Sink(ABC):
     """True if the sink also wants the frames that led to no prediction."""
 
     @abstractmethod
-    def write(self, frame: Frame, prediction: Prediction | None) -> None:
-        """One step: a frame and, where it led to one, its prediction. Both name their stream."""
+    def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
+        """One step: a frame and, where it led to one, its prediction. Both name their stream.
+
+        frame: None where a camera gives none, and the prediction's state is "no_signal".
+        """
+
+    def write_event(self, event: Event) -> None:
+        """An action that has begun (``t_end_s`` is None) or ended, where events are asked for; without effect here."""
 
     @property
     def wants_more(self) -> bool:
@@ -51,7 +57,7 @@ class PrintSink(Sink):
     def __init__(self, stream: TextIO):
         self._stream = stream
 
-    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+    def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
         if prediction is not None:
             print(describe(prediction), file=self._stream, flush=True)
 
@@ -62,7 +68,7 @@ class JsonLinesSink(Sink):
     def __init__(self, stream: TextIO):
         self._stream = stream
 
-    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+    def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
         if prediction is not None:
             print(json.dumps(to_json(prediction)), file=self._stream, flush=True)
 
@@ -168,8 +174,8 @@ class VideoSink(Sink):
         self._writer = VideoWriter(path, source.fps or DEFAULT_FPS)
         self._latest: Prediction | None = None
 
-    def write(self, frame: Frame, prediction: Prediction | None) -> None:
-        if self._stream not in (None, frame.stream):
+    def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
+        if frame is None or self._stream not in (None, frame.stream):
             return
         self._latest = prediction or self._latest
         self._writer.write(annotate(frame.image, self._latest))

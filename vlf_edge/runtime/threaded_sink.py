@@ -24,7 +24,7 @@ class ThreadedSink(Sink):
     def __init__(self, sink: Sink, *, capacity: int = 64, drop_oldest: bool = True):
         self._sink = sink
         self.every_frame = sink.every_frame
-        self._steps: Channel[tuple[Frame, Prediction | None]] = Channel(capacity, drop_oldest=drop_oldest)
+        self._steps: Channel[tuple[Frame | None, Prediction | None]] = Channel(capacity, drop_oldest=drop_oldest)
         self._error: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._write_all, name="vlf-sink", daemon=True)
@@ -39,7 +39,7 @@ class ThreadedSink(Sink):
     def wants_more(self) -> bool:
         return self._sink.wants_more
 
-    def write(self, frame: Frame, prediction: Prediction | None) -> None:
+    def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
         try:
             self._steps.send((frame, prediction))
         except ChannelClosed:

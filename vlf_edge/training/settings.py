@@ -99,9 +99,7 @@ class Settings:
     qat: bool = option(False, "fine-tune --from for int8: the plan takes over the scales learned")
     seed: int = option(0, "the same seed gives the same weights (default: 0)", "N", least=0, most=_LARGEST_SEED)
     workers: int | None = option(None, "processes that read clips (default: one a core, at most 16)", "N", least=0)
-    max_minutes: float | None = option(
-        None, "stop by then with everything saved; --resume goes on", "M", above=0
-    )
+    max_minutes: float | None = option(None, "stop by then with everything saved; --resume goes on", "M", above=0)
     compile: bool = option(False, "compile the model with PyTorch's compiler (on a CPU: needs g++)")
 
     def __post_init__(self) -> None:

@@ -1,0 +1,89 @@
+"""Video files, one or several after another."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import SourceError
+from ...opencv import load_cv2
+from ...types import Frame
+from ..cut_off import is_cut_off, note_missing_frames
+from .capture import CaptureSource
+from .source import DEFAULT_FPS, KINDS, Source
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mjpeg")
+
+
+class VideoFileSource(CaptureSource):
+    """A video file: every frame, at the time the container gives it.
+
+    missing: how many frames a file that is cut off lacks, known at its end, 0 before; a warning says so.
+    """
+
+    missing = 0
+
+    def __init__(self, path: str | Path):
+        cv2 = load_cv2()
+        if not Path(path).is_file():
+            raise SourceError(f"no file at {path}; a source is {KINDS}")
+        if not os.access(path, os.R_OK):
+            raise SourceError(f"no right to read {path}")
+        capture = cv2.VideoCapture(str(path))
+        if not capture.isOpened():
+            why = ": it is cut off; copy or record it again" if is_cut_off(Path(path)) else ""
+            raise SourceError(f"{path} is not a video that OpenCV {cv2.__version__} can decode{why}")
+        super().__init__(str(path), capture)
+        self.paths = (Path(path),)
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps < 1e4 else DEFAULT_FPS  # broken headers claim anything, NaN too
+        self._last_s = -1.0 / self.fps
+        self._announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+
+    def read(self) -> Frame | None:
+        grabbed = self._grab()
+        if grabbed is None:
+            if self._seq == 0 and not self._closed:
+                raise SourceError(f"{self.name} opens but holds no frame that can be decoded")
+            if not self._closed and not self.missing:
+                self.missing = note_missing_frames(self.paths[0], self._announced, self.fps, self._seq, self._last_s)
+            return None
+        image, position_ms = grabbed
+        # Some containers carry no time stamps; the frame rate is then all there is.
+        stamped = self._last_s < position_ms / 1e3 < math.inf
+        self._last_s = position_ms / 1e3 if stamped else self._last_s + 1.0 / self.fps
+        return self._frame(image, self._last_s)
+
+
+class PlaylistSource(Source):
+    """Video files one after another, each on its own clock. The first frame of each says that it begins something new,
+    so that no window ever straddles two files."""
+
+    def __init__(self, name: str, paths: Sequence[Path]):
+        super().__init__(name)
+        self.paths = tuple(paths)
+        self._waiting = list(paths)
+        self._current: VideoFileSource | None = None
+        self._closed = False
+        with VideoFileSource(self._waiting[0]) as first:
+            self.fps = first.fps
+
+    def read(self) -> Frame | None:
+        while not self._closed:
+            if self._current is None:
+                if not self._waiting:
+                    return None
+                self._current = VideoFileSource(self._waiting.pop(0))
+            frame = self._current.read()
+            if frame is not None:
+                return self._frame(frame.image, frame.t_s, begins=frame.seq == 0 and self._seq > 0)
+            self._current.close()
+            self._current = None
+        return None
+
+    def close(self) -> None:
+        self._closed = True
+        if (current := self._current) is not None:
+            current.close()
