@@ -113,7 +113,7 @@ def test_capture_never_overwrites(tmp_path):
     [
         (["run", "none.plan", SOURCE], 1, "no plan at none.plan"),
         (["run", "{plan}", "none.mp4"], 1, "no file, folder or camera at none.mp4"),
-        (["run", "{plan}", "97"], 4, "no camera at /dev/video97"),
+        (["run", "{plan}", "97", "--max-retries", "0"], 4, "no camera at /dev/video97"),
         (["run", "{plan}", "test://["], 1, "no test pattern 'test://['; available: test://motion"),
         (["run", "{plan}", SOURCE, "--backend", "quantum"], 1, "no backend 'quantum'"),
         (["build", "--precision", "int8", "--random-weights"], 1, "INT8 needs real clips"),

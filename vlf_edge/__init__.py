@@ -17,6 +17,7 @@ telemetry.switch_off()
 _HOME = {
     "Frame": "types",
     "JsonLinesSink": "runtime",
+    "Limits": "runtime",
     "Manifest": "manifest",
     "Plan": "plan",
     "ModelError": "errors",

@@ -13,6 +13,7 @@ VlfError                 the user can fix it; the message is one sentence or two
 ├── ShapeError           an array of the wrong shape or dtype crossed a border
 └── SourceError          a camera, file or folder gives no frames
     └── CameraError      a camera is absent, busy or silent
+        └── AccessDenied a camera refuses the user or the password
 
 Messages say what, got, expected, what is available, and the next command.
 """
@@ -83,6 +84,10 @@ class SourceError(VlfError):
 
 class CameraError(SourceError):
     """A camera is absent, busy, not permitted or silent."""
+
+
+class AccessDenied(CameraError):
+    """A camera refuses the user or the password."""
 
 
 def first_line(error: BaseException) -> str:

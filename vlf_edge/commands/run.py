@@ -1,6 +1,7 @@
 """Run a plan on cameras, files, folders or the test pattern, and print its decisions.
 
-Files are run as fast as the machine can, every frame of them; cameras live, the newest frame first.
+Files are run as fast as the machine can, every frame of them; cameras live, the newest frame first. A camera that is
+absent or fails has no signal until it is back; --max-retries 0 ends the run instead.
 Stop a camera with Ctrl-C: the video of --save is finished, and a summary follows on stderr.
 """
 
@@ -11,17 +12,20 @@ import re
 import sys
 import threading
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import signals
 from ..errors import VlfError
+from ..options import add_options, given_options
 from ..printable import printable
+from ..runtime.limits import Limits
 from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
     from ..runtime import Sink
-    from ..video.sources import Source
+    from ..video.sources import Address, Source
 
 HELP = "live decisions from cameras, files or the test pattern"
 
@@ -57,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="how long a frame may wait for frames of other sources, to be run in one batch (default: 0)",
     )
+    add_options(parser, Limits, *(f.name for f in fields(Limits)))
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
 
 
@@ -64,8 +69,9 @@ def main(args: argparse.Namespace) -> int:
     """Runs until every source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime
     from ..runtime.runtime import name_sources
-    from ..video import open_source
+    from ..video import find_source
 
+    limits = Limits(**given_options(args, Limits))
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
     with (
@@ -76,15 +82,22 @@ def main(args: argparse.Namespace) -> int:
         ExitStack() as stack,
     ):
         named = name_sources(args.source)
-        opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
-        source = opened if len(opened) > 1 else next(iter(opened.values()))
-        delay_ms = args.max_batch_delay_ms
-        runtime.run(source, _sinks(args, opened), duration_s=args.duration, max_batch_delay_ms=delay_ms)
+        found = {name: find_source(source, fps=args.fps) for name, source in named.items()}
+        sources = {  # a camera is opened when it runs, and again when it fails
+            name: one if one.live and one.again else stack.enter_context(one.open()) for name, one in found.items()
+        }
+        runtime.run(
+            sources if len(sources) > 1 else next(iter(sources.values())),
+            _sinks(args, sources),
+            duration_s=args.duration,
+            max_batch_delay_ms=args.max_batch_delay_ms,
+            limits=limits,
+        )
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
     return 0
 
 
-def _sinks(args: argparse.Namespace, sources: dict[str, Source]) -> list[Sink]:
+def _sinks(args: argparse.Namespace, sources: dict[str, Source | Address]) -> list[Sink]:
     from ..runtime import JsonLinesSink, PrintSink, ThreadedSink, VideoSink
 
     sinks: list[Sink] = [JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)]

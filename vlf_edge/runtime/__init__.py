@@ -4,6 +4,7 @@ from ..lazy import lazy
 
 _HOME = {
     "JsonLinesSink": "sinks",
+    "Limits": "limits",
     "Pipeline": "pipeline",
     "PrintSink": "sinks",
     "Recognizer": "recognizer",

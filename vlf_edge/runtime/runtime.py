@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -18,13 +19,19 @@ from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
 from ..types import Prediction
 from ..video.sampler import segment_centres
-from ..video.sources import open_source
+from ..video.sources import find_source, open_source
+from .energy import EnergyMeter
+from .limits import Limits
 from .pipeline import Pipeline
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
 
 log = logging.getLogger(__name__)
+_PUSHED = {
+    "source": None, "live": False, "state": "pushed", "state_for_s": 0.0, "reconnects": 0, "last_error": None,
+}  # fmt: skip
+"""What is known of a stream whose frames the caller pushes."""
 
 
 class Runtime:
@@ -61,7 +68,9 @@ class Runtime:
         sampling = manifest.sampling if phases is None else replace(manifest.sampling, phases=phases)
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
-        self._pushing = threading.Lock()
+        self._meter: EnergyMeter | None = None
+        self._device, self._cpu_from_s = device, time.process_time()
+        self._pushing, self._metering = threading.Lock(), threading.Lock()
         self._engines = open_engines(
             self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
         )
@@ -125,20 +134,36 @@ class Runtime:
         with self._alone():
             self.recognizer.forget(stream)
 
-    def stream(self, source: Any, *, fps: float | None = None, max_batch_delay_ms: float = 0.0) -> Iterator[Prediction]:
+    def stream(
+        self,
+        source: Any,
+        *,
+        fps: float | None = None,
+        max_batch_delay_ms: float = 0.0,
+        limits: Limits | None = None,
+    ) -> Iterator[Prediction]:
         """Predictions from a source, captured and inferred on threads of their own, until it ends or the caller stops.
 
-        source: see ``open_source``; or {name: source}, run together until all of them end: each prediction names its
+        source: see ``find_source``; or {name: source}, run together until all of them end: each prediction names its
         stream. max_batch_delay_ms: how long a frame may wait for frames of other streams, to be run in one batch.
-        Of a camera the newest decision is given, and those that the caller was too slow for are counted.
-        Whatever fails in a thread is raised here. Raises SourceError, CameraError.
+        limits: how long to wait for a camera, and how late a decision may come.
+        Of a camera the newest decision is given, and those that the caller was too slow for are counted. One that is
+        absent, stalls or fails gives predictions of the state "no_signal", one a second, and is opened again until it
+        is back; a Source of the caller's own cannot be. Whatever else fails in a thread is raised here. Raises
+        SourceError; CameraError after ``limits.max_retries``.
         """
-        with self.pipeline(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms) as steps:
+        with self.pipeline(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms, limits=limits) as steps:
             for step in steps:
                 yield step.prediction
 
     def pipeline(
-        self, source: Any, *, fps: float | None = None, every_frame: bool = False, max_batch_delay_ms: float = 0.0
+        self,
+        source: Any,
+        *,
+        fps: float | None = None,
+        every_frame: bool = False,
+        max_batch_delay_ms: float = 0.0,
+        limits: Limits | None = None,
     ) -> Pipeline:
         """Like ``stream``, but giving (frame, prediction) steps; with ``every_frame`` also those without prediction.
 
@@ -151,11 +176,20 @@ class Runtime:
                 named = source if isinstance(source, Mapping) else {MAIN: source}
                 if not named:
                     raise SourceError("there is no source to stream from; expected {name: source} with one or more")
-                sources = {str(name): stack.enter_context(open_source(one, fps=fps)) for name, one in named.items()}
+                found = {str(name): find_source(one, fps=fps) for name, one in named.items()}
+                sources = {
+                    name: one if one.live and one.again else stack.enter_context(one.open())
+                    for name, one in found.items()
+                }
                 for name in sources:
                     self.recognizer.reset(name)
                 self._pipeline = Pipeline(
-                    self.recognizer, sources, every_frame=every_frame, max_batch_delay_s=max_batch_delay_ms / 1e3
+                    self.recognizer,
+                    sources,
+                    every_frame=every_frame,
+                    max_batch_delay_s=max_batch_delay_ms / 1e3,
+                    limits=limits,
+                    every_second=self._read_meter,
                 )
                 stack.pop_all()  # the pipeline closes them from here on
             return self._pipeline
@@ -168,10 +202,11 @@ class Runtime:
         fps: float | None = None,
         duration_s: float | None = None,
         max_batch_delay_ms: float = 0.0,
+        limits: Limits | None = None,
     ) -> None:
         """Plays a source into sinks until it ends, the time is up, or a sink wants no more (``Sink.wants_more``).
 
-        source: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs under
+        source, limits: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs under
         ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
         with ExitStack() as stack:
@@ -179,7 +214,9 @@ class Runtime:
                 stack.enter_context(sink)
             every_frame = any(sink.every_frame for sink in sinks)
             steps = stack.enter_context(
-                self.pipeline(source, fps=fps, every_frame=every_frame, max_batch_delay_ms=max_batch_delay_ms)
+                self.pipeline(
+                    source, fps=fps, every_frame=every_frame, max_batch_delay_ms=max_batch_delay_ms, limits=limits
+                )
             )
             if duration_s is not None:
                 timer = threading.Timer(duration_s, steps.close)
@@ -225,15 +262,45 @@ class Runtime:
             self.recognizer.reset(stream)
 
     def stats(self) -> dict[str, Any]:
-        """{"backend", "counts", "labels", "ms"} of all streams together (``Stats.summary``), and "streams": {name:
-        {"counts", "labels", "ms"}} of each."""
-        streams = {name: stream.stats.summary() for name, stream in list(self.recognizer.streams.items())}
-        return {"backend": self.backend, **self.recognizer.total().summary(), "streams": streams}
+        """All figures, as plain JSON values: "backend"; "counts", "labels" and "ms" of all streams together
+        (``Stats.summary``); "process": {"cpu_s", "joules", "mj_per_decision"} since the Runtime was opened; "streams":
+        {name: {"counts", "labels", "ms"} and what is known of the source (``Capture.report``)}. docs/reliability.md
+        names every key."""
+        total = self.recognizer.total().summary()
+        reports = {} if self._pipeline is None else self._pipeline.reports()
+        streams = {
+            name: {**stream.stats.summary(), **reports.get(name, _PUSHED)}
+            for name, stream in list(self.recognizer.streams.items())
+        }
+        joules = self._read_meter()
+        decisions = total["counts"]["decisions"]
+        process = {
+            "cpu_s": round(time.process_time() - self._cpu_from_s, 3),
+            "joules": {kind: round(value, 3) for kind, value in joules.items()},
+            "mj_per_decision": round(1e3 * sum(joules.values()) / decisions, 3) if joules and decisions else None,
+        }
+        return {"backend": self.backend, **total, "process": process, "streams": streams}
 
     def summary(self) -> str:
         """``stats`` in a few lines of text, with a warning if the plan was never trained."""
         warning = f"\n{RANDOM_WEIGHTS_NOTE}" if self.plan.manifest.random_weights else ""
-        return f"{self.recognizer.total().describe()}; on {self.backend}{warning}"
+        stats = self.stats()
+        process, rows = stats["process"], []
+        energy = process["mj_per_decision"]
+        rows.append(
+            f"{process['cpu_s']:.1f} s of CPU time" + ("" if energy is None else f", {energy:.1f} mJ a decision")
+        )
+        for name, stream in stats["streams"].items():
+            if stream["last_error"] is not None:
+                rows.append(f"{name}: back {stream['reconnects']} times; last error: {stream['last_error']}")
+        return "\n".join([self.recognizer.total().describe(), *rows]) + f"; on {self.backend}{warning}"
+
+    def _read_meter(self) -> dict[str, float]:
+        """Joules by meter. The first call, of a pipeline that has begun, finds the meters."""
+        with self._metering:
+            if self._meter is None:
+                self._meter = EnergyMeter(device=self._device)
+        return self._meter.read()
 
     def close(self) -> None:
         """Ends a stream that is still running and releases the engines; idempotent."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from ..types import Frame
+from ..types import Frame, Prediction
 from .stream import DueFrame, Stream
 
 # Frames that are due, for each camera: one in the executor's hands soon, one fresh. More would only age.
@@ -21,11 +21,13 @@ _WAITING_PER_FILE = 8
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A frame of a stream on its way. due: as the executor takes it; None for a frame between two instants."""
+    """A frame of a stream on its way. due: as the executor takes it; None for a frame between two instants, and for
+    word that there is no signal, which has no frame but its prediction already."""
 
     stream: Stream
-    frame: Frame
+    frame: Frame | None
     due: DueFrame | None
+    prediction: Prediction | None = None
 
 
 class Backlog:
@@ -105,11 +107,19 @@ class Backlog:
                 taken.append(queue.popleft())
         return taken
 
+    def discard(self) -> None:
+        """Drops everything that waits: the run has ended."""
+        for stream, queue in self._queues.items():
+            for waiting in queue:
+                if waiting.due is not None:
+                    stream.stats.drop("at_end")
+            queue.clear()
+
     def _drop_oldest(self, stream: Stream) -> None:
         queue = self._queues[stream]
         number, lost = next((n, waiting) for n, waiting in enumerate(queue) if waiting.due is not None)
         del queue[number]
-        stream.stats.counts["dropped"] += 1
+        stream.stats.drop("overload")
         following = next(waiting.due for waiting in queue if waiting.due is not None)
         following.dropped += lost.due.dropped + 1
         following.slot = stream.sampler.stand_in(lost.due.slot, following.slot, following.t_s)

@@ -26,11 +26,14 @@ def find_source(what: Any, *, fps: float | None = None) -> Address:
     """Where the frames are that the user named; nothing is opened yet.
 
     what: a camera number or "/dev/videoN"; a video file; a folder of videos or of images; a glob; a numbered pattern
-    such as "frames_%04d.jpg"; "test://motion"; an iterable of images or of (image, t_s); or a Source, given as is.
+    such as "frames_%04d.jpg"; "test://motion"; an iterable of images or of (image, t_s); or a Source or an
+    Address, given as is.
     fps: of image files and of iterables without times (default 30). Raises SourceError for what can be no source.
     """
     if fps is not None and not 0 < fps < 1e4:
         raise SourceError(f"fps is {fps}; expected frames a second, above 0")
+    if isinstance(what, Address):
+        return what
     if isinstance(what, Source):
         return Address(what.name, what.live, lambda: what)
     if isinstance(what, int):
