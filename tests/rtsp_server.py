@@ -12,7 +12,6 @@ It runs as a child under the system's python3, which has GStreamer's bindings; w
 from __future__ import annotations
 
 import argparse
-import os
 import select
 import signal
 import subprocess
@@ -28,7 +27,8 @@ PACKAGES = (
 _START_S = 30.0
 _COLUMNS, _ROWS = 4, 4  # blocks of a picture, black or white: 16 binary digits, the highest first
 _ENCODERS = {
-    "h264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 threads=1 ! rtph264pay name=pay0 config-interval=-1",
+    "h264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 threads=1 "
+    "! rtph264pay name=pay0 config-interval=-1",
     "jpeg": "jpegenc ! rtpjpegpay name=pay0",
 }
 
@@ -82,7 +82,7 @@ class RtspServer:
         return f"rtsp://{secret}127.0.0.1:{self.port}/numbers"
 
     def start(self, **changed) -> None:
-        """Starts it, again after ``kill``; returns once it takes connections. changed: as for the class, from now on."""
+        """Starts it, again after ``kill``; returns once it takes connections. changed: as for the class."""
         assert self._child is None, "it runs"
         self._wanted |= changed
         known = self._wanted | {"user": self.user, "password": self.password, "port": self.port}
@@ -90,7 +90,7 @@ class RtspServer:
         if not Path(PYTHON).exists():
             _skip(f"no {PYTHON}")
         self._child = subprocess.Popen(
-            [PYTHON, __file__, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [PYTHON, __file__, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         said = self._child.stdout.readline().decode() if self._says_something() else ""
         if not said.startswith("port "):
@@ -108,7 +108,7 @@ class RtspServer:
         if self._child is not None:
             self._child.kill()
             self._child.wait()
-            for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+            for pipe in (self._child.stdin, self._child.stdout):
                 pipe.close()
             self._child = None
 
@@ -215,5 +215,4 @@ def _options(words: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.stderr = open(os.devnull, "w") if not os.environ.get("GST_DEBUG") else sys.stderr
     _serve(_options(sys.argv[1:]))
