@@ -24,6 +24,7 @@ def test_run_prints_decisions_and_a_summary(plans, capsys):
     assert all("class" in line and "[random weights: labels mean nothing]" in line for line in lines[7:])
     assert "9 decisions: class" in err and "120 frames captured = 16 encoded + 104 between two instants" in err
     assert "random weights" in err and "ms p50 (p95): clip stage" in err
+    assert "ms from capture to decision: p50 " in err and " s of CPU time" in err
 
 
 def test_run_json_save_and_phases(plans, tmp_path, capsys):

@@ -42,7 +42,8 @@ class _Attempt:
     """One opening of a source and the thread that does it and reads."""
 
     def __init__(self, run: Callable[[_Attempt], None], source: Source | None, first_seq: int):
-        self.source, self.first_seq, self.undecoded = source, first_seq, 0
+        self.source, self.first_seq = source, first_seq
+        self.lost = {"overrun": 0, "undecoded": 0}
         self.thread = threading.Thread(target=run, args=(self,), name="vlf-capture", daemon=True)
 
 
@@ -174,14 +175,19 @@ class Capture:
                 if not self._done:
                     self.stream.stats.drop("late", waiting=False)
                 return False
-            lost = attempt.source.undecoded - attempt.undecoded
-            if lost > 0:
-                attempt.undecoded += lost
-                self.stream.stats.add(captured=lost, dropped=lost, dropped_undecoded=lost)
+            self._count_lost(attempt)
             begins = self._watchdog.frame(self._clock.now_s()) or frame.begins
             frame = replace(frame, begins=begins, seq=attempt.first_seq + frame.seq)
             self._next_seq, self.last_t_s = frame.seq + 1, frame.t_s
             return self._hand_over(frame)
+
+    def _count_lost(self, attempt: _Attempt) -> None:
+        """Frames that came and that the source did not give."""
+        for cause in ("overrun", "undecoded"):
+            now = getattr(attempt.source, cause)
+            lost, attempt.lost[cause] = now - attempt.lost[cause], now
+            if lost:
+                self.stream.stats.add(captured=lost, dropped=lost, **{f"dropped_{cause}": lost})
 
     def _hand_over(self, frame: Frame) -> bool:
         try:

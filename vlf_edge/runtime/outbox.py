@@ -45,7 +45,9 @@ class Outbox:
 
     def put(self, step: Step, stream: Stream, *, live: bool) -> None:
         """Adds a step; a camera's older ones that it replaces are counted as undelivered."""
-        self._steps.append(self._instead_of_older(step, stream) if live else step)
+        if live:
+            step = self._instead_of_older(step, stream)
+        self._steps.append(step)
 
     def take(self) -> Step:
         """The oldest step."""

@@ -18,7 +18,7 @@ import numpy as np
 _KEPT = 4096
 
 
-CAUSES = ("overload", "undecoded", "late", "at_end")
+CAUSES = ("overload", "overrun", "undecoded", "late", "at_end")
 """Why frames are dropped, each with a count of its own, "dropped_overload" and so on."""
 
 COUNTS = (
@@ -47,8 +47,8 @@ class Stats:
     how many came later than they may and were given without their label), over_budget (of these, how many came later
     than their budget), not_numbers (answers of the model that were NaN or infinite), undelivered (steps of a camera
     that the caller was too slow to take); clips (``classify`` calls, no part of a stream). Causes of ``dropped``:
-    overload (due, but the machine was busy and newer ones came), undecoded (came damaged), late (from a read that was
-    given up), at_end (waiting when the run ended). All of them are there from the beginning.
+    overload (due, but the machine was busy and newer ones came), overrun (not even read in time from the network),
+    undecoded (came damaged), late (from a read that was given up), at_end (waiting when the run ended). All of them are there from the beginning.
     labels: how often each was decided. kept: how many of the newest durations of each kind are kept.
     """
 
@@ -143,10 +143,12 @@ class Stats:
                 f"{counts['undelivered']} results came too fast for the caller, {counts['failed']} frames failed, "
                 f"{counts['not_numbers']} answers were no numbers"
             )
-        if figures["ms"]:
-            spreads = (
-                f"{kind.replace('_', ' ')} {ms['p50']:.2f} ({ms['p95']:.2f})" for kind, ms in figures["ms"].items()
-            )
+        stages = figures["ms"]
+        if (age_ms := stages.pop("age", None)) is not None:
+            shown = ", ".join(f"{kind} {age_ms[kind]:.1f}" for kind in ("p50", "p95", "p99", "max"))
+            rows.append(f"ms from capture to decision: {shown}")
+        if stages:
+            spreads = (f"{kind.replace('_', ' ')} {ms['p50']:.2f} ({ms['p95']:.2f})" for kind, ms in stages.items())
             rows.append(f"ms p50 (p95): {', '.join(spreads)}")
         return "\n".join(rows)
 

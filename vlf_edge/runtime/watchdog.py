@@ -164,8 +164,7 @@ class Watchdog:
     def _lose(self, now_s: float, error: Exception) -> bool:
         """Returns whether an outage begins with it."""
         self.error = error
-        self._tell_s = min(self._tell_s, now_s)
-        if self.state == "live":
+        if self.state != "no_signal":
             self._tell_s = now_s
             self._enter("no_signal", now_s)
         begins = self._outage_s is None

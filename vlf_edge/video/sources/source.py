@@ -26,7 +26,7 @@ class Source(ABC):
     live = False
     fps = 0.0
     paths: tuple[Path, ...] = ()
-    undecoded = 0
+    undecoded = overrun = 0
 
     def __init__(self, name: str):
         self.name = name
