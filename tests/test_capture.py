@@ -10,12 +10,12 @@ import pytest
 from clocks import MockClock, eventually
 from conftest import toy_manifest
 from fake_cameras import FakeCamera, FakeSource
+from test_accounting import adds_up
 from test_recognizer import fake_engines
 
 from vlf_edge import BackendMissing, CameraError, Limits, ModelError, ShapeError, VlfError
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
-from vlf_edge.runtime.stats import CAUSES
 from vlf_edge.runtime.watchdog import MOST_HANGING
 from vlf_edge.video.sources import Address, IterableSource
 
@@ -50,7 +50,7 @@ class Run:
 
     def advance(self, seconds: float) -> None:
         """In steps, as time goes."""
-        while seconds > 1e-9:
+        while seconds > 1e-9 and self._caller.is_alive():
             self.clock.advance(min(0.25, seconds))
             seconds -= 0.25
 
@@ -84,12 +84,6 @@ def run():
         for stream in one.recognizer.streams.values():
             assert adds_up(stream.stats.counts)
     eventually(lambda: not [t.name for t in threading.enumerate() if t.name.startswith("vlf-")], "threads are left")
-
-
-def adds_up(counts: dict) -> bool:
-    return counts["captured"] == sum(
-        counts[name] for name in ("encoded", "off_grid", "dropped", "failed", "waiting")
-    ) and counts["dropped"] == sum(counts[f"dropped_{cause}"] for cause in CAUSES)
 
 
 def test_a_camera_that_is_absent_at_the_start_does_not_end_the_run(run, caplog):
