@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from .. import signals
 from ..errors import VlfError
+from ..options import add_options, given_options
 from ..printable import printable
+from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="0, /dev/video0, a video file, a folder, a glob, frames_%%04d.jpg, test://motion; several run together",
+        help=f"{KINDS.replace('%', '%%')}; several run together",
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
     add(
@@ -48,7 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="interleaved sampling grids: P times more decisions (default: the plan's)",
     )
-    add("--fps", type=float, metavar="HZ", help="of image files (default: 30)")
     add("--topk", type=int, default=5, metavar="N", help="classes listed with --json (default: 5)")
     add(
         "--max-batch-delay-ms",
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a frame may wait for frames of other sources, to be run in one batch (default: 0)",
     )
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
+    add_options(parser.add_argument_group("sources"), SourceOptions, *SOURCE_FLAGS)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -75,8 +77,9 @@ def main(args: argparse.Namespace) -> int:
         ) as runtime,
         ExitStack() as stack,
     ):
+        options = SourceOptions(**given_options(args, SourceOptions))
         named = name_sources(args.source)
-        opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
+        opened = {name: stack.enter_context(open_source(source, options)) for name, source in named.items()}
         source = opened if len(opened) > 1 else next(iter(opened.values()))
         delay_ms = args.max_batch_delay_ms
         runtime.run(source, _sinks(args, opened), duration_s=args.duration, max_batch_delay_ms=delay_ms)

@@ -11,7 +11,7 @@ from .images import IterableSource
 from .motion import MotionSource
 from .network import NetworkSource
 from .opening import SCHEMES, find_source, open_source
-from .options import SourceOptions
+from .options import SOURCE_FLAGS, SourceOptions
 from .paths import expand_clips
 from .source import DEFAULT_FPS, KINDS, Address, Source
 from .url import hidden
@@ -30,6 +30,7 @@ __all__ = [
     "NetworkSource",
     "PlaylistSource",
     "SCHEMES",
+    "SOURCE_FLAGS",
     "Source",
     "SourceOptions",
     "VIDEO_SUFFIXES",

@@ -13,9 +13,9 @@ from ...types import Frame
 from .source import Source
 
 _TURNS = {
-    "clockwise": "ROTATE_90_CLOCKWISE",
-    "counterclockwise": "ROTATE_90_COUNTERCLOCKWISE",
-    "rotate-180": "ROTATE_180",
+    "rotate90": "ROTATE_90_CLOCKWISE",
+    "rotate270": "ROTATE_90_COUNTERCLOCKWISE",
+    "rotate180": "ROTATE_180",
 }
 _MIRRORS = {"horizontal": 1, "vertical": 0}
 _ROUNDED_S = 1e-3  # time stamps come rounded
