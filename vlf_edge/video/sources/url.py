@@ -42,7 +42,7 @@ class Url:
         secrets, place = (rest[:end], rest[end + 1 :]) if end >= 0 else (None, rest)
         host = _HOST.match(place)
         if not mark or host is None or not text.isprintable() or int(host[2] or 0) > 65535:
-            raise SourceError(f"{hidden(text)} is no address; expected scheme://user:password@host:port/path")
+            raise SourceError(f"{scheme[:20]}://{HIDDEN} is no address; expected scheme://user:password@host:port/path")
         user, password = None, None
         if secrets is not None:
             first, colon, second = secrets.partition(":")
@@ -85,16 +85,13 @@ def hidden(name: str) -> str:
         if not re.search(r"://|(?:pw|pass\w*|token|key|secret)\s*=", name, re.I):
             return name
         return " ! ".join(re.match(r"\s*(?:gst:(?://)?\s*)?([\w-]*)", part)[1] for part in name.split(" ! "))
-    scheme, mark, rest = name.partition("://")
+    scheme, mark, _ = name.partition("://")
     if not mark or scheme in ("file", "test", "v4l2", "csi"):
         return name
-    end = _end_of_secrets(rest)
-    if not (_HOST.match(rest, end + 1) and name.isprintable()):
-        return f"{scheme}://{HIDDEN}"
     try:
         return str(Url.parse(name))
     except SourceError:
-        return f"{scheme}://{HIDDEN}"
+        return f"{scheme[:20]}://{HIDDEN}"
 
 
 def _end_of_secrets(rest: str) -> int:
