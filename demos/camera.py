@@ -11,6 +11,8 @@ import sys
 
 import vlf_edge
 from vlf_edge import signals
+from vlf_edge.options import add_options, given_options
+from vlf_edge.video.sources import SOURCE_FLAGS
 
 
 def arguments() -> argparse.Namespace:
@@ -18,7 +20,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--engine", default="vlf.plan", metavar="PLAN", help="a plan made by vlf-edge build (default: vlf.plan)"
     )
-    parser.add_argument("--source", default="0", help="0, /dev/video0, a file, a folder, test://motion (default: 0)")
+    parser.add_argument("--source", default="0", help="as for vlf-edge run: see --help there (default: 0)")
+    add_options(parser, vlf_edge.SourceOptions, *SOURCE_FLAGS)
     parser.add_argument("--backend", default="auto", help="what runs the plan: see vlf-edge run --help (default: auto)")
     parser.add_argument("--rebuild", choices=("never", "auto", "always"), default="auto", help="engines for this GPU")
     parser.add_argument("--no-cuda-graph", action="store_true", help="start the GPU's kernels one by one")
@@ -52,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
     window = [Window()] if args.show else []
     options = {"backend": args.backend, "rebuild": args.rebuild, "cuda_graph": not args.no_cuda_graph}
     with signals.telling(), vlf_edge.Runtime(args.engine, **options) as runtime:  # a video has an end to be written
-        source = vlf_edge.open_source(args.source)
+        source = vlf_edge.open_source(
+            args.source, vlf_edge.SourceOptions(**given_options(args, vlf_edge.SourceOptions))
+        )
         sinks = [vlf_edge.PrintSink(sys.stdout), *window]
         if args.save:
             sinks.append(vlf_edge.ThreadedSink(vlf_edge.VideoSink(args.save, source), drop_oldest=source.live))

@@ -164,7 +164,7 @@ def test_threads_that_hang_are_bounded(run):
     camera.hangs_when_opened = True
     held = run(camera.address)
     for _ in range(3 * MOST_HANGING):
-        held.advance(10.0)
+        held.advance(40.0)
 
     def hanging():
         return [t for t in threading.enumerate() if t.name == "vlf-capture"]
@@ -181,9 +181,9 @@ def test_an_opening_that_was_given_up_is_closed_when_it_comes_back(run):
     camera = FakeCamera()
     camera.hangs_when_opened = True
     held = run(camera.address)
-    held.advance(10.0)
+    held.advance(30.0)
     camera.hangs_when_opened = False
-    held.advance(1.0)
+    held.advance(2.0)
     eventually(lambda: len(camera.opened) == 1)
     held.give_slowly(camera, 1)
     camera.released.set()

@@ -13,7 +13,7 @@ import vlf_edge
 from vlf_edge import cli
 
 PACKAGE = Path(vlf_edge.__file__).parent
-HEAVY = ("torch", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cv2", "cuda")
+HEAVY = ("torch", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cv2", "cuda", "av")
 
 
 def loaded_after(code: str) -> set[str]:
@@ -196,7 +196,7 @@ def test_only_the_frontends_import_torch_in_the_compiler():
 
 
 def test_each_library_has_one_home():
-    homes = {"openvino": "openvino.py", "tensorrt": "tensorrt.py", "cuda": "cuda.py"}
+    homes = {"av": "network.py", "openvino": "openvino.py", "tensorrt": "tensorrt.py", "cuda": "cuda.py"}
     for path in PACKAGE.rglob("*.py"):
         for name in imports_of(path):
             home = homes.get(name.split(".")[0])

@@ -28,6 +28,7 @@ _HOME = {
     "Sampling": "types",
     "Sink": "runtime",
     "Source": "video",
+    "SourceOptions": "video",
     "TensorSpec": "types",
     "ThreadedSink": "runtime",
     "VideoSink": "runtime",

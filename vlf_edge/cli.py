@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from . import signals
 from ._version import __version__
 from .commands import bench, build, capture, eval, export, inspect, run, train
+from .commands.parser import Parser
 from .errors import AccuracyError, CameraError, VlfError
 from .printable import printable
 
@@ -41,7 +42,7 @@ exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 too much accuracy l
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="vlf-edge",
         description="Streaming video action recognition with VideoLightFormer on NVIDIA edge hardware.",
         epilog=_EXAMPLES,

@@ -21,6 +21,7 @@ from ..errors import VlfError
 from ..options import add_options, given_options
 from ..printable import printable
 from ..runtime.limits import Limits
+from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="0, /dev/video0, a video file, a folder, a glob, frames_%%04d.jpg, test://motion; several run together",
+        help=f"{KINDS.replace('%', '%%')}; several run together",
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
     add(
@@ -52,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="interleaved sampling grids: P times more decisions (default: the plan's)",
     )
-    add("--fps", type=float, metavar="HZ", help="of image files (default: 30)")
     add("--topk", type=int, default=5, metavar="N", help="classes listed with --json (default: 5)")
     add(
         "--max-batch-delay-ms",
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, Limits, *(f.name for f in fields(Limits)))
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
+    add_options(parser.add_argument_group("sources"), SourceOptions, *SOURCE_FLAGS)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -81,8 +82,9 @@ def main(args: argparse.Namespace) -> int:
         ) as runtime,
         ExitStack() as stack,
     ):
+        options = SourceOptions(**given_options(args, SourceOptions))
         named = name_sources(args.source)
-        found = {name: find_source(source, fps=args.fps) for name, source in named.items()}
+        found = {name: find_source(source, options) for name, source in named.items()}
         sources = {  # a camera is opened when it runs, and again when it fails
             name: one if one.live and one.again else stack.enter_context(one.open()) for name, one in found.items()
         }

@@ -19,7 +19,7 @@ from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
 from ..types import Prediction
 from ..video.sampler import segment_centres
-from ..video.sources import find_source, open_source
+from ..video.sources import find_source, hidden, open_source
 from .energy import EnergyMeter
 from .limits import Limits
 from .pipeline import Pipeline
@@ -246,7 +246,9 @@ class Runtime:
     def _classify_file(self, clip: str) -> Prediction:
         with open_source(clip) as source:
             if source.live:
-                raise SourceError(f"{clip} is a camera and never ends: classify takes files; for cameras use stream()")
+                raise SourceError(
+                    f"{source.name} is a camera and never ends: classify takes files; for cameras use stream()"
+                )
             count = sum(1 for _ in source)
         if count == 0:
             raise SourceError(f"{clip} holds no frames to classify")
@@ -341,7 +343,7 @@ def name_sources(sources: Sequence[str]) -> dict[str, str]:
     """A stream name for each source: the last part of its path, with a number where two are alike."""
     named: dict[str, str] = {}
     for source in sources:
-        name = base = os.path.basename(source.rstrip("/")) or source
+        name = base = os.path.basename(hidden(source).rstrip("/")) or hidden(source)
         number = 1
         while name in named:
             number += 1

@@ -22,7 +22,8 @@ from .limits import Limits
 
 MOST_HANGING = 4
 """Threads of one camera that may hang in a read or an opening before no new one is begun."""
-OPEN_TIMEOUT_S = 10.0
+OPEN_TIMEOUT_S = 30.0
+"""Sources have shorter limits of their own for opening, most of them."""
 TELL_S = 1.0
 _SHARE, _LEAST_S, _MOST_S = 0.05, 0.25, 10.0
 _STEADY_S = 1.0  # frames for so long end an outage; a camera that gives one and fails again is not back
