@@ -11,6 +11,7 @@ from vlf_edge import Frame, Prediction, SourceError, open_source
 from vlf_edge.atomic import PARTIAL_PREFIX
 from vlf_edge.cli import main
 from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, VideoWriter, annotate, describe
+from vlf_edge.video.sources import Address
 
 DECIDED = Prediction("ok", 1.0, 3.0, 90, 12.5, "wave", 0.875, topk=(("wave", 0.875), ("still", 0.1)), dropped=3)
 SOURCE = open_source([], fps=20)
@@ -76,12 +77,12 @@ def test_annotation_leaves_the_frame_itself_alone(images):
 def test_refusals(tmp_path, images):
     with pytest.raises(SourceError, match="there is no folder"):
         VideoSink(tmp_path / "none" / "out.mp4", SOURCE)
-    sink = VideoSink(tmp_path / "out.mp4", SOURCE)
-    sink.write(frame(images[0]), None)
+    writer = VideoWriter(tmp_path / "out.mp4", 20)
+    writer.write(images[0])
     with pytest.raises(SourceError, match=r"shape \(10, 10, 3\), the first one had \(48, 64, 3\)"):
-        sink.write(frame(images[0][:10, :10]), None)
-    sink.close()
-    sink.close()
+        writer.write(images[0][:10, :10])
+    writer.close()
+    writer.close()
     with pytest.raises(SourceError, match="cannot write mp4v video"):
         VideoSink(tmp_path / "out.nonsense", SOURCE).write(frame(images[0]), None)
 
@@ -135,6 +136,7 @@ from vlf_edge.cli import main
 from vlf_edge.atomic import PARTIAL_PREFIX
 from vlf_edge.cli import main
 from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, VideoWriter, annotate, describe
+from vlf_edge.video.sources import Address
 write = VideoWriter.write
 def slow(self, image):
     write(self, image)
@@ -159,3 +161,16 @@ def test_what_is_no_file_or_no_video_is_not_written_to(tmp_path):
     for path, why in (("/dev/null", "a device"), (tmp_path / "link.avi", "a symbolic link"), ("a%03d.png", "a video")):
         with pytest.raises(SourceError, match=f"cannot write .*{why}"):
             VideoSink(path, SOURCE)
+
+
+def test_a_video_of_a_camera_has_the_rate_at_which_frames_come_and_one_size(tmp_path):
+    camera = Address("camera", True, lambda: None, again=True)
+    path = tmp_path / "camera.avi"
+    with VideoSink(path, camera, stream="door") as sink:
+        for i in range(20):
+            size = (48, 64) if i < 10 else (96, 128)  # it comes back with another
+            t_s = i / 12.5 + (5.0 if i >= 10 else 0.0)
+            sink.write(Frame(np.full((*size, 3), 9, np.uint8), t_s, i, t_s, stream="door"), None)
+            sink.write(None, Prediction("no_signal", 0.0, 0.0, seq=-1, age_ms=0.0, stream="door"))
+    written = open_source(path)
+    assert written.fps == pytest.approx(12.5) and [frame.image.shape for frame in written] == [(48, 64, 3)] * 20

@@ -65,10 +65,14 @@ class Address:
 
     name: what the user called it, without passwords: safe to print. live: see ``Source``. open: gives the source, a new
     one at every call; raises SourceError, CameraError while it is not to be had. again: whether a second call can
-    succeed once the first source has ended or failed (a camera or a file, but no generator).
+    succeed once the first source has ended or failed (a camera or a file, but no generator). fps, paths: as of a
+    Source that does not know.
     """
 
     name: str
     live: bool
     open: Callable[[], Source]
     again: bool = False
+
+    fps = 0.0
+    paths = ()
