@@ -101,6 +101,8 @@ class _Reading:
             self._read_all()
         except Exception as failure:  # its text holds the address with the password
             error = _told(self._av, failure, str(self._url), self._options)
+        if error is None and self._live:
+            error = CameraError(f"{self._url} gives no more frames: it has closed the connection")
         with self._changed:
             self._error, self._ended = error, True
             self._changed.notify_all()
