@@ -14,6 +14,7 @@ from vlf_edge.cli import main
 from vlf_edge.types import Frame
 from vlf_edge.video.sources import Address, Source, find_source
 from vlf_edge.video.sources.camera import ask
+from vlf_edge.video.sources.catch_up import CatchUp
 from vlf_edge.video.sources.csi import csi_pipeline
 from vlf_edge.video.sources.stamps import Stamps
 from vlf_edge.video.sources.wrappers import Paced, Thinned
@@ -244,3 +245,25 @@ def test_a_camera_whose_clock_does_not_run_as_time_does_is_told_once(caplog, rat
         for i in range(400):
             stamps.stamp(i / 10 * rate if i > 5 else 0.0, 100 + i / 10)
     assert [f"run at {rate:.2f} times real time" in message for message in caplog.messages] == [True] * told
+
+
+def test_who_cannot_decode_as_fast_as_frames_come_passes_some_over():
+    """Frames come every 40 ms, every tenth a key frame, and are decoded in 60 ms."""
+    catch_up, now_s, decoded, ages_s = CatchUp(), 0.0, [], []
+    for number in range(1000):
+        came_s = max(now_s, 0.04 * number)
+        skip = catch_up.skip(now_s, came_s, key=number % 10 == 0)
+        now_s = came_s if skip else came_s + 0.06
+        if not skip:
+            decoded.append(number)
+            ages_s.append(now_s - 0.04 * number)
+    assert max(ages_s) < 1.0 and 500 < len(decoded) < 800
+    assert all(new % 10 == 0 for old, new in zip(decoded, decoded[1:]) if new != old + 1)
+
+
+def test_who_keeps_up_misses_nothing():
+    catch_up, now_s = CatchUp(), 0.0
+    for number in range(1000):
+        came_s = max(now_s, 0.04 * number, 20.0 if number < 500 else 0.0)  # half of it comes at once, after a stall
+        assert not catch_up.skip(now_s, came_s, key=False)
+        now_s = came_s + 0.002
