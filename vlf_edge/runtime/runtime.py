@@ -251,7 +251,7 @@ class Runtime:
                 )
             count = sum(1 for _ in source)
         if count == 0:
-            raise SourceError(f"{clip} holds no frames to classify")
+            raise SourceError(f"{source.name} holds no frames to classify")
         wanted = set(segment_centres(count, self.recognizer.sampling.frames))
         with open_source(clip) as source:
             kept = [(frame.image, frame.t_s) for frame in source if frame.seq in wanted]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import ModuleType
 
 from ...errors import BackendMissing, CameraError
 from ...opencv import load_cv2
@@ -36,7 +37,7 @@ class GStreamerSource(CaptureSource):
                 "with --system-site-packages",
             )
         if hidden(pipeline) != pipeline:
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it prints what does not play
+            _silence(cv2)
         whole = pipeline if "appsink" in pipeline else f"{pipeline.rstrip().rstrip('!')} ! {_SINK}"
         capture = cv2.VideoCapture(whole, cv2.CAP_GSTREAMER)
         if not capture.isOpened():
@@ -48,6 +49,12 @@ class GStreamerSource(CaptureSource):
     def read(self) -> Frame | None:
         grabbed = self._grab()
         return None if grabbed is None else self._frame(grabbed[0], time.monotonic())
+
+
+def _silence(cv2: ModuleType) -> None:
+    """OpenCV prints what it cannot make of a pipeline, with whatever is in it."""
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # of OpenCV 4, of 5
+    set_level(0)
 
 
 def find_gstreamer(text: str, options: SourceOptions) -> Address:

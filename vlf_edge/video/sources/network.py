@@ -21,6 +21,7 @@ import numpy as np
 from ...errors import AccessDenied, BackendMissing, CameraError, SourceError, raise_interrupt
 from ...opencv import load_cv2
 from ...types import Frame
+from .catch_up import CatchUp
 from .options import SourceOptions
 from .source import Source
 from .stamps import Stamps
@@ -101,6 +102,8 @@ class _Reading:
             self._read_all()
         except Exception as failure:  # its text holds the address with the password
             error = _told(self._av, failure, str(self._url), self._options)
+        if error is None and self._live:
+            error = CameraError(f"{self._url} gives no more frames: it has closed the connection")
         with self._changed:
             self._error, self._ended = error, True
             self._changed.notify_all()
@@ -164,12 +167,17 @@ class _Reading:
             with self._changed:
                 self._fps = _sane_fps(stream)
                 self._changed.notify_all()
-            asked_s = time.monotonic()
+            catch_up, asked_s = CatchUp(), time.monotonic()
             for packet in container.demux(stream):
                 now_s = time.monotonic()
                 # FFmpeg hides one interruption behind what is left in its parsers.
                 if now_s - asked_s > limits_s[1]:
                     raise TimeoutError
+                if self._live and catch_up.skip(asked_s, now_s, key=packet.is_keyframe):
+                    self._seq, self.overrun, asked_s = self._seq + 1, self.overrun + 1, time.monotonic()
+                    if self._closed:
+                        return
+                    continue
                 if not all([self._offer(picture, now_s) for picture in self._decoded(packet)]) or self._closed:
                     return
                 asked_s = time.monotonic()
