@@ -151,6 +151,8 @@ class _Numbers:
 
     def _push(self) -> bool:
         for source in self._sources:
+            if source.get_state(0)[1] != self._gst.State.PLAYING:
+                continue  # a picture without a time stamp, before there is a clock, can stop the encoder for good
             source.emit("push-buffer", self._gst.Buffer.new_wrapped(self._picture()))
         self._number += 1
         return True
