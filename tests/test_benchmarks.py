@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from onnx_toys import write_fp32_plan
+from rtsp_server import RtspServer
 
 from vlf_edge.models.vlf import SIZES
 
@@ -99,3 +100,15 @@ def test_startup_opens_and_decides(toy_plan):
     ]
     for row in found["first_decision"]:
         assert positive(row, "import_s", "open_s", "first_decision_s", "total_s", "goal_s")
+
+
+def test_soak_times_outages_of_a_real_server():
+    pytest.importorskip("av")
+    with RtspServer():  # skips where there is no server
+        pass
+    found = figures("soak.py", "--rounds", "1", "--minutes", "0.05", "--streams", "2", "--phases", "1")
+    rounds, soak = found["rounds"], found["soak"]
+    assert rounds["resumed_s"]["killed"]["n"] == 2 and positive(rounds["resumed_s"]["killed"], "p50", "p95", "max")
+    assert rounds["mixed_windows"] == 0 < rounds["windows"] and rounds["counts_add_up"] and soak["counts_add_up"]
+    assert rounds["threads_left"] <= 0 and rounds["descriptors_left"] <= 0
+    assert positive(soak, "memory_mb", "decisions_per_s") and {"growth_mb_per_hour", "reconnects"} <= soak.keys()

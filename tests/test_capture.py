@@ -25,7 +25,8 @@ class Run:
 
     def __init__(self, sources, *, every_frame: bool = False, **limits):
         manifest = toy_manifest()
-        self.recognizer = Recognizer(manifest, fake_engines(manifest))
+        self.engines = fake_engines(manifest)
+        self.recognizer = Recognizer(manifest, self.engines)
         self.clock, self.predictions, self.error = MockClock(), [], None
         self.pipeline = Pipeline(
             self.recognizer, sources, clock=self.clock, limits=Limits(**limits), every_frame=every_frame
@@ -349,3 +350,54 @@ def test_close_returns_in_two_seconds_from_every_state(run, monkeypatch, at):
     camera.released.set()
     if camera.opened:
         camera.source.end()
+
+
+# Faults in the stages between, as docs/reliability.md lists them.
+
+
+def test_a_frame_that_cannot_be_cut_to_size_ends_its_stream_with_the_error(run, monkeypatch):
+    door, dock = FakeCamera("door"), FakeCamera("dock")
+    held = run({"door": door.address, "dock": dock.address})
+    eventually(lambda: door.opened and dock.opened)
+    held.give_slowly(dock, 1)
+    monkeypatch.setattr(held.recognizer, "_preprocess", Fails(held.recognizer._preprocess, door))
+    door.source.give(1)
+    eventually(lambda: held.report("door")["state"] == "failed")
+    held.give_slowly(dock, 4)
+    assert held.predictions[-1].state == "ok" and held.report("door")["last_error"] == "no memory for the picture"
+    counts = held.recognizer.streams["door"].stats.counts
+    assert (counts["captured"], counts["failed"]) == (1, 1)
+
+
+class Fails:
+    """Cuts frames to size, but for those of one camera."""
+
+    def __init__(self, inner, camera: FakeCamera):
+        self._inner, self._camera = inner, camera
+        self._bad = 200
+        camera.opened[-1].number = self._bad
+
+    def __call__(self, image):
+        if image[0, 0, 0] == self._bad:
+            raise MemoryError("no memory for the picture")
+        return self._inner(image)
+
+
+@pytest.mark.parametrize("stage", ["frame", "clip"])
+@pytest.mark.parametrize("shape", ["one class more", "an answer less"])
+def test_an_answer_of_the_wrong_shape_ends_the_run_with_a_sentence(run, stage, shape):
+    camera = FakeCamera()
+    held = run(camera.address)
+    eventually(lambda: camera.opened)
+    engine = held.engines[stage]
+    infer = engine._infer
+
+    def wrong(inputs):
+        ((name, found),) = infer(inputs).items()
+        return {name: found[:0] if shape == "an answer less" else np.concatenate([found, found], axis=-1)}
+
+    engine._infer = wrong
+    held.give_slowly(camera, 4)
+    held.ended()
+    assert isinstance(held.error, ModelError) and "gave an output of (" in str(held.error)
+    assert held.states().count("ok") == 0

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -176,3 +180,22 @@ def test_a_run_ends_when_its_time_is_up(toy_plan, images):
     with Runtime(toy_plan, backend="fake") as runtime:
         runtime.run(source, [sink], duration_s=0.05)
     assert sink.closed and source.closed
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_camera_that_is_not_there_is_waited_for_and_a_signal_ends_that_in_two_seconds(toy_plan, number, code):
+    command = [sys.executable, "-m", "vlf_edge", "run", str(toy_plan.path), "97", "--backend", "fake", "--json"]
+    waiting = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    told = json.loads(waiting.stdout.readline())
+    assert told["state"] == "no_signal" and told["label"] is None and told["seq"] == -1
+    began_s = time.monotonic()
+    waiting.send_signal(number)
+    out, err = waiting.communicate(timeout=30)
+    assert waiting.returncode == code and time.monotonic() - began_s < 5, "two seconds where nobody else is at work"
+    lines = err.splitlines()
+    assert lines[0].startswith("main: no camera at /dev/video97; ") and "(--max-retries 0 ends instead)" in lines[0]
+    assert sum("no camera at" in line and "last error" not in line for line in lines) == 1, "not for every try"
+    assert any(line.startswith("0 decisions") for line in lines) and lines[-1] == "vlf-edge: interrupted"
