@@ -10,8 +10,8 @@ import pytest
 
 from vlf_edge import Frame, Prediction, Runtime, Sink, Source, ThreadedSink, open_source
 from vlf_edge.cli import main
-from vlf_edge.commands.run import video_of
 from vlf_edge.runtime.runtime import name_sources
+from vlf_edge.runtime.sinks.video import video_of
 
 WAIT_S = 10
 

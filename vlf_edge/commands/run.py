@@ -7,16 +7,15 @@ Stop a camera with Ctrl-C: the video of --save is finished, and a summary follow
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import threading
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import signals
 from ..errors import VlfError
 from ..printable import printable
+from ..runtime.sinks.table import add_sink_arguments
 from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
@@ -36,11 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="0, /dev/video0, a video file, a folder, a glob, frames_%%04d.jpg, test://motion; several run together",
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
-    add(
-        "--save",
-        metavar="FILE",
-        help="also write the video with the decisions on it (.mp4 or .avi); of several sources, FILE-SOURCE each",
-    )
     add_backend_arguments(parser)
     add(
         "--phases",
@@ -58,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a frame may wait for frames of other sources, to be run in one batch (default: 0)",
     )
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
+    add_sink_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -79,25 +74,26 @@ def main(args: argparse.Namespace) -> int:
         opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
         source = opened if len(opened) > 1 else next(iter(opened.values()))
         delay_ms = args.max_batch_delay_ms
-        runtime.run(source, _sinks(args, opened), duration_s=args.duration, max_batch_delay_ms=delay_ms)
+        sinks = _sinks(args, opened)
+        runtime.run(source, sinks, duration_s=args.duration, max_batch_delay_ms=delay_ms)
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
+        _check_finished(sinks)
     return 0
 
 
 def _sinks(args: argparse.Namespace, sources: dict[str, Source]) -> list[Sink]:
-    from ..runtime import JsonLinesSink, PrintSink, ThreadedSink, VideoSink
+    """What is printed, and what the arguments ask for besides."""
+    from ..runtime.sinks import JsonLinesSink, PrintSink, Run, ThreadedSink, open_sinks
 
-    sinks: list[Sink] = [JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)]
-    if args.save:
-        for name, source in sources.items():
-            alone = len(sources) == 1
-            path = args.save if alone else video_of(args.save, name)
-            sink = VideoSink(path, source, stream=None if alone else name)
-            sinks.append(ThreadedSink(sink, drop_oldest=source.live))
-    return sinks
+    run = Run(sources, events=getattr(args, "events", False))
+    printed = JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)
+    if run.live:  # a pipe that nobody reads holds up files, as pipes do, but no camera
+        printed = ThreadedSink(printed, raises=(BrokenPipeError,))
+    return [printed, *open_sinks(args, run)]
 
 
-def video_of(path: str, stream: str) -> Path:
-    """Where the video of one of several streams goes: out.mp4 -> out-door.mp4."""
-    whole = Path(path)
-    return whole.with_name(f"{whole.stem}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stream)}{whole.suffix}")
+def _check_finished(sinks: list[Sink]) -> None:
+    """Raises what the end of a file that was to be written failed with."""
+    for sink in sinks:
+        if (error := getattr(sink, "unfinished", None)) is not None:
+            raise error

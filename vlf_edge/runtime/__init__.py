@@ -3,7 +3,11 @@
 from ..lazy import lazy
 
 _HOME = {
+    "ClipsSink": "sinks",
+    "CsvEventsSink": "sinks",
+    "JsonLinesFileSink": "sinks",
     "JsonLinesSink": "sinks",
+    "MqttSink": "sinks",
     "Pipeline": "pipeline",
     "PrintSink": "sinks",
     "Recognizer": "recognizer",
@@ -12,6 +16,9 @@ _HOME = {
     "ThreadedSink": "sinks",
     "VideoSink": "sinks",
     "VideoWriter": "sinks",
+    "WebhookSink": "sinks",
+    "WindowSink": "sinks",
+    "event_to_json": "sinks",
     "to_json": "sinks",
     "annotate": "sinks",
 }

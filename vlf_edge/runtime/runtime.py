@@ -61,6 +61,7 @@ class Runtime:
         sampling = manifest.sampling if phases is None else replace(manifest.sampling, phases=phases)
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
+        self._sinks: Sequence[Sink] = ()
         self._pushing = threading.Lock()
         self._engines = open_engines(
             self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
@@ -175,8 +176,10 @@ class Runtime:
         ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
         with ExitStack() as stack:
+            self._sinks = sinks = tuple(sinks)
             for sink in sinks:
                 stack.enter_context(sink)
+            stack.callback(lambda: [sink.no_more() for sink in sinks])
             every_frame = any(sink.every_frame for sink in sinks)
             steps = stack.enter_context(
                 self.pipeline(source, fps=fps, every_frame=every_frame, max_batch_delay_ms=max_batch_delay_ms)
@@ -225,10 +228,12 @@ class Runtime:
             self.recognizer.reset(stream)
 
     def stats(self) -> dict[str, Any]:
-        """{"backend", "counts", "labels", "ms"} of all streams together (``Stats.summary``), and "streams": {name:
-        {"counts", "labels", "ms"}} of each."""
+        """{"backend", "counts", "labels", "ms"} of all streams together (``Stats.summary``), "streams": {name:
+        {"counts", "labels", "ms"}} of each, and "sinks": [``Sink.stats`` of those sinks of the latest ``run`` that have
+        any]."""
         streams = {name: stream.stats.summary() for name, stream in list(self.recognizer.streams.items())}
-        return {"backend": self.backend, **self.recognizer.total().summary(), "streams": streams}
+        sinks = [stats for sink in self._sinks if (stats := sink.stats()) is not None]
+        return {"backend": self.backend, **self.recognizer.total().summary(), "streams": streams, "sinks": sinks}
 
     def summary(self) -> str:
         """``stats`` in a few lines of text, with a warning if the plan was never trained."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import numpy as np
 from ...atomic import Replacement, check_replaceable
 from ...errors import SourceError
 from ...opencv import load_cv2
+from ...options import option
 from ...types import Frame, Prediction
 from ...video.sources import DEFAULT_FPS, IMAGE_SUFFIXES, Source
 from .annotation import annotate
-from .sink import Sink
+from .sink import Run, Sink
 
 
 class VideoWriter:
@@ -106,23 +109,69 @@ class VideoSink(Sink):
     """Every frame that reached the recogniser, with the latest decision on it, as a video (class VideoWriter).
 
     source: gives the frame rate; its own files are never written to. stream: only that stream's frames (None: all).
+    When frames change their size, as those of a camera may that was away, the next video begins: out.mp4, out-2.mp4.
     """
 
     every_frame = True
 
     def __init__(self, path: str | Path, source: Source, stream: str | None = None):
-        self._stream = stream
-        for read in source.paths:
-            if Path(path).exists() and Path(path).samefile(read):
-                raise SourceError(f"cannot save to {path}: it is what {source.name} is read from; give another name")
-        self._writer = VideoWriter(path, source.fps or DEFAULT_FPS)
+        self._stream, self._path, self._source = stream, Path(path), source
+        self._check_not_read(self._path)
+        self._fps = source.fps or DEFAULT_FPS
+        self._writer = VideoWriter(path, self._fps)
         self._latest: Prediction | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._videos = 1
+
+    @property
+    def name(self) -> str:
+        return str(self._path)
 
     def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
         if frame is None or self._stream not in (None, frame.stream):
             return
         self._latest = prediction or self._latest
+        if self._shape not in (None, frame.image.shape):
+            self._begin_next()
+        self._shape = frame.image.shape
         self._writer.write(annotate(frame.image, self._latest))
 
     def close(self) -> None:
         self._writer.close()
+
+    def _begin_next(self) -> None:
+        self._writer.close()
+        self._videos += 1
+        path = self._path.with_name(f"{self._path.stem}-{self._videos}{self._path.suffix}")
+        self._check_not_read(path)
+        self._writer = VideoWriter(path, self._fps)
+
+    def _check_not_read(self, path: Path) -> None:
+        for read in self._source.paths:
+            if path.exists() and path.samefile(read):
+                raise SourceError(f"cannot save to {path}: it is what {self._source.name} is read from; name another")
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What the command line says of it."""
+
+    save: str | None = option(
+        None,
+        "also write the video with the decisions on it (.mp4 or .avi); of several sources, FILE-SOURCE each",
+        "FILE",
+    )
+
+
+def open_videos(options: VideoOptions, run: Run) -> Iterator[Sink]:
+    if options.save is not None:
+        for stream, source in run.sources.items():
+            alone = len(run.sources) == 1
+            path = options.save if alone else video_of(options.save, stream)
+            yield VideoSink(path, source, stream=None if alone else stream)
+
+
+def video_of(path: str, stream: str) -> Path:
+    """Where the video of one of several streams goes: out.mp4 -> out-door.mp4."""
+    whole = Path(path)
+    return whole.with_name(f"{whole.stem}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stream)}{whole.suffix}")
