@@ -61,9 +61,9 @@ class Health:
 
     def losses(self) -> str:
         """One sentence about what was lost, or ""."""
-        parts = [f"{self.dropped} dropped"] * bool(self.dropped) + [f"{self.failed} failed"] * bool(self.failed)
-        why = f"; last error: {self._last_error}" if self._last_error else ""
-        return f"{self.name} lacks {' and '.join(parts)} of its {self.unit}{why}" if parts else ""
+        parts = [f"{self.dropped} were dropped"] * bool(self.dropped) + [f"{self.failed} failed"] * bool(self.failed)
+        why = f"; the last error was: {self._last_error}" if self._last_error else ""
+        return f"{self.name} lacks {self.unit}: {' and '.join(parts)}{why}" if parts else ""
 
     def stats(self) -> dict[str, Any]:
         """{"name", "state" ("ok" or "failing"), "since_s" (how long it has been so), "unit", "written", "dropped",
