@@ -83,9 +83,11 @@ def main(args: argparse.Namespace) -> int:
 
 def _sinks(args: argparse.Namespace, sources: dict[str, Source]) -> list[Sink]:
     """What is printed, and what the arguments ask for besides."""
+    from ..runtime.recognizer import MAIN
     from ..runtime.sinks import JsonLinesSink, PrintSink, Run, ThreadedSink, open_sinks
 
-    run = Run(sources, events=getattr(args, "events", False))
+    named = sources if len(sources) > 1 else {MAIN: next(iter(sources.values()))}
+    run = Run(named, events=getattr(args, "events", False))
     printed = JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)
     if run.live:  # a pipe that nobody reads holds up files, as pipes do, but no camera
         printed = ThreadedSink(printed, raises=(BrokenPipeError,))

@@ -50,7 +50,7 @@ class Broker:
         if found.scheme not in _PORTS or not found.hostname:
             raise VlfError(f"the address of the MQTT broker names no host; {form}")
         prefix = found.path.strip("/") or "vlf_edge"
-        if found.query or found.fragment or re.search(r"[+#\0]", prefix):
+        if re.search(r"[?+#\0]", bare):
             raise VlfError(f"the topic prefix of the MQTT broker holds ?, #, + or a zero; {form}")
         port = port or _PORTS[found.scheme]
         return cls(found.hostname, port, found.scheme == "mqtts", prefix, user, password)
@@ -91,6 +91,7 @@ class MqttSink(Sink):
         self._decisions, self._follow_events, self._qos = decisions, follow_events, qos
         self._discovery_prefix = discovery_prefix
         self._topics: dict[str, str] = {}
+        self._goes_on: dict[str, str] = {}  # stream -> label of its open event
         self._kept: dict[str, str] = {}  # what the broker is to keep: topic -> payload
         self._lock = threading.Lock()
         self._ended = self._up = False
@@ -114,20 +115,22 @@ class MqttSink(Sink):
         with self._lock:
             topic = self._topic(prediction.stream)
             self._keep(f"{topic}/state", prediction.state)
-            if prediction.state == "ok" and not self._follow_events:
-                self._keep(f"{topic}/action", prediction.label)
             if prediction.state == "no_signal":
                 self._keep(f"{topic}/action", "unknown")
-            elif self._follow_events and self._kept[f"{topic}/action"] == "unknown" and prediction.state == "ok":
-                self._keep(f"{topic}/action", "none")
+            elif prediction.state == "ok":
+                self._keep(f"{topic}/action", self._action(prediction))
             if self._decisions and self._client.is_connected():
                 self._publish(f"{topic}/decision", json.dumps(to_json(prediction)))
 
     def write_event(self, event: Event) -> None:
         with self._lock:
             topic = self._topic(event.stream)
+            if event.t_end_s is None:
+                self._goes_on[event.stream] = event.label
+            else:
+                self._goes_on.pop(event.stream, None)
             if self._follow_events:
-                self._keep(f"{topic}/action", event.label if event.t_end_s is None else "none")
+                self._keep(f"{topic}/action", self._goes_on.get(event.stream, "none"))
             self._publish(f"{topic}/event", json.dumps(event_to_json(event)), qos=self._qos)
 
     def close(self) -> None:
@@ -204,6 +207,9 @@ class MqttSink(Sink):
                 self._discover(stream, topic)
             self._keep(f"{topic}/action", "none" if self._follow_events else "unknown")
         return self._topics[stream]
+
+    def _action(self, prediction: Prediction) -> str:
+        return self._goes_on.get(prediction.stream, "none") if self._follow_events else str(prediction.label)
 
     def _keep(self, topic: str, payload: str) -> None:
         if self._kept.get(topic) != payload:
