@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs until every source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime
+    from ..runtime.recognizer import MAIN
     from ..runtime.runtime import name_sources
     from ..video import open_source
 
@@ -72,10 +73,10 @@ def main(args: argparse.Namespace) -> int:
     ):
         named = name_sources(args.source)
         opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
-        source = opened if len(opened) > 1 else next(iter(opened.values()))
+        streams = opened if len(opened) > 1 else {MAIN: next(iter(opened.values()))}
         delay_ms = args.max_batch_delay_ms
-        sinks = _sinks(args, opened)
-        runtime.run(source, sinks, duration_s=args.duration, max_batch_delay_ms=delay_ms)
+        sinks = _sinks(args, streams)
+        runtime.run(streams, sinks, duration_s=args.duration, max_batch_delay_ms=delay_ms)
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
         _check_finished(sinks)
     return 0
@@ -83,11 +84,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _sinks(args: argparse.Namespace, sources: dict[str, Source]) -> list[Sink]:
     """What is printed, and what the arguments ask for besides."""
-    from ..runtime.recognizer import MAIN
     from ..runtime.sinks import JsonLinesSink, PrintSink, Run, ThreadedSink, open_sinks
 
-    named = sources if len(sources) > 1 else {MAIN: next(iter(sources.values()))}
-    run = Run(named, events=getattr(args, "events", False))
+    run = Run(sources, events=getattr(args, "events", False))
     printed = JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)
     if run.live:  # a pipe that nobody reads holds up files, as pipes do, but no camera
         printed = ThreadedSink(printed, raises=(BrokenPipeError,))
