@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlf_edge import ClipsSink, Event, Frame, Prediction, VlfError, open_source
+from vlf_edge import ClipsSink, Event, Frame, Prediction, ThreadedSink, VlfError, open_source
 from vlf_edge.atomic import PARTIAL_PREFIX
 from vlf_edge.runtime.sinks import clips
 from vlf_edge.runtime.sinks.clips import clip_name
@@ -61,6 +61,7 @@ def test_a_clip_begins_before_its_event_and_ends_after_it(tmp_path):
     found = shown(path)
     assert [number for number, _ in found] == list(range(10, 46))
     assert [t_s for _, t_s in found] == pytest.approx([i / FPS for i in range(36)], abs=0.002)
+    assert ThreadedSink(sink).clip_of("door", 1) == path
     assert sink.stats()["written"] == 1 and sink.clip_of("yard", 1) is None and sink.clip_of("door", 2) is None
     sink.close()
     assert [p.name for p in (tmp_path / "clips").iterdir()] == [path.name]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from vlf_edge import Runtime, Sink, Source, open_source
+from vlf_edge import Runtime, Sink, Source, SourceError, open_source
 from vlf_edge.cli import main
 from vlf_edge.runtime.runtime import name_sources
 from vlf_edge.runtime.sinks.video import video_of
@@ -45,6 +45,20 @@ def test_several_sources_run_together(toy_plan, clips, tmp_path, capsys):
     for name in by_stream:
         assert len(list(open_source(video_of(str(out), name)))) == 40
     assert not out.exists() and "15 decisions" in said.err
+
+
+def test_a_video_that_cannot_be_finished_costs_no_decision_and_is_told_by_the_exit_code(
+    toy_plan, clips, tmp_path, capsys, monkeypatch
+):
+    def full(self):
+        raise SourceError("cannot write out.avi: is the disk full?")
+
+    monkeypatch.setattr("vlf_edge.runtime.sinks.video.VideoWriter.close", full)
+    words = ["run", str(toy_plan.path), clips[2], "--backend", "fake", "--json", "--save", str(tmp_path / "out.avi")]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 8 and "5 decisions" in said.err
+    assert said.err.splitlines()[-1] == "vlf-edge: cannot write out.avi: is the disk full?"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vlf_edge import Event, Frame, Prediction, Runtime, Sink, ThreadedSink
+from vlf_edge import Event, Frame, Prediction, Runtime, Sink, ThreadedSink, open_source
 from vlf_edge.backoff import Backoff
 
 WAIT_S = 10
+EVENT = Event("main", "wave", 0.0, None, 0.9, 1)
 
 
 def step(number: int) -> tuple[Frame, Prediction]:
@@ -140,15 +148,34 @@ def test_a_step_is_given_up_after_three_attempts_and_pauses_grow_to_their_cap(ca
     assert caplog.text.count("is tried again") == 1, "told once"
 
 
-@pytest.mark.parametrize("failures", range(0, 40, 3))
-def test_every_step_is_counted_once(failures):
-    time, steps = MockTime(), Steps(failures=failures)
-    with threaded(steps, time, capacity=2) as sink:
-        for number in range(10):
-            sink.write(*step(number))
+@settings(max_examples=40, deadline=None)
+@given(
+    fails=st.lists(st.booleans(), max_size=60),
+    are_events=st.lists(st.booleans(), min_size=1, max_size=30),
+    capacity=st.integers(1, 5),
+    drop_oldest=st.booleans(),
+)
+def test_nothing_is_doubled_and_every_item_is_counted_once(fails, are_events, capacity, drop_oldest):
+    """Whatever attempts fail: what is written comes in order and once, and the counts add up."""
+    time, steps, left = MockTime(), Steps(), list(fails)
+
+    def take(what):
+        if left and left.pop():
+            raise OSError("no space left")
+        steps.seen.append(what)
+
+    steps._take = take
+    sink = ThreadedSink(steps, capacity=capacity, drop_oldest=drop_oldest, clock=time, pause=time.pause)
+    for number, is_event in enumerate(are_events):
+        sink.write_event(replace(EVENT, id=number)) if is_event else sink.write(*step(number))
+    sink.close()
     stats = sink.stats()
-    assert stats["written"] == len(steps.seen) == len(set(steps.seen)) and steps.seen == sorted(steps.seen)
-    assert stats["written"] + stats["failed"] + stats["dropped"] == 10
+    numbers = [one if isinstance(one, int) else one.id for one in steps.seen]
+    assert stats["written"] == len(numbers) == len(set(numbers)) and numbers == sorted(numbers)
+    assert stats["written"] + stats["failed"] + stats["dropped"] == len(are_events) and stats["waiting"] == 0
+    assert drop_oldest or not stats["dropped"]
+    if not any(fails) and not stats["dropped"]:
+        assert numbers == list(range(len(are_events)))
 
 
 def test_at_the_end_nobody_waits_for_a_pause():
@@ -173,9 +200,6 @@ def test_an_output_that_cannot_be_finished_is_known():
     sink.write(*step(0))
     sink.close()
     assert str(sink.unfinished) == "no space left at the end" and sink.stats()["state"] == "failing"
-
-
-EVENT = Event("main", "wave", 0.0, None, 0.9, 1)
 
 
 def test_events_are_dropped_last():
@@ -226,3 +250,41 @@ def test_pauses_double_and_are_shortened_at_random():
     backoff = Backoff(first_s=0.5, cap_s=10.0, jitter=0.5)
     assert [backoff.delay_s(n, lambda: 0.0) for n in range(1, 8)] == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     assert backoff.delay_s(10**9, lambda: 0.5) == 7.5
+
+
+HANGING = """
+import sys, time, threading
+import numpy as np
+from vlf_edge import Runtime, Sink, Source, ThreadedSink, VideoSink, signals
+
+class Camera(Source):
+    live, fps = True, 20.0
+    def read(self):
+        time.sleep(0.01)
+        return self._frame(np.zeros((48, 64, 3), np.uint8), self._seq / 20)
+
+class Hangs(Sink):
+    def write(self, frame, prediction):
+        print("hangs", flush=True)
+        threading.Event().wait()
+
+def main():
+    camera = Camera("camera")
+    with signals.telling(), Runtime(sys.argv[1], backend="fake") as runtime:
+        runtime.run(camera, [ThreadedSink(VideoSink(sys.argv[2], camera)), ThreadedSink(Hangs())])
+    return 0
+
+signals.run(main)
+"""
+
+
+def test_ctrl_c_ends_within_two_seconds_beside_a_sink_that_hangs(toy_plan, tmp_path):
+    words = [sys.executable, "-c", HANGING, str(toy_plan.path), str(tmp_path / "out.avi")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "hangs\n"
+    time.sleep(0.3)  # some frames for the video
+    began_s = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=WAIT_S)
+    assert time.monotonic() - began_s < 2.5 and process.returncode == 130, said
+    assert len(list(open_source(tmp_path / "out.avi"))) > 3, "the other sink's video is whole"

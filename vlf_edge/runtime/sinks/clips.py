@@ -35,6 +35,7 @@ _RING_BYTES = 64 << 20
 _JPEG_QUALITY = 85
 _REMEMBERED = 10_000
 _OPEN_PER_STREAM = 4
+_PER_FRAME = 3
 _NAME = re.compile(r".+-\d{8}T\d{6}Z-\d+\.mp4")
 
 
@@ -44,7 +45,8 @@ class ClipsSink(Sink):
     pre_s, post_s: seconds before and after the event. max_clip_s: longest clip. max_bytes, max_clips: of all clips in
     the folder; of more, the oldest are removed (no other files are). At most 15 frames a second are kept.
 
-    Memory: of each stream the JPEGs of ``pre_s`` and of the ten seconds that an event may be told late, 64 MiB at most.
+    Memory: of each stream the JPEGs of ``pre_s`` and of the ten seconds that an event may be told late, 64 MiB at most,
+    and as much again while a clip begins.
     Clips are H.264, which browsers play, where PyAV is installed, and MPEG-4 otherwise. Raises VlfError if the folder
     cannot be made.
     """
@@ -97,7 +99,8 @@ class ClipsSink(Sink):
         over = lambda clip: frame.t_s > clip.end_s(self._max_clip_s)  # noqa: E731
         self._finish(camera, over)
         for clip in camera.clips.values():
-            clip.write(frame.image, frame.t_s)
+            clip.add(*camera.ring[-1])
+            clip.write(_PER_FRAME)
 
     def write_event(self, event: Event) -> None:
         camera = self._cameras.get(event.stream)
@@ -122,9 +125,9 @@ class ClipsSink(Sink):
         path = self.folder / clip_name(event, begun_s)
         clip = camera.clips[event.id] = _Clip(path, from_s, _open_writer(path))
         until_s = from_s + self._max_clip_s if event.t_end_s is None else event.t_end_s + self._post_s
-        for t_s, jpeg in list(camera.ring):
+        for t_s, jpeg in camera.ring:
             if from_s <= t_s <= min(until_s, from_s + self._max_clip_s):
-                clip.write(load_cv2().imdecode(np.frombuffer(jpeg, np.uint8), 1), t_s)
+                clip.add(t_s, jpeg)
         return clip
 
     def _finish(self, camera: _Camera | None, over: Callable[[_Clip], bool]) -> None:
@@ -196,10 +199,14 @@ class _Camera:
 
 
 class _Clip:
-    """One video on its way. until_s: when it ends; None while the event goes on."""
+    """One video on its way. until_s: when it ends; None while the event goes on.
+
+    It begins with many frames at once. They are written a few with every further one, so that no camera has to wait.
+    """
 
     def __init__(self, path: Path, from_s: float, writer: Any):
         self.path, self._writer = path, writer
+        self._waiting: deque[tuple[float, bytes]] = deque()
         self.from_s, self.until_s = from_s, None
         self._first_s: float | None = None
         self._shape: tuple[int, ...] | None = None
@@ -209,16 +216,25 @@ class _Clip:
         whole_s = self.from_s + longest_s
         return whole_s if self.until_s is None else min(self.until_s, whole_s)
 
-    def write(self, image: np.ndarray, t_s: float) -> None:
-        """What fails is raised by ``close``: the other clips go on."""
-        self._first_s, self._shape = (t_s, image.shape) if self._first_s is None else (self._first_s, self._shape)
-        if self._error is None and image.shape == self._shape:
-            try:
-                self._writer.write(image, t_s - self._first_s)
-            except SourceError as error:
-                self._error = error
+    def add(self, t_s: float, jpeg: bytes) -> None:
+        self._waiting.append((t_s, jpeg))
+
+    def write(self, most: int) -> None:
+        """Writes frames that were added. What fails is raised by ``close``: the other clips go on."""
+        cv2 = load_cv2()
+        for _ in range(min(most, len(self._waiting))):
+            t_s, jpeg = self._waiting.popleft()
+            image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            if self._first_s is None:
+                self._first_s, self._shape = t_s, image.shape
+            if self._error is None and image.shape == self._shape:
+                try:
+                    self._writer.write(image, t_s - self._first_s)
+                except SourceError as error:
+                    self._error = error
 
     def close(self) -> None:
+        self.write(len(self._waiting))
         if self._error is not None:
             self._writer.discard()
             raise self._error

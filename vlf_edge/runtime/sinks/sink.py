@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...errors import VlfError
@@ -48,6 +49,10 @@ class Sink(ABC):
     def stats(self) -> dict[str, Any] | None:
         """``Health.stats`` of a sink that has one, with what else it counts, as plain JSON values."""
         return None if self.health is None else self.health.stats()
+
+    def clip_of(self, stream: str, event_id: int) -> Path | None:
+        """The video of an event, of a sink that makes them; None if there is none (yet). Any thread may ask."""
+        return None
 
     def no_more(self) -> None:
         """Nothing more will be written, and ``close`` follows: several sinks can then finish at the same time."""

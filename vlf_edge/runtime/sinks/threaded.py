@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ...backoff import Backoff
@@ -100,6 +101,9 @@ class ThreadedSink(Sink):
         if busy_since_s is not None and (busy_s := self._clock() - busy_since_s) > self._patience_s:
             stats |= {"state": "hanging", "since_s": round(busy_s, 3)}
         return stats
+
+    def clip_of(self, stream: str, event_id: int) -> Path | None:
+        return self._sink.clip_of(stream, event_id)
 
     def no_more(self) -> None:
         self._closing.set()
