@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -161,6 +162,30 @@ def test_a_clip_that_cannot_be_written_costs_no_other(tmp_path, caplog):
     (tmp_path / "clips").mkdir()
     play(sink, range(20, 40), {25: [event(24, 25, number=2)]})
     assert sink.clip_of("door", 2).is_file() and sink.stats()["state"] == "ok"
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from vlf_edge import ClipsSink, Event, Frame
+rng = np.random.default_rng(0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # as a disk that gets full
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with ClipsSink(sys.argv[1]) as sink:
+    for number in range(60):
+        image = rng.integers(0, 255, (96, 128, 3), np.uint8)
+        sink.write(Frame(image, number / 10, number, 0.0, stream="door"), None)
+        if number == 20:
+            sink.write_event(Event("door", "wave", 1.0, None, 0.9, 1))
+stats = sink.stats()
+print(stats["written"], stats["failed"], stats["last_error"])
+"""
+
+
+def test_on_a_full_disk_there_is_no_half_clip(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("0 1 cannot write "), done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_pyav_clips_are_even_and_that_is_said(tmp_path, monkeypatch, caplog):

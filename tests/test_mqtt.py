@@ -104,6 +104,21 @@ def test_a_broker_that_is_killed_and_comes_back_gets_every_event(broker, caplog)
     assert len(said) == 2 and "was lost" in said[0] and "works again" in said[1]
 
 
+def test_a_broker_that_hangs_gets_every_event_when_it_goes_on(broker):
+    with Listener(broker.port) as listener:
+        sink = MqttSink(f"mqtt://localhost:{broker.port}", streams=("door",))
+        until(lambda: "vlf_edge/availability" in listener.kept)
+        broker.send_signal(signal.SIGSTOP)
+        try:
+            for number in range(200):
+                sink.write_event(replace(BEGUN, id=number))
+        finally:
+            broker.send_signal(signal.SIGCONT)
+        until(lambda: len(listener.json_of("vlf_edge/door/event")) == 200)
+        assert [event["id"] for event in listener.json_of("vlf_edge/door/event")] == list(range(200))
+        sink.close()
+
+
 def test_while_there_is_no_broker_a_bounded_number_of_events_waits(caplog):
     pytest.importorskip("paho.mqtt.client")
     sink = ThreadedSink(MqttSink(f"mqtt://localhost:{free_port()}", queued=10), drop_oldest=False)

@@ -111,13 +111,6 @@ def test_refusals(tmp_path, images):
         VideoSink(tmp_path / "out.nonsense", SOURCE).write(frame(images[0]), None)
 
 
-def test_another_size_begins_another_video(tmp_path, images):
-    with VideoSink(tmp_path / "out.avi", SOURCE) as sink:
-        for i, image in enumerate(images):
-            sink.write(frame(image if i < 30 else image[:32, :32], i), None)
-    assert [len(list(open_source(tmp_path / name))) for name in ("out.avi", "out-2.avi")] == [30, 10]
-
-
 def test_the_source_is_never_written_to(tmp_path, images):
     path = tmp_path / "in.avi"
     with VideoSink(path, SOURCE) as sink:

@@ -216,7 +216,7 @@ def test_events_are_dropped_last():
     assert gate.seen == [0, EVENT, 8, 9] and sink.stats()["dropped"] == 7
 
 
-def test_a_sink_that_hangs_costs_a_file_its_patience_once():
+def test_a_sink_that_hangs_costs_a_file_its_patience_once(caplog):
     time, gate = MockTime(), Gate()
     sink = ThreadedSink(gate, capacity=2, drop_oldest=False, patience_s=0.05, clock=time)
     sink.write(*step(0))
@@ -226,11 +226,12 @@ def test_a_sink_that_hangs_costs_a_file_its_patience_once():
         sink.write(*step(number))  # with a wait for each it would take ten seconds
     assert sink.stats() | {"since_s": 0} == {
         "name": "Gate", "state": "hanging", "since_s": 0, "unit": "steps and events", "written": 0, "dropped": 197,
-        "failed": 0, "errors": 0, "last_error": None, "waiting": 2,
+        "failed": 0, "errors": 1, "last_error": "it has not come back from a write for 0 s", "waiting": 2,
     }  # fmt: skip
     gate.open.set()
     sink.close()
-    assert gate.seen == [0, 198, 199]
+    assert gate.seen == [0, 198, 199] and sink.stats()["state"] == "ok"
+    assert [record.message.partition(",")[0] for record in caplog.records[:2]] == ["Gate fails", "Gate works again"]
 
 
 def test_a_run_goes_on_whatever_its_sinks_do(toy_plan, images):

@@ -44,9 +44,11 @@ class DiskQueue:
             self._db = self._open()
         except OSError as error:
             raise VlfError(f"cannot use the queue {path}: {error.strerror}") from None
+        self._count = 0
+        self._count = self._run("SELECT count(*) FROM queue")[0][0]
 
     def __len__(self) -> int:
-        return self._run("SELECT count(*) FROM queue")[0][0]
+        return self._count  # without the lock: a disk that hangs holds up nobody who counts
 
     def put(self, text: str) -> int:
         """Appends a text; it is on the disk when this returns. Returns how many of the oldest had to go for it."""
@@ -60,7 +62,8 @@ class DiskQueue:
                             "DELETE FROM queue WHERE number IN (SELECT number FROM queue ORDER BY number LIMIT ?)",
                             (over,),
                         )
-                    return over
+                self._count += 1 - over
+                return over
             except self._sqlite.Error as error:
                 raise OSError(f"cannot write the queue {self.path}: {error}") from None
 
@@ -100,6 +103,9 @@ class DiskQueue:
         with self._lock:
             try:
                 with self._db:
-                    return self._db.execute(statement, values).fetchall()
+                    done = self._db.execute(statement, values)
+                    rows = done.fetchall()
+                self._count -= max(0, done.rowcount)  # rows that were removed; -1 where some were asked for
+                return rows
             except self._sqlite.Error as error:
                 raise OSError(f"cannot use the queue {self.path}: {error}") from None

@@ -58,7 +58,9 @@ class ThreadedSink(Sink):
         )
         self._closing = threading.Event()
         self._pause = pause or self._closing.wait
-        self._patience_s, self._busy_since_s = patience_s, None
+        self._patience_s = patience_s
+        self._busy_since_s: float | None = None
+        self._told_s: float | None = None
         self._failures, self._closed = 0, False
         self._error: BaseException | None = None
         self.unfinished: BaseException | None = None
@@ -98,8 +100,8 @@ class ThreadedSink(Sink):
                 stats |= {key: mine[key] for key in ("state", "since_s", "last_error")}
         stats["waiting"] = len(self._steps)
         busy_since_s = self._busy_since_s
-        if busy_since_s is not None and (busy_s := self._clock() - busy_since_s) > self._patience_s:
-            stats |= {"state": "hanging", "since_s": round(busy_s, 3)}
+        if self._hangs(busy_since_s):
+            stats |= {"state": "hanging", "since_s": round(self._clock() - busy_since_s, 3)}
         return stats
 
     def clip_of(self, stream: str, event_id: int) -> Path | None:
@@ -127,10 +129,17 @@ class ThreadedSink(Sink):
         self._raise_error()
 
     def _send(self, item: Item) -> None:
+        busy_since_s = self._busy_since_s
+        if self._hangs(busy_since_s) and busy_since_s != self._told_s:
+            self._told_s = busy_since_s
+            self.health.fails(f"it has not come back from a write for {self._patience_s:.0f} s")
         try:
             self._steps.send(item)
         except ChannelClosed:
             self._raise_error()
+
+    def _hangs(self, busy_since_s: float | None) -> bool:
+        return busy_since_s is not None and self._clock() - busy_since_s > self._patience_s
 
     def _write_all(self) -> None:
         for item in self._steps:

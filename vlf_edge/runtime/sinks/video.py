@@ -109,19 +109,17 @@ class VideoSink(Sink):
     """Every frame that reached the recogniser, with the latest decision on it, as a video (class VideoWriter).
 
     source: gives the frame rate; its own files are never written to. stream: only that stream's frames (None: all).
-    When frames change their size, as those of a camera may that was away, the next video begins: out.mp4, out-2.mp4.
     """
 
     every_frame = True
 
     def __init__(self, path: str | Path, source: Source, stream: str | None = None):
-        self._stream, self._path, self._source = stream, Path(path), source
-        self._check_not_read(self._path)
-        self._fps = source.fps or DEFAULT_FPS
-        self._writer = VideoWriter(path, self._fps)
+        self._stream, self._path = stream, path
+        for read in source.paths:
+            if Path(path).exists() and Path(path).samefile(read):
+                raise SourceError(f"cannot save to {path}: it is what {source.name} is read from; give another name")
+        self._writer = VideoWriter(path, source.fps or DEFAULT_FPS)
         self._latest: Prediction | None = None
-        self._shape: tuple[int, ...] | None = None
-        self._videos = 1
 
     @property
     def name(self) -> str:
@@ -131,25 +129,10 @@ class VideoSink(Sink):
         if frame is None or self._stream not in (None, frame.stream):
             return
         self._latest = prediction or self._latest
-        if self._shape not in (None, frame.image.shape):
-            self._begin_next()
-        self._shape = frame.image.shape
         self._writer.write(annotate(frame.image, self._latest))
 
     def close(self) -> None:
         self._writer.close()
-
-    def _begin_next(self) -> None:
-        self._writer.close()
-        self._videos += 1
-        path = self._path.with_name(f"{self._path.stem}-{self._videos}{self._path.suffix}")
-        self._check_not_read(path)
-        self._writer = VideoWriter(path, self._fps)
-
-    def _check_not_read(self, path: Path) -> None:
-        for read in self._source.paths:
-            if path.exists() and path.samefile(read):
-                raise SourceError(f"cannot save to {path}: it is what {self._source.name} is read from; name another")
 
 
 @dataclass(frozen=True)
