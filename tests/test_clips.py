@@ -190,7 +190,6 @@ def test_on_a_full_disk_there_is_no_half_clip(tmp_path):
 
 def test_without_pyav_clips_are_even_and_that_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr(clips, "_said", False)
     caplog.set_level("INFO")
     with ClipsSink(tmp_path, pre_s=1.0, post_s=0.5) as sink:
         play(sink, [n for n in range(60) if not 30 <= n < 35], {25: [event(20)], 42: [event(20, 40)]})

@@ -137,6 +137,7 @@ def test_passwords_get_in_and_wrong_ones_are_told_without_being_told(tmp_path, c
         with MqttSink(f"mqtt://us@er:{PASSWORD}@localhost:{broker.port}".replace("us@er", "us%40er")) as sink:
             until(lambda: "vlf_edge/availability" in listener.kept)
             assert PASSWORD not in repr(vars(sink)) and sink.health.ok
+        until(lambda: listener.kept["vlf_edge/availability"] == "offline")
         listener.kept.clear()
         with MqttSink(f"mqtt://us%40er:{PASSWORD}x@localhost:{broker.port}") as sink:
             until(lambda: not sink.health.ok)

@@ -157,14 +157,19 @@ from vlf_edge import JsonLinesFileSink, Event
 sink = JsonLinesFileSink(sys.argv[1], max_bytes=20_000, keep=10_000)
 for number in range(10**9):
     sink.write_event(Event("main", "x" * (number % 50), 0.0, None, 0.5, number))
-    if number % 100 == 0:
+    if number % 20 == 0:
         print(number, flush=True)
+        input()
 """
 
 
 def test_a_kill_loses_at_most_the_last_line(tmp_path):
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "x.jsonl")], stdout=subprocess.PIPE)
-    told = [int(writer.stdout.readline()) for _ in range(20)][-1]
+    words = [sys.executable, "-c", WRITER, str(tmp_path / "x.jsonl")]
+    writer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    for _ in range(40):
+        told = int(writer.stdout.readline())
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
     writer.send_signal(signal.SIGKILL)
     told = max([told, *map(int, writer.communicate()[0].splitlines())])
     JsonLinesFileSink(tmp_path / "x.jsonl").close()

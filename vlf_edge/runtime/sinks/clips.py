@@ -22,7 +22,7 @@ from ...errors import SourceError, VlfError
 from ...opencv import load_cv2
 from ...options import check_options, option
 from ...types import Event, Frame, Prediction
-from .h264 import H264Writer
+from .h264 import H264Writer, can_encode_h264
 from .health import Health
 from .sink import Run, Sink
 from .video import VideoWriter
@@ -74,6 +74,9 @@ class ClipsSink(Sink):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise VlfError(f"cannot make the folder {folder} for clips: {error.strerror}") from None
+        self._make_writer = H264Writer if can_encode_h264() else _EvenWriter
+        if self._make_writer is _EvenWriter:
+            log.info("clips are MPEG-4, which browsers do not play; for H.264: pip install 'vlf_edge[clips]'")
 
     @property
     def name(self) -> str:
@@ -123,7 +126,7 @@ class ClipsSink(Sink):
         begun_s = self._now() - (time.monotonic() - camera.captured_s) - (camera.ring[-1][0] - event.t_start_s)
         from_s = event.t_start_s - self._pre_s
         path = self.folder / clip_name(event, begun_s)
-        clip = camera.clips[event.id] = _Clip(path, from_s, _open_writer(path))
+        clip = camera.clips[event.id] = _Clip(path, from_s, self._make_writer(path))
         until_s = from_s + self._max_clip_s if event.t_end_s is None else event.t_end_s + self._post_s
         for t_s, jpeg in camera.ring:
             if from_s <= t_s <= min(until_s, from_s + self._max_clip_s):
@@ -270,20 +273,6 @@ def _safe(text: str) -> str:
     """A part of a file name: short, neither hidden nor an option."""
     words = re.sub(r"[^\w.]+", "_", unicodedata.normalize("NFC", text))
     return words.encode(errors="ignore")[:60].decode(errors="ignore").strip("._") or "_"
-
-
-def _open_writer(path: Path) -> Any:
-    try:
-        return H264Writer(path, _MAX_FPS)
-    except ImportError:
-        global _said
-        if not _said:
-            _said = True
-            log.info("clips are MPEG-4, which browsers do not play; for H.264: pip install av")
-        return _EvenWriter(path)
-
-
-_said = False
 
 
 @dataclass(frozen=True)

@@ -13,23 +13,33 @@ from ...errors import SourceError, one_line
 
 _ENCODERS = ("libx264", "libopenh264")
 _TICKS = 90_000  # a second, as is usual for video
+_RATE = 15  # frames a second, about: for the encoder's estimates, since frames have times of their own
+
+
+def can_encode_h264() -> bool:
+    """Whether PyAV is here, and has an encoder."""
+    try:
+        import av
+    except ImportError:
+        return False
+    return _encoder_of(av) is not None
+
+
+def _encoder_of(av: Any) -> str | None:
+    return next((name for name in _ENCODERS if name in av.codecs_available), None)
 
 
 class H264Writer:
     """A video of images (H, W, 3) uint8 BGR of one size, each shown from its own time on; complete or not there.
 
-    Odd sizes lose their last row or column. Raises SourceError if it cannot be written, and ImportError where PyAV is
-    missing or has no encoder.
+    Odd sizes lose their last row or column. For machines where ``can_encode_h264``. Raises SourceError if it cannot be
+    written.
     """
 
-    def __init__(self, path: Path, fps: float):
+    def __init__(self, path: Path):
         import av
 
-        self._av, self._path = av, path
-        self._encoder = next((name for name in _ENCODERS if name in av.codecs_available), None)
-        if self._encoder is None:
-            raise ImportError(f"PyAV has none of the encoders {', '.join(_ENCODERS)}")
-        self._fps = Fraction(fps).limit_denominator(1000)
+        self._av, self._path, self._encoder = av, path, _encoder_of(av)
         self._container: Any = None
         self._last_tick = -1
 
@@ -75,7 +85,7 @@ class H264Writer:
         try:
             options = {"movflags": "faststart"}  # so that a browser begins before it has all of it
             self._container = self._checked(self._av.open, str(self._new.partial), "w", format="mp4", options=options)
-            self._stream = self._container.add_stream(self._encoder, rate=self._fps)
+            self._stream = self._container.add_stream(self._encoder, rate=_RATE)
             self._stream.height, self._stream.width = (size // 2 * 2 for size in image.shape[:2])
             self._stream.pix_fmt, self._stream.time_base = "yuv420p", Fraction(1, _TICKS)
             self._stream.codec_context.time_base = Fraction(1, _TICKS)

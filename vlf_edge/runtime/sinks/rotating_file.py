@@ -35,14 +35,19 @@ class RotatingFile:
             raise VlfError(f"cannot write {path}: {error.strerror}") from None
 
     def write_line(self, line: bytes) -> None:
-        """Appends a line, without its end. Raises OSError, and the file is then as it was before."""
-        if self._handle is None or self._moved():
+        """Appends a line, without its end. Raises OSError; the file is then as it was before, and opened anew for the
+        next line."""
+        try:
+            if self._handle is None or self._moved():
+                self.close()
+                self._open()
+            size = os.fstat(self._handle).st_size
+            if size > self._start_bytes and size + len(line) + 1 > self._max_bytes:
+                self._rotate()
+            self._append(line)
+        except BaseException:
             self.close()
-            self._open()
-        size = os.fstat(self._handle).st_size
-        if size > self._start_bytes and size + len(line) + 1 > self._max_bytes:
-            self._rotate()
-        self._append(line)
+            raise
 
     def close(self) -> None:
         if self._handle is not None:
