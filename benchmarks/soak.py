@@ -153,9 +153,7 @@ def soak(plan: str, minutes: float, streams: int, fps: float, phases: int, backe
         Runtime(plan, backend=backend, phases=phases) as runtime,
     ):
         address = find_source(server.url)
-        viewer = Viewer(
-            runtime.pipeline(dict.fromkeys(names, address), limits=Limits(stall_timeout_s=STALL_TIMEOUT_S))
-        )
+        viewer = Viewer(runtime.pipeline(dict.fromkeys(names, address), limits=Limits(stall_timeout_s=STALL_TIMEOUT_S)))
         viewer.resumed_s(names, time.monotonic())
         began_s = outage_s = time.monotonic()
         warm_s, early = began_s + min(300.0, minutes * 12), open_things()
@@ -243,7 +241,9 @@ def table(figures: dict[str, Any]) -> str:
             f"{sampling['span_s']:g} s; seconds from the server's return to the first decision:"
         )
         for kind, one in rounds["resumed_s"].items():
-            lines.append(f"  {kind:12s} p50 {one['p50']:6.2f}  p95 {one['p95']:6.2f}  max {one['max']:6.2f}  n {one['n']}")
+            lines.append(
+                f"  {kind:12s} p50 {one['p50']:6.2f}  p95 {one['p95']:6.2f}  max {one['max']:6.2f}  n {one['n']}"
+            )
         lines.append(
             f"  {rounds['mixed_windows']} of {rounds['windows']} windows mixed; counts add up: "
             f"{rounds['counts_add_up']}; {rounds['threads_left']} threads and {rounds['descriptors_left']} descriptors left"

@@ -6,7 +6,6 @@ python demos/camera.py --engine vlf.plan --source test://motion --show
 """
 
 import argparse
-import os
 import sys
 
 import vlf_edge
@@ -30,29 +29,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Window(vlf_edge.Sink):
-    """A window with the frames and the latest decision on them, until Q or Esc is pressed."""
-
-    every_frame = True
-    wants_more = True
-
-    def __init__(self):
-        import cv2
-
-        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            # OpenCV ends the whole process where there is no screen; one line is better.
-            raise vlf_edge.VlfError("--show needs a screen and there is none here; use --save FILE instead")
-        self._cv2, self._latest = cv2, None
-
-    def write(self, frame, prediction):
-        self._latest = prediction or self._latest
-        if frame is not None:
-            self._cv2.imshow("vlf_edge", vlf_edge.annotate(frame.image, self._latest))
-        self.wants_more = self._cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-
-
 def run(args: argparse.Namespace) -> None:
-    window = [Window()] if args.show else []
+    window = [vlf_edge.WindowSink()] if args.show else []
     options = {"backend": args.backend, "rebuild": args.rebuild, "cuda_graph": not args.no_cuda_graph}
     with signals.telling(), vlf_edge.Runtime(args.engine, **options) as runtime:  # a video has an end to be written
         source = vlf_edge.open_source(

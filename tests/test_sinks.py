@@ -2,12 +2,14 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import cv2
 import numpy as np
 import pytest
 
-from vlf_edge import Frame, Prediction, SourceError, open_source
+from vlf_edge import Event, Frame, Prediction, SourceError, open_source
 from vlf_edge.atomic import PARTIAL_PREFIX
 from vlf_edge.cli import main
 from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, VideoWriter, annotate, describe
@@ -31,6 +33,27 @@ def test_lines_for_people(images):
     assert "warming" in first and "wave" not in first
     for part in ("3.00 s", "ok", "wave", "87.5%", "12.5 ms old", "3 dropped"):
         assert part in second
+
+
+BEGUN = Event("door", "wave, \x1b[2J", 12.5, None, 0.75, 7)
+ENDED = replace(BEGUN, t_end_s=14.25, peak_score=0.9375)
+
+
+def test_events_are_lines_too():
+    text, lines = io.StringIO(), io.StringIO()
+    for sink in (PrintSink(text), JsonLinesSink(lines)):
+        sink.write_event(BEGUN)
+        sink.write_event(ENDED)
+    first, second = text.getvalue().splitlines()
+    assert "\x1b" not in first and all(part in first for part in ("door", "12.50 s", "begins", "wave", "event 7"))
+    assert all(part in second for part in ("ended", "93.8%", "1.75 s long", "event 7"))
+    begun, ended = (json.loads(line)["event"] for line in lines.getvalue().splitlines())
+    assert begun["t_end_s"] is None and ended["t_end_s"] == 14.25
+    assert {**ended, "at": None} == {
+        "id": 7, "stream": "door", "label": "wave, \x1b[2J", "t_start_s": 12.5, "t_end_s": 14.25, "peak_score": 0.9375,
+        "at": None,
+    }  # fmt: skip
+    assert datetime.fromisoformat(ended["at"].replace("Z", "+00:00")).utcoffset() == timedelta(0)
 
 
 def test_random_weights_are_said_in_every_decision():
@@ -77,12 +100,14 @@ def test_annotation_leaves_the_frame_itself_alone(images):
 def test_refusals(tmp_path, images):
     with pytest.raises(SourceError, match="there is no folder"):
         VideoSink(tmp_path / "none" / "out.mp4", SOURCE)
-    writer = VideoWriter(tmp_path / "out.mp4", 20)
-    writer.write(images[0])
-    with pytest.raises(SourceError, match=r"shape \(10, 10, 3\), the first one had \(48, 64, 3\)"):
-        writer.write(images[0][:10, :10])
-    writer.close()
-    writer.close()
+    sink = VideoSink(tmp_path / "out.mp4", SOURCE)
+    sink.write(frame(images[0]), None)
+    sink.close()
+    sink.close()
+    with VideoWriter(tmp_path / "out.mp4", 20.0) as writer:
+        writer.write(images[0])
+        with pytest.raises(SourceError, match=r"shape \(10, 10, 3\), the first one had \(48, 64, 3\)"):
+            writer.write(images[0][:10, :10])
     with pytest.raises(SourceError, match="cannot write mp4v video"):
         VideoSink(tmp_path / "out.nonsense", SOURCE).write(frame(images[0]), None)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vlf_edge import SourceError, VlfError
 from vlf_edge.cli import main
-from vlf_edge.runtime.runtime import name_sources
+from vlf_edge.commands.cameras import name_sources
 from vlf_edge.video.sources import find_source, hidden
 from vlf_edge.video.sources.url import Url
 

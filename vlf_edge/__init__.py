@@ -15,9 +15,14 @@ from .lazy import lazy
 telemetry.switch_off()
 
 _HOME = {
+    "Event": "types",
     "Frame": "types",
+    "ClipsSink": "runtime",
+    "CsvEventsSink": "runtime",
+    "JsonLinesFileSink": "runtime",
     "JsonLinesSink": "runtime",
     "Limits": "runtime",
+    "MqttSink": "runtime",
     "Manifest": "manifest",
     "Plan": "plan",
     "ModelError": "errors",
@@ -33,6 +38,9 @@ _HOME = {
     "ThreadedSink": "runtime",
     "VideoSink": "runtime",
     "VideoWriter": "runtime",
+    "WebhookSink": "runtime",
+    "WindowSink": "runtime",
+    "event_to_json": "runtime",
     "annotate": "runtime",
     "BackendMissing": "errors",
     "CalibrationError": "errors",

@@ -8,12 +8,10 @@ Stop a camera with Ctrl-C: the video of --save is finished, and a summary follow
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import signals
@@ -21,8 +19,10 @@ from ..errors import VlfError
 from ..options import add_options, given_options
 from ..printable import printable
 from ..runtime.limits import Limits
+from ..runtime.sinks.table import add_sink_arguments
 from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
+from .cameras import name_sources
 
 if TYPE_CHECKING:
     from ..runtime import Sink
@@ -41,11 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{KINDS.replace('%', '%%')}; several run together",
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
-    add(
-        "--save",
-        metavar="FILE",
-        help="also write the video with the decisions on it (.mp4 or .avi); of several sources, FILE-SOURCE each",
-    )
     add_backend_arguments(parser)
     add(
         "--phases",
@@ -64,12 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, Limits, *(f.name for f in fields(Limits)))
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
     add_options(parser.add_argument_group("sources"), SourceOptions, *SOURCE_FLAGS)
+    add_sink_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs until every source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime
-    from ..runtime.runtime import name_sources
+    from ..runtime.recognizer import MAIN
     from ..video import find_source
 
     limits = Limits(**given_options(args, Limits))
@@ -88,31 +84,33 @@ def main(args: argparse.Namespace) -> int:
         sources = {  # a camera is opened when it runs, and again when it fails
             name: one if one.live and one.again else stack.enter_context(one.open()) for name, one in found.items()
         }
+        streams = sources if len(sources) > 1 else {MAIN: next(iter(sources.values()))}
+        sinks = _sinks(args, streams)
         runtime.run(
-            sources if len(sources) > 1 else next(iter(sources.values())),
-            _sinks(args, sources),
+            streams,
+            sinks,
             duration_s=args.duration,
             max_batch_delay_ms=args.max_batch_delay_ms,
             limits=limits,
         )
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
+        _check_finished(sinks)
     return 0
 
 
 def _sinks(args: argparse.Namespace, sources: dict[str, Source | Address]) -> list[Sink]:
-    from ..runtime import JsonLinesSink, PrintSink, ThreadedSink, VideoSink
+    """What is printed, and what the arguments ask for besides."""
+    from ..runtime.sinks import JsonLinesSink, PrintSink, Run, ThreadedSink, open_sinks
 
-    sinks: list[Sink] = [JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)]
-    if args.save:
-        for name, source in sources.items():
-            alone = len(sources) == 1
-            path = args.save if alone else video_of(args.save, name)
-            sink = VideoSink(path, source, stream=None if alone else name)
-            sinks.append(ThreadedSink(sink, drop_oldest=source.live))
-    return sinks
+    run = Run(sources, events=getattr(args, "events", False))
+    printed = JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)
+    if run.live:  # a pipe that nobody reads holds up files, as pipes do, but no camera
+        printed = ThreadedSink(printed, raises=(BrokenPipeError,))
+    return [printed, *open_sinks(args, run)]
 
 
-def video_of(path: str, stream: str) -> Path:
-    """Where the video of one of several streams goes: out.mp4 -> out-door.mp4."""
-    whole = Path(path)
-    return whole.with_name(f"{whole.stem}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stream)}{whole.suffix}")
+def _check_finished(sinks: list[Sink]) -> None:
+    """Raises what the end of a file that was to be written failed with."""
+    for sink in sinks:
+        if (error := getattr(sink, "unfinished", None)) is not None:
+            raise error

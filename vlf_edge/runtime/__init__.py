@@ -3,8 +3,12 @@
 from ..lazy import lazy
 
 _HOME = {
+    "ClipsSink": "sinks",
+    "CsvEventsSink": "sinks",
+    "JsonLinesFileSink": "sinks",
     "JsonLinesSink": "sinks",
     "Limits": "limits",
+    "MqttSink": "sinks",
     "Pipeline": "pipeline",
     "PrintSink": "sinks",
     "Recognizer": "recognizer",
@@ -13,6 +17,9 @@ _HOME = {
     "ThreadedSink": "sinks",
     "VideoSink": "sinks",
     "VideoWriter": "sinks",
+    "WebhookSink": "sinks",
+    "WindowSink": "sinks",
+    "event_to_json": "sinks",
     "to_json": "sinks",
     "annotate": "sinks",
 }

@@ -54,7 +54,13 @@ class Capture:
     """
 
     def __init__(
-        self, stream: Stream, source: Source | Address, limits: Limits, clock: Clock, events: Events, wake: threading.Event
+        self,
+        stream: Stream,
+        source: Source | Address,
+        limits: Limits,
+        clock: Clock,
+        events: Events,
+        wake: threading.Event,
     ):
         address = find_source(source)
         self.stream, self.name, self.live = stream, address.name, address.live

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,19 +18,15 @@ from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
 from ..types import Prediction
 from ..video.sampler import segment_centres
-from ..video.sources import find_source, hidden, open_source
-from .energy import EnergyMeter
+from ..video.sources import find_source, open_source
 from .limits import Limits
 from .pipeline import Pipeline
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
+from .report import Report, describe
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
 
 log = logging.getLogger(__name__)
-_PUSHED = {
-    "source": None, "live": False, "state": "pushed", "state_for_s": 0.0, "reconnects": 0, "last_error": None,
-}  # fmt: skip
-"""What is known of a stream whose frames the caller pushes."""
 
 
 class Runtime:
@@ -68,9 +63,9 @@ class Runtime:
         sampling = manifest.sampling if phases is None else replace(manifest.sampling, phases=phases)
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
-        self._meter: EnergyMeter | None = None
-        self._device, self._cpu_from_s = device, time.process_time()
-        self._pushing, self._metering = threading.Lock(), threading.Lock()
+        self._sinks: Sequence[Sink] = ()
+        self._report = Report(device)
+        self._pushing = threading.Lock()
         self._engines = open_engines(
             self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
         )
@@ -189,7 +184,7 @@ class Runtime:
                     every_frame=every_frame,
                     max_batch_delay_s=max_batch_delay_ms / 1e3,
                     limits=limits,
-                    every_second=self._read_meter,
+                    every_second=self._report.read_meter,
                 )
                 stack.pop_all()  # the pipeline closes them from here on
             return self._pipeline
@@ -210,8 +205,10 @@ class Runtime:
         ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
         with ExitStack() as stack:
+            self._sinks = sinks = tuple(sinks)
             for sink in sinks:
                 stack.enter_context(sink)
+            stack.callback(lambda: [sink.no_more() for sink in sinks])
             every_frame = any(sink.every_frame for sink in sinks)
             steps = stack.enter_context(
                 self.pipeline(
@@ -266,43 +263,14 @@ class Runtime:
     def stats(self) -> dict[str, Any]:
         """All figures, as plain JSON values: "backend"; "counts", "labels" and "ms" of all streams together
         (``Stats.summary``); "process": {"cpu_s", "joules", "mj_per_decision"} since the Runtime was opened; "streams":
-        {name: {"counts", "labels", "ms"} and what is known of the source (``Capture.report``)}. docs/reliability.md
-        names every key."""
-        total = self.recognizer.total().summary()
-        reports = {} if self._pipeline is None else self._pipeline.reports()
-        streams = {
-            name: {**stream.stats.summary(), **reports.get(name, _PUSHED)}
-            for name, stream in list(self.recognizer.streams.items())
-        }
-        joules = self._read_meter()
-        decisions = total["counts"]["decisions"]
-        process = {
-            "cpu_s": round(time.process_time() - self._cpu_from_s, 3),
-            "joules": {kind: round(value, 3) for kind, value in joules.items()},
-            "mj_per_decision": round(1e3 * sum(joules.values()) / decisions, 3) if joules and decisions else None,
-        }
-        return {"backend": self.backend, **total, "process": process, "streams": streams}
+        {name: {"counts", "labels", "ms"} and what is known of the source (``Capture.report``)}; "sinks": [``Sink.stats``
+        of those sinks of the latest ``run`` that have any]. docs/reliability.md names every key."""
+        return self._report.stats(self.backend, self.recognizer, self._pipeline, self._sinks)
 
     def summary(self) -> str:
         """``stats`` in a few lines of text, with a warning if the plan was never trained."""
         warning = f"\n{RANDOM_WEIGHTS_NOTE}" if self.plan.manifest.random_weights else ""
-        stats = self.stats()
-        process, rows = stats["process"], []
-        energy = process["mj_per_decision"]
-        rows.append(
-            f"{process['cpu_s']:.1f} s of CPU time" + ("" if energy is None else f", {energy:.1f} mJ a decision")
-        )
-        for name, stream in stats["streams"].items():
-            if stream["last_error"] is not None:
-                rows.append(f"{name}: back {stream['reconnects']} times; last error: {stream['last_error']}")
-        return "\n".join([self.recognizer.total().describe(), *rows]) + f"; on {self.backend}{warning}"
-
-    def _read_meter(self) -> dict[str, float]:
-        """Joules by meter. The first call, of a pipeline that has begun, finds the meters."""
-        with self._metering:
-            if self._meter is None:
-                self._meter = EnergyMeter(device=self._device)
-        return self._meter.read()
+        return f"{describe(self.recognizer.total(), self.stats())}{warning}"
 
     def close(self) -> None:
         """Ends a stream that is still running and releases the engines; idempotent."""
@@ -337,16 +305,3 @@ class Runtime:
 
     def __exit__(self, *exc_info) -> None:
         self.close()
-
-
-def name_sources(sources: Sequence[str]) -> dict[str, str]:
-    """A stream name for each source: the last part of its path, with a number where two are alike."""
-    named: dict[str, str] = {}
-    for source in sources:
-        name = base = os.path.basename(hidden(source).rstrip("/")) or hidden(source)
-        number = 1
-        while name in named:
-            number += 1
-            name = f"{base}#{number}"
-        named[name] = source
-    return named

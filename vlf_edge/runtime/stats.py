@@ -137,7 +137,9 @@ class Stats:
             f"instants + {counts['dropped']} dropped{_causes(counts)}; {counts['gaps']} gaps",
         ]
         if counts["stale"] or counts["over_budget"]:
-            rows.append(f"{counts['stale']} decisions came too late to count, {counts['over_budget']} after their budget")
+            rows.append(
+                f"{counts['stale']} decisions came too late to count, {counts['over_budget']} after their budget"
+            )
         if counts["undelivered"] or counts["failed"] or counts["not_numbers"]:
             rows.append(
                 f"{counts['undelivered']} results came too fast for the caller, {counts['failed']} frames failed, "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import numpy as np
 from ...atomic import Replacement, check_replaceable
 from ...errors import SourceError
 from ...opencv import load_cv2
+from ...options import option
 from ...types import Frame, Prediction
 from ...video.sources import DEFAULT_FPS, IMAGE_SUFFIXES, Address, Source
 from .annotation import annotate
-from .sink import Sink
+from .sink import Run, Sink
 
 _PACING = 16  # frames
 
@@ -114,7 +117,7 @@ class VideoSink(Sink):
     every_frame = True
 
     def __init__(self, path: str | Path, source: Source | Address, stream: str | None = None):
-        self._stream = stream
+        self._stream, self._path = stream, path
         for read in source.paths:
             if Path(path).exists() and Path(path).samefile(read):
                 raise SourceError(f"cannot save to {path}: it is what {source.name} is read from; give another name")
@@ -122,6 +125,10 @@ class VideoSink(Sink):
         self._unpaced: list[tuple[float, np.ndarray]] | None = None if source.fps else []
         self._latest: Prediction | None = None
         self._size: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self._path)
 
     def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
         if prediction is not None and self._stream in (None, prediction.stream):
@@ -153,3 +160,28 @@ class VideoSink(Sink):
             self._writer.fps = 1 / float(np.median(forward_s))
         for _, image in unpaced:
             self._writer.write(image)
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What the command line says of it."""
+
+    save: str | None = option(
+        None,
+        "also write the video with the decisions on it (.mp4 or .avi); of several sources, FILE-SOURCE each",
+        "FILE",
+    )
+
+
+def open_videos(options: VideoOptions, run: Run) -> Iterator[Sink]:
+    if options.save is not None:
+        for stream, source in run.sources.items():
+            alone = len(run.sources) == 1
+            path = options.save if alone else video_of(options.save, stream)
+            yield VideoSink(path, source, stream=None if alone else stream)
+
+
+def video_of(path: str, stream: str) -> Path:
+    """Where the video of one of several streams goes: out.mp4 -> out-door.mp4."""
+    whole = Path(path)
+    return whole.with_name(f"{whole.stem}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stream)}{whole.suffix}")
