@@ -15,6 +15,9 @@ from .lazy import lazy
 telemetry.switch_off()
 
 _HOME = {
+    "Event": "types",
+    "EventDetector": "runtime",
+    "EventSettings": "runtime",
     "Frame": "types",
     "JsonLinesSink": "runtime",
     "Manifest": "manifest",

@@ -18,6 +18,7 @@ from .. import signals
 from ..errors import VlfError
 from ..printable import printable
 from .backend import add_backend_arguments, backend_options
+from .event_options import add_event_arguments, event_settings
 
 if TYPE_CHECKING:
     from ..runtime import Sink
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a frame may wait for frames of other sources, to be run in one batch (default: 0)",
     )
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
+    add_event_arguments(parser, "also tell when an action begins, and when it has ended")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -68,6 +70,7 @@ def main(args: argparse.Namespace) -> int:
 
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
+    events = event_settings(args)
     with (
         signals.telling(),
         Runtime(  # a video has an end to be written
@@ -79,7 +82,8 @@ def main(args: argparse.Namespace) -> int:
         opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
         source = opened if len(opened) > 1 else next(iter(opened.values()))
         delay_ms = args.max_batch_delay_ms
-        runtime.run(source, _sinks(args, opened), duration_s=args.duration, max_batch_delay_ms=delay_ms)
+        sinks = _sinks(args, opened)
+        runtime.run(source, sinks, duration_s=args.duration, max_batch_delay_ms=delay_ms, events=events)
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
     return 0
 

@@ -3,6 +3,8 @@
 from ..lazy import lazy
 
 _HOME = {
+    "EventDetector": "events",
+    "EventSettings": "event_settings",
     "JsonLinesSink": "sinks",
     "Pipeline": "pipeline",
     "PrintSink": "sinks",

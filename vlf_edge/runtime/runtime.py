@@ -16,9 +16,11 @@ from .. import signals
 from ..backends.selection import open_engines
 from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
-from ..types import Prediction
+from ..types import Event, Prediction
 from ..video.sampler import segment_centres
 from ..video.sources import open_source
+from .event_settings import EventSettings
+from .events import EventDetector
 from .pipeline import Pipeline
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
@@ -137,6 +139,33 @@ class Runtime:
             for step in steps:
                 yield step.prediction
 
+    def events(
+        self,
+        source: Any,
+        settings: EventSettings | None = None,
+        *,
+        fps: float | None = None,
+        max_batch_delay_ms: float = 0.0,
+    ) -> Iterator[Event]:
+        """What lasts, in the predictions of a source: each Event as soon as it is sure (``t_end_s`` is None), and once
+        more when it has ended. At the end of the source, by itself or by an error, all of them have.
+
+        source, fps, max_batch_delay_ms: as for ``stream``. settings: see ``EventSettings``. Raises what ``stream``
+        raises, and VlfError for settings that name labels that the plan has not.
+        """
+        detector = self.event_detector(settings)
+        try:
+            for prediction in self.stream(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms):
+                yield from detector.add(prediction)
+        except VlfError:
+            yield from detector.finish()
+            raise
+        yield from detector.finish()
+
+    def event_detector(self, settings: EventSettings | None = None) -> EventDetector:
+        """For loops of your own: give it what ``push`` returns. Raises VlfError as ``events`` does."""
+        return EventDetector(self.labels, self.recognizer.sampling.span_s, settings)
+
     def pipeline(
         self, source: Any, *, fps: float | None = None, every_frame: bool = False, max_batch_delay_ms: float = 0.0
     ) -> Pipeline:
@@ -168,15 +197,20 @@ class Runtime:
         fps: float | None = None,
         duration_s: float | None = None,
         max_batch_delay_ms: float = 0.0,
+        events: EventSettings | None = None,
     ) -> None:
         """Plays a source into sinks until it ends, the time is up, or a sink wants no more (``Sink.wants_more``).
 
-        source: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs under
+        source: as for ``stream``. events: also make events, for ``Sink.write_event``; those that are open at the end of
+        the run end there. The sinks are closed at the end, whatever happens; in a program that runs under
         ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
         with ExitStack() as stack:
             for sink in sinks:
                 stack.enter_context(sink)
+            detector = None if events is None else self.event_detector(events)
+            if detector is not None:
+                stack.callback(lambda: _write_events(sinks, detector.finish()))
             every_frame = any(sink.every_frame for sink in sinks)
             steps = stack.enter_context(
                 self.pipeline(source, fps=fps, every_frame=every_frame, max_batch_delay_ms=max_batch_delay_ms)
@@ -190,6 +224,8 @@ class Runtime:
             for frame, prediction in steps:
                 for sink in sinks:
                     sink.write(frame, prediction)
+                if detector is not None and prediction is not None:
+                    _write_events(sinks, detector.add(prediction))
                 if not all(sink.wants_more for sink in sinks):
                     break
 
@@ -268,6 +304,12 @@ class Runtime:
 
     def __exit__(self, *exc_info) -> None:
         self.close()
+
+
+def _write_events(sinks: Sequence[Sink], events: Sequence[Event]) -> None:
+    for event in events:
+        for sink in sinks:
+            sink.write_event(event)
 
 
 def name_sources(sources: Sequence[str]) -> dict[str, str]:
