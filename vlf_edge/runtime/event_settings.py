@@ -12,6 +12,9 @@ from ..options import check_options, option
 NOTHING = ("still", "none", "nothing", "background", "no action", "idle", "other", "negative")
 
 
+_MOST = 0.999  # no average ever reaches 1
+
+
 @dataclass(frozen=True)
 class EventSettings:
     """When decisions make an event; each field with its option on the command line.
@@ -28,13 +31,18 @@ class EventSettings:
         "P",
         flags=("--event-threshold",),
         above=0,
-        most=1,
+        most=_MOST,
     )
     thresholds: tuple[str, ...] | Mapping[str, float] = option(
         (), "thresholds of single labels, such as wave=0.8", "LABEL=P", flags=("--event-thresholds",)
     )
     leave: float = option(
-        0.4, "smoothed probability below which it ends (default: 0.4)", "P", flags=("--event-leave",), above=0, most=1
+        0.3,
+        "smoothed probability below which it ends (default: 0.3)",
+        "P",
+        flags=("--event-leave",),
+        above=0,
+        most=_MOST,
     )
     smooth_s: float = option(
         0.25, "time constant of the smoothing (default: 0.25)", "S", flags=("--event-smooth",), least=0, most=3600
@@ -65,16 +73,16 @@ class EventSettings:
         most=1_000_000,
     )
     start_lag: float = option(
-        0.47,
-        "of a window, how much an action has filled when it crosses the threshold (default: 0.47)",
+        0.44,
+        "of a window, how much shows an action when its decision turns to that (default: 0.44)",
         "SHARE",
         flags=("--event-start-lag",),
         least=0,
         most=1,
     )
     end_lag: float = option(
-        0.47,
-        "of a window, how much follows an action when it falls below --event-leave (default: 0.47)",
+        0.48,
+        "of a window, how much shows what follows an action when its decision turns from that (default: 0.48)",
         "SHARE",
         flags=("--event-end-lag",),
         least=0,
@@ -86,8 +94,10 @@ class EventSettings:
         if self.leave > self.threshold:
             raise VlfError(f"--event-leave is {self.leave:g}; expected at most --event-threshold, {self.threshold:g}")
         for label, value in self.threshold_of.items():
-            if not 0 < value <= 1:
-                raise VlfError(f"--event-thresholds: {label}={value:g}; expected a probability above 0 and at most 1")
+            if not 0 < value <= _MOST:
+                raise VlfError(
+                    f"--event-thresholds: {label}={value:g}; expected a probability above 0 and at most {_MOST}"
+                )
 
     @property
     def threshold_of(self) -> dict[str, float]:

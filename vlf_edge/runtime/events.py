@@ -2,10 +2,11 @@
 
     scores --smoothed over time--> one label at or above its threshold for long enough: Event --below ``leave``--> ended
 
-A window of ``span_s`` answers late: it has to fill with an action before it says so, and goes on saying so after the
-action is over. So an event's times are those at which the smoothed probability crossed its threshold, less what the
-smoothing (``smooth_s``) and the window (``start_lag`` and ``end_lag``, shares of its span) had lagged behind.
-docs/events.md has the figures.
+A window of ``span_s`` answers late: it turns to an action when a share of it shows that (``start_lag``), and from it
+when a share shows what came after (``end_lag``). It does so nearly at once, and an exponential average with the time
+constant ``smooth_s`` then takes ``smooth_s * ln(1 / (1 - p))`` to rise to p and ``smooth_s * ln(1 / p)`` to fall to it.
+So an event's times are those at which the smoothed probability crossed its threshold, less both. docs/events.md has the
+figures.
 """
 
 from __future__ import annotations
@@ -71,17 +72,19 @@ class EventDetector:
         *,
         max_streams: int = 1024,
     ):
+        if max_streams < 1:
+            raise VlfError(f"max_streams is {max_streams}, expected 1 or more")
         self.settings = settings = settings or EventSettings()
         self.labels, self._max_streams = tuple(labels), max_streams
         self.ignored = nothing_in(labels) if settings.ignore is None else settings.ignore
         for flag, named in (("--event-thresholds", settings.threshold_of), ("--event-ignore", self.ignored)):
             if unknown := [label for label in named if label not in labels]:
                 raise VlfError(f"{flag} names {unknown[0]!r}, which is no label; available: {', '.join(labels)}")
-        enter = [settings.threshold_of.get(label, settings.threshold) for label in labels]
-        self._enter = np.array([math.inf if label in self.ignored else p for label, p in zip(labels, enter)])
-        self._leave = np.array(enter) * (settings.leave / settings.threshold)
-        self._start_lag_s = settings.smooth_s + settings.start_lag * span_s
-        self._end_lag_s = settings.smooth_s + settings.end_lag * span_s
+        enter = np.array([settings.threshold_of.get(label, settings.threshold) for label in labels])
+        self._acts, self._enter = np.array([label not in self.ignored for label in labels]), enter
+        self._leave = enter * (settings.leave / settings.threshold)
+        self._start_lag_s = settings.start_lag * span_s - settings.smooth_s * np.log1p(-enter)
+        self._end_lag_s = settings.end_lag * span_s - settings.smooth_s * np.log(self._leave)
         self._gap_s = _GAP_SPANS * span_s if settings.gap_s is None else settings.gap_s
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
         self._next_id = 0
@@ -136,15 +139,15 @@ class EventDetector:
             index = self.labels.index(stream.open.label)
             if smoothed[index] < self._leave[index]:
                 crossed_s = _crossing(before, smoothed, index, self._leave[index], before_s, now_s)
-                events += self._close(stream, crossed_s - self._end_lag_s)
+                events += self._close(stream, crossed_s - float(self._end_lag_s[index]))
             else:
                 stream.open = replace(stream.open, peak_score=max(stream.open.peak_score, float(smoothed[index])))
         self._choose(stream, prediction, before, before_s)
         return events + self._open(stream, prediction)
 
     def _smooth(self, stream: _Stream, scores: np.ndarray, now_s: float) -> np.ndarray:
-        """The exponential average, exact for scores that run straight from one decision to the next: it lags by
-        ``smooth_s``, however many decisions a second there are."""
+        """The exponential average over time, however many decisions a second there are: exact for scores that run
+        straight from one decision to the next."""
         if stream.smoothed is None or self.settings.smooth_s == 0:
             return scores
         steps = (now_s - stream.ok_s) / self.settings.smooth_s
@@ -154,8 +157,9 @@ class EventDetector:
         return kept * stream.smoothed + (mean - kept) * stream.scores + (1 - mean) * scores
 
     def _choose(self, stream: _Stream, prediction: Prediction, before: np.ndarray | None, before_s: float) -> None:
-        """The candidate of the stream: its likeliest label, if at or above the threshold and not open already."""
-        smoothed, now_s = stream.smoothed, prediction.t_end_s
+        """The candidate of the stream: the likeliest label that may make an event, if its threshold is reached and it
+        is not open already."""
+        smoothed, now_s = np.where(self._acts, stream.smoothed, 0.0), prediction.t_end_s
         index = int(np.argmax(smoothed))
         is_open = stream.open is not None and stream.open.label == self.labels[index]
         if smoothed[index] < self._enter[index] or is_open:
@@ -166,7 +170,7 @@ class EventDetector:
                 stream.candidate = _Candidate(index, now_s, prediction.t_start_s)
             else:
                 crossed_s = _crossing(before, smoothed, index, self._enter[index], before_s, now_s)
-                stream.candidate = _Candidate(index, crossed_s, crossed_s - self._start_lag_s)
+                stream.candidate = _Candidate(index, crossed_s, crossed_s - float(self._start_lag_s[index]))
         stream.candidate.peak = max(stream.candidate.peak, float(smoothed[index]))
 
     def _open(self, stream: _Stream, prediction: Prediction) -> list[Event]:
