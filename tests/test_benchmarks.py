@@ -12,6 +12,7 @@ import pytest
 from onnx_toys import write_fp32_plan
 
 from vlf_edge.models.vlf import SIZES
+from vlf_edge.synthetic import CLASSES
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODEL = replace(
@@ -99,3 +100,16 @@ def test_startup_opens_and_decides(toy_plan):
     ]
     for row in found["first_decision"]:
         assert positive(row, "import_s", "open_s", "first_decision_s", "total_s", "goal_s")
+
+
+def test_events_judges_every_kind_of_scene(tmp_path):
+    plan = write_fp32_plan(tmp_path / "toy.plan", MODEL.to_json(), CLASSES)
+    options = ("--scenes", "2", "--hours", "0.01", "--thresholds", "0.1", "--backend", "onnxruntime")
+    found = figures("events.py", str(plan), *options)
+    rows = found["rows"]
+    assert [(row["kind"], row["threshold"], row["actions"]) for row in rows] == [
+        ("clips, ends held", 0.7, 2), ("clips, ends held", 0.1, 2), ("scenes with rests", 0.7, 2),
+        ("scenes with rests", 0.1, 2), ("cuts", 0.7, 8), ("cuts", 0.1, 8), ("still scenes", 0.7, 0),
+        ("still scenes", 0.1, 0),
+    ]  # fmt: skip
+    assert all(positive(row, "streams", "hours") for row in rows) and found["settings"]["threshold"] == 0.7
