@@ -9,7 +9,7 @@ what it is. Clips and sources in which nothing happens show how often events com
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import SourceError
@@ -114,7 +114,8 @@ def evaluate_events(
     report = summarize_events(happening, acting)
     report["nothing"] = {name: quiet[name] for name in ("streams", "hours", "events", "false_per_hour")}
     report["nothing"]["interval"] = quiet["intervals"].get("false_per_hour")
-    return report | {"settings": asdict(settings), "ignored": list(ignored), "broken": broken}
+    used = {f.name: getattr(settings, f.name) for f in fields(settings)} | {"thresholds": settings.threshold_of}
+    return report | {"settings": used, "ignored": list(ignored), "broken": broken}
 
 
 def _streams(dataset: ClipDataset, whole: ClipDataset) -> list[_Stream]:
