@@ -157,26 +157,38 @@ def frames(clips: list[MotionClip], sampling: Sampling) -> Iterator[tuple[np.nda
 
 def table(found: dict[str, Any]) -> str:
     """Markdown: one row for each kind of scene and threshold, and the events of each footage."""
-    columns = ("f1", "precision", "recall", "start_error_s", "start_abs_error_s", "end_error_s", "end_abs_error_s")
-    columns += ("told_after_s", "false_per_hour")
     lines = [
         f"{found['plan']} ({found['precision']}) on {found['backend']}, phases {found['phases']}, seed {found['seed']}",
         "",
-        f"| scenes | threshold | actions | minutes | events | {' | '.join(columns)} |",
-        "|---" * (5 + len(columns)) + "|",
+        "| scenes | threshold | actions | F1 | precision | recall | start, s | end, s | told, s | false an hour |",
+        "|---" * 10 + "|",
     ]
     for row in found["rows"]:
-        cells = [row["kind"], f"{row['threshold']:g}", row["actions"], round(60 * row["hours"]), row["events"]]
-        cells += [between(row[name], row["intervals"][name]) for name in columns]
+        cells = [row["kind"], f"{row['threshold']:g}", row["actions"] or f"{row['hours']:.1f} hours of none"]
+        cells += [between(row, name) for name in ("f1", "precision", "recall")]
+        cells += [error(row, side) for side in ("start", "end")]
+        cells += [between(row, name) for name in ("told_after_s", "false_per_hour")]
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        "start, end: median error without its sign (and with it); told: after the action began; else: (interval)",
+    ]
     for name, events in found["footage"].items():
         told = ", ".join(f"{e['label']} {e['t_start_s']:.1f} to {e['t_end_s']:.1f} s" for e in events) or "no event"
         lines += ["", f"{name}: {told}"]
     return "\n".join(lines)
 
 
-def between(value: float | None, interval: list[float | None]) -> str:
-    return "-" if value is None else f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+def between(row: dict[str, Any], name: str) -> str:
+    """A figure and its interval; "-" where there is nothing to take it from."""
+    value, (low, high) = row[name], row["intervals"][name]
+    known = value is not None and (row["actions"] or name == "false_per_hour")
+    return f"{value:.2f} ({low:.2f} to {high:.2f})" if known else "-"
+
+
+def error(row: dict[str, Any], side: str) -> str:
+    size, signed = row[f"{side}_abs_error_s"], row[f"{side}_error_s"]
+    return "-" if size is None else f"{size:.2f} ({signed:+.2f})"
 
 
 if __name__ == "__main__":
