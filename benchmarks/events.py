@@ -14,7 +14,7 @@ Events of rendered motion, on surfaces that no training clip shows:
 
 and the events of the footage that is named, without a truth: what do the labels mean there? Intervals are 95 %, by the
 bootstrap over scenes. --thresholds adds a row for each of these thresholds, of the same decisions. --seed: scenes of
-other seeds are other scenes; the defaults of EventSettings were chosen on seeds below 1000.
+other seeds are other scenes; the defaults of EventSettings were chosen on other seeds than 1000's.
 """
 
 from __future__ import annotations
