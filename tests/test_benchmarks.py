@@ -13,6 +13,7 @@ from onnx_toys import write_fp32_plan
 from rtsp_server import RtspServer
 
 from vlf_edge.models.vlf import SIZES
+from vlf_edge.synthetic import CLASSES
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODEL = replace(
@@ -112,3 +113,16 @@ def test_soak_times_outages_of_a_real_server():
     assert rounds["mixed_windows"] == 0 < rounds["windows"] and rounds["counts_add_up"] and soak["counts_add_up"]
     assert rounds["threads_left"] <= 0 and rounds["descriptors_left"] <= 0
     assert positive(soak, "memory_mb", "decisions_per_s") and {"growth_mb_per_hour", "reconnects"} <= soak.keys()
+
+
+def test_events_judges_every_kind_of_scene(tmp_path):
+    plan = write_fp32_plan(tmp_path / "toy.plan", MODEL.to_json(), CLASSES)
+    options = ("--scenes", "2", "--hours", "0.01", "--thresholds", "0.1", "--backend", "onnxruntime")
+    found = figures("events.py", str(plan), *options)
+    rows = found["rows"]
+    assert [(row["kind"], row["threshold"], row["actions"]) for row in rows] == [
+        ("clips, ends held", 0.7, 2), ("clips, ends held", 0.1, 2), ("scenes with rests", 0.7, 2),
+        ("scenes with rests", 0.1, 2), ("cuts", 0.7, 8), ("cuts", 0.1, 8), ("still scenes", 0.7, 0),
+        ("still scenes", 0.1, 0),
+    ]  # fmt: skip
+    assert all(positive(row, "streams", "hours") for row in rows) and found["settings"]["threshold"] == 0.7

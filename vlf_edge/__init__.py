@@ -16,6 +16,8 @@ telemetry.switch_off()
 
 _HOME = {
     "Event": "types",
+    "EventDetector": "runtime",
+    "EventSettings": "runtime",
     "Frame": "types",
     "ClipsSink": "runtime",
     "CsvEventsSink": "runtime",

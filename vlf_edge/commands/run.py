@@ -23,6 +23,7 @@ from ..runtime.sinks.table import add_sink_arguments
 from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
 from .cameras import name_sources
+from .event_options import add_event_arguments, event_settings
 
 if TYPE_CHECKING:
     from ..runtime import Sink
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, Limits, *(f.name for f in fields(Limits)))
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
     add_options(parser.add_argument_group("sources"), SourceOptions, *SOURCE_FLAGS)
+    add_event_arguments(parser, "also tell when an action begins, and when it has ended")
     add_sink_arguments(parser)
 
 
@@ -71,6 +73,7 @@ def main(args: argparse.Namespace) -> int:
     limits = Limits(**given_options(args, Limits))
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
+    events = event_settings(args)
     with (
         signals.telling(),
         Runtime(  # a video has an end to be written
@@ -92,6 +95,7 @@ def main(args: argparse.Namespace) -> int:
             duration_s=args.duration,
             max_batch_delay_ms=args.max_batch_delay_ms,
             limits=limits,
+            events=events,
         )
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
         _check_finished(sinks)

@@ -6,6 +6,8 @@ _HOME = {
     "ClipsSink": "sinks",
     "CsvEventsSink": "sinks",
     "JsonLinesFileSink": "sinks",
+    "EventDetector": "events",
+    "EventSettings": "event_settings",
     "JsonLinesSink": "sinks",
     "Limits": "limits",
     "MqttSink": "sinks",

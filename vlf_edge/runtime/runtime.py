@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import signals
 from ..backends.selection import open_engines
 from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
-from ..types import Prediction
+from ..types import Event, Prediction
 from ..video.sampler import segment_centres
 from ..video.sources import find_source, open_source
+from .event_settings import EventSettings
+from .events import EventDetector
 from .limits import Limits
 from .pipeline import Pipeline
+from .play import play
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
 from .report import Report, describe
@@ -151,6 +153,33 @@ class Runtime:
             for step in steps:
                 yield step.prediction
 
+    def events(
+        self,
+        source: Any,
+        settings: EventSettings | None = None,
+        *,
+        fps: float | None = None,
+        max_batch_delay_ms: float = 0.0,
+    ) -> Iterator[Event]:
+        """What lasts, in the predictions of a source: each Event as soon as it is sure (``t_end_s`` is None), and once
+        more when it has ended. At the end of the source, by itself or by an error, all of them have.
+
+        source, fps, max_batch_delay_ms: as for ``stream``. settings: see ``EventSettings``. Raises what ``stream``
+        raises, and VlfError for settings that name labels that the plan has not.
+        """
+        detector = self.event_detector(settings)
+        try:
+            for prediction in self.stream(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms):
+                yield from detector.add(prediction)
+        except VlfError:
+            yield from detector.finish()
+            raise
+        yield from detector.finish()
+
+    def event_detector(self, settings: EventSettings | None = None) -> EventDetector:
+        """For loops of your own: give it what ``push`` returns. Raises VlfError as ``events`` does."""
+        return EventDetector(self.labels, self.recognizer.sampling.span_s, settings)
+
     def pipeline(
         self,
         source: Any,
@@ -198,34 +227,23 @@ class Runtime:
         duration_s: float | None = None,
         max_batch_delay_ms: float = 0.0,
         limits: Limits | None = None,
+        events: EventSettings | None = None,
     ) -> None:
         """Plays a source into sinks until it ends, the time is up, or a sink wants no more (``Sink.wants_more``).
 
-        source, limits: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs under
+        source, limits: as for ``stream``. events: also make events, for ``Sink.write_event``; those that are open at
+        the end of the run end there. The sinks are closed at the end, whatever happens; in a program that runs under
         ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
-        with ExitStack() as stack:
-            self._sinks = sinks = tuple(sinks)
-            for sink in sinks:
-                stack.enter_context(sink)
-            stack.callback(lambda: [sink.no_more() for sink in sinks])
-            every_frame = any(sink.every_frame for sink in sinks)
-            steps = stack.enter_context(
-                self.pipeline(
-                    source, fps=fps, every_frame=every_frame, max_batch_delay_ms=max_batch_delay_ms, limits=limits
-                )
-            )
-            if duration_s is not None:
-                timer = threading.Timer(duration_s, steps.close)
-                timer.daemon = True
-                timer.start()
-                stack.callback(timer.cancel)
-            stack.enter_context(signals.telling(steps.close))
-            for frame, prediction in steps:
-                for sink in sinks:
-                    sink.write(frame, prediction)
-                if not all(sink.wants_more for sink in sinks):
-                    break
+        self._sinks = tuple(sinks)
+        every_frame = any(sink.every_frame for sink in sinks)
+
+        def begin() -> Pipeline:
+            delay_ms = max_batch_delay_ms
+            return self.pipeline(source, fps=fps, every_frame=every_frame, max_batch_delay_ms=delay_ms, limits=limits)
+
+        detect = None if events is None else lambda: self.event_detector(events)
+        play(begin, self._sinks, detect, duration_s)
 
     def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
         """One decision over a whole clip: K frames, the middle of each of K equal segments.
