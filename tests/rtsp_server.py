@@ -48,7 +48,8 @@ class RtspServer:
     """One stream at ``url``, open to those who know the user and the password, if there is one.
 
     fps: frames a second that really come. declared_fps: what the stream claims (default: the truth). first: number of
-    the first frame; numbers go on while nobody watches. codec: "h264" or "jpeg". The port is any that is free, and the
+    the first frame; numbers go on while nobody watches. codec: "h264" or "jpeg". digest: the
+    password is asked for in the way that does not send it. The port is any that is free, and the
     same again after a restart.
     """
 
@@ -63,10 +64,11 @@ class RtspServer:
         declared_fps: float | None = None,
         first: int = 0,
         codec: str = "h264",
+        digest: bool = False,
     ):
         self.user, self.password = user, password
         self._wanted = {"width": width, "height": height, "fps": fps, "first": first, "codec": codec}
-        self._wanted["declared_fps"] = declared_fps
+        self._wanted |= {"declared_fps": declared_fps, "digest": int(digest)}
         self._child: subprocess.Popen | None = None
         self.port = 0
         self.start()
@@ -173,7 +175,7 @@ def _serve(options: argparse.Namespace) -> None:
 
         gi.require_version("Gst", "1.0")
         gi.require_version("GstRtspServer", "1.0")
-        from gi.repository import GLib, Gst, GstRtspServer
+        from gi.repository import GLib, Gst, GstRtsp, GstRtspServer
     except (ImportError, ValueError) as error:
         return print(f"missing {error}", flush=True)
     Gst.init(None)
@@ -189,7 +191,7 @@ def _serve(options: argparse.Namespace) -> None:
     factory.connect("media-configure", numbers.add)
     server = GstRtspServer.RTSPServer(address="127.0.0.1", service=str(options.port))
     if options.user:
-        _lock(GstRtspServer, server, factory, options)
+        _lock(GstRtsp, GstRtspServer, server, factory, options)
     server.get_mount_points().add_factory("/numbers", factory)
     server.attach(None)
     loop = GLib.MainLoop()
@@ -198,10 +200,14 @@ def _serve(options: argparse.Namespace) -> None:
     loop.run()
 
 
-def _lock(library, server, factory, options: argparse.Namespace) -> None:
+def _lock(rtsp, library, server, factory, options: argparse.Namespace) -> None:
     auth, token, rights = library.RTSPAuth(), library.RTSPToken(), library.RTSPPermissions()
     token.set_string("media.factory.role", "viewer")
-    auth.add_basic(library.RTSPAuth.make_basic(options.user, options.password), token)
+    if options.digest:
+        auth.set_supported_methods(rtsp.RTSPAuthMethod.DIGEST)
+        auth.add_digest(options.user, options.password, token)
+    else:
+        auth.add_basic(library.RTSPAuth.make_basic(options.user, options.password), token)
     for right in ("media.factory.access", "media.factory.construct"):
         rights.add_permission_for_role("viewer", right, True)
     factory.set_permissions(rights)
@@ -211,7 +217,7 @@ def _lock(library, server, factory, options: argparse.Namespace) -> None:
 def _options(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     for name, kind in {"width": int, "height": int, "first": int, "port": int, "fps": float, "declared_fps": float,
-                       "user": str, "password": str, "codec": str}.items():  # fmt: skip
+                       "user": str, "password": str, "codec": str, "digest": int}.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=kind)
     return parser.parse_args(words)
 

@@ -27,9 +27,9 @@ def take(source, count):
     return [source.read() for _ in range(count)]
 
 
-@pytest.fixture(scope="module")
-def server():
-    with RtspServer(user="viewer", password=PASSWORD) as server:
+@pytest.fixture(scope="module", params=["basic", "digest"])
+def server(request):
+    with RtspServer(user="viewer", password=PASSWORD, digest=request.param == "digest") as server:
         yield server
 
 
