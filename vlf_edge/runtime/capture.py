@@ -23,6 +23,10 @@ from .stream import Stream
 from .watchdog import Action, Watchdog
 
 log = logging.getLogger(__name__)
+PUSHED = {
+    "source": None, "live": False, "state": "pushed", "state_for_s": 0.0, "reconnects": 0, "last_error": None,
+}  # fmt: skip
+"""The report of a stream whose frames the caller pushes."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,13 @@ class Capture:
     """
 
     def __init__(
-        self, stream: Stream, source: Source | Address, limits: Limits, clock: Clock, events: Events, wake: threading.Event
+        self,
+        stream: Stream,
+        source: Source | Address,
+        limits: Limits,
+        clock: Clock,
+        events: Events,
+        wake: threading.Event,
     ):
         address = find_source(source)
         self.stream, self.name, self.live = stream, address.name, address.live

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -20,18 +19,16 @@ from ..plan import Plan
 from ..types import Prediction
 from ..video.sampler import segment_centres
 from ..video.sources import find_source, hidden, open_source
-from .energy import EnergyMeter
+from .capture import PUSHED
+from .energy import Usage
 from .limits import Limits
 from .pipeline import Pipeline
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
+from .stats import describe_run
 
 log = logging.getLogger(__name__)
-_PUSHED = {
-    "source": None, "live": False, "state": "pushed", "state_for_s": 0.0, "reconnects": 0, "last_error": None,
-}  # fmt: skip
-"""What is known of a stream whose frames the caller pushes."""
 
 
 class Runtime:
@@ -68,9 +65,8 @@ class Runtime:
         sampling = manifest.sampling if phases is None else replace(manifest.sampling, phases=phases)
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
-        self._meter: EnergyMeter | None = None
-        self._device, self._cpu_from_s = device, time.process_time()
-        self._pushing, self._metering = threading.Lock(), threading.Lock()
+        self._usage = Usage(device)
+        self._pushing = threading.Lock()
         self._engines = open_engines(
             self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
         )
@@ -189,7 +185,7 @@ class Runtime:
                     every_frame=every_frame,
                     max_batch_delay_s=max_batch_delay_ms / 1e3,
                     limits=limits,
-                    every_second=self._read_meter,
+                    every_second=self._usage.read,
                 )
                 stack.pop_all()  # the pipeline closes them from here on
             return self._pipeline
@@ -206,8 +202,8 @@ class Runtime:
     ) -> None:
         """Plays a source into sinks until it ends, the time is up, or a sink wants no more (``Sink.wants_more``).
 
-        source, limits: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs under
-        ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
+        source, limits: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs
+        under ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
         with ExitStack() as stack:
             for sink in sinks:
@@ -271,38 +267,18 @@ class Runtime:
         total = self.recognizer.total().summary()
         reports = {} if self._pipeline is None else self._pipeline.reports()
         streams = {
-            name: {**stream.stats.summary(), **reports.get(name, _PUSHED)}
+            name: {**stream.stats.summary(), **reports.get(name, PUSHED)}
             for name, stream in list(self.recognizer.streams.items())
         }
-        joules = self._read_meter()
-        decisions = total["counts"]["decisions"]
-        process = {
-            "cpu_s": round(time.process_time() - self._cpu_from_s, 3),
-            "joules": {kind: round(value, 3) for kind, value in joules.items()},
-            "mj_per_decision": round(1e3 * sum(joules.values()) / decisions, 3) if joules and decisions else None,
-        }
+        process = self._usage.figures(total["counts"]["decisions"])
         return {"backend": self.backend, **total, "process": process, "streams": streams}
 
     def summary(self) -> str:
         """``stats`` in a few lines of text, with a warning if the plan was never trained."""
         warning = f"\n{RANDOM_WEIGHTS_NOTE}" if self.plan.manifest.random_weights else ""
         stats = self.stats()
-        process, rows = stats["process"], []
-        energy = process["mj_per_decision"]
-        rows.append(
-            f"{process['cpu_s']:.1f} s of CPU time" + ("" if energy is None else f", {energy:.1f} mJ a decision")
-        )
-        for name, stream in stats["streams"].items():
-            if stream["last_error"] is not None:
-                rows.append(f"{name}: back {stream['reconnects']} times; last error: {stream['last_error']}")
-        return "\n".join([self.recognizer.total().describe(), *rows]) + f"; on {self.backend}{warning}"
-
-    def _read_meter(self) -> dict[str, float]:
-        """Joules by meter. The first call, of a pipeline that has begun, finds the meters."""
-        with self._metering:
-            if self._meter is None:
-                self._meter = EnergyMeter(device=self._device)
-        return self._meter.read()
+        rows = [self.recognizer.total().describe(), *describe_run(stats["process"], stats["streams"])]
+        return "\n".join(rows) + f"; on {self.backend}{warning}"
 
     def close(self) -> None:
         """Ends a stream that is still running and releases the engines; idempotent."""
