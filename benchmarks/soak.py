@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py [PLAN] [--rounds 100] [--minutes 30] [--streams 4]
 
-A real RTSP server (GStreamer's, see tests/rtsp_server.py for its packages) is killed and started again, frozen (SIGSTOP)
-and thawed, and started again with another size and rate, in turn. Its pictures show their number, and the model of the
-rounds reads them: it has the sampling of PLAN, and tells of every decision which frames it saw. A round is timed from
-the server's return to the first decision of each stream.
+A real RTSP server (GStreamer's, see tests/rtsp_server.py for its packages) is killed and started again, frozen
+(SIGSTOP) and thawed, and started again with another size and rate, in turn. Its pictures show their number, and the
+model of the rounds reads them: it has the sampling of PLAN, and tells of every decision which frames it saw. A round is
+timed from the server's return to the first decision of each stream.
 
 The soak runs PLAN itself on all streams, at a raised rate, with an outage a minute. Memory is measured once a second;
 its growth is the slope of the line through what came after the warm-up (a fifth of the time, five minutes at most).
@@ -241,19 +241,19 @@ def table(figures: dict[str, Any]) -> str:
             f"{sampling['span_s']:g} s; seconds from the server's return to the first decision:"
         )
         for kind, one in rounds["resumed_s"].items():
-            lines.append(
-                f"  {kind:12s} p50 {one['p50']:6.2f}  p95 {one['p95']:6.2f}  max {one['max']:6.2f}  n {one['n']}"
-            )
+            p50, p95, most = one["p50"], one["p95"], one["max"]
+            lines.append(f"  {kind:12s} p50 {p50:6.2f}  p95 {p95:6.2f}  max {most:6.2f}  n {one['n']}")
         lines.append(
             f"  {rounds['mixed_windows']} of {rounds['windows']} windows mixed; counts add up: "
-            f"{rounds['counts_add_up']}; {rounds['threads_left']} threads and {rounds['descriptors_left']} descriptors left"
+            f"{rounds['counts_add_up']}; {rounds['threads_left']} threads and {rounds['descriptors_left']} descriptors "
+            "left"
         )
     if one := figures.get("soak"):
         lines.append(
             f"{one['minutes']:g} minutes, {one['streams']} streams at {one['fps']:g} fps, {one['decisions_per_s']} "
             f"decisions a second, {one['reconnects']} reconnects: {one['memory_mb']} MB, growing by "
-            f"{one['growth_mb_per_hour']} MB an hour; threads {one['threads']}, descriptors {one['descriptors']} (after "
-            f"the warm-up, at the end); counts add up: {one['counts_add_up']}"
+            f"{one['growth_mb_per_hour']} MB an hour; threads {one['threads']}, descriptors {one['descriptors']} "
+            f"(after the warm-up, at the end); counts add up: {one['counts_add_up']}"
         )
     return "\n".join(lines)
 

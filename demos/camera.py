@@ -33,9 +33,11 @@ def run(args: argparse.Namespace) -> None:
     window = [vlf_edge.WindowSink()] if args.show else []
     options = {"backend": args.backend, "rebuild": args.rebuild, "cuda_graph": not args.no_cuda_graph}
     with signals.telling(), vlf_edge.Runtime(args.engine, **options) as runtime:  # a video has an end to be written
-        source = vlf_edge.open_source(
+        source = vlf_edge.find_source(
             args.source, vlf_edge.SourceOptions(**given_options(args, vlf_edge.SourceOptions))
         )
+        if not source.live:  # a camera is opened when it runs, and again when it fails
+            source = source.open()
         sinks = [vlf_edge.PrintSink(sys.stdout), *window]
         if args.save:
             sinks.append(vlf_edge.ThreadedSink(vlf_edge.VideoSink(args.save, source), drop_oldest=source.live))

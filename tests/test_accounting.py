@@ -263,7 +263,7 @@ def test_gpus_that_do_not_count_are_left_out(tmp_path, clock, card, device):
 def test_a_runtime_tells_cpu_time_energy_and_its_streams(toy_plan, images, tmp_path, monkeypatch, clock):
     counter = rapl(tmp_path, "intel-rapl:0", "package-0", 0)
     meter = EnergyMeter(sys=tmp_path, nvml=no_nvml, clock=clock)
-    monkeypatch.setattr("vlf_edge.runtime.runtime.EnergyMeter", lambda device: meter)
+    monkeypatch.setattr("vlf_edge.runtime.energy.EnergyMeter", lambda device: meter)
     with Runtime(toy_plan, backend="fake") as runtime:
         assert len(list(runtime.stream({"door": [(image, i / 4) for i, image in enumerate(images[:8])]}))) == 8
         runtime.push(images[0], 0.0, stream="robot")

@@ -19,7 +19,7 @@ from vlf_edge.video import find_source
 pytest.importorskip("av", reason="PyAV reads network cameras")
 
 SIDE = {"width": 240, "height": 240}
-# An idle machine takes a second, and a quarter of it is the window; here others use it too. benchmarks/soak.py measures.
+# An idle machine takes a second; here others use it too. benchmarks/soak.py measures.
 RESUMES_S = 10.0
 
 

@@ -56,6 +56,7 @@ _HOME = {
     "VlfError": "errors",
     "WeightsError": "errors",
     "build": "compiler",
+    "find_source": "video",
     "open_source": "video",
     "to_json": "runtime",
 }

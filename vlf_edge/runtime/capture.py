@@ -23,6 +23,11 @@ from .stream import Stream
 from .watchdog import Action, Watchdog
 
 log = logging.getLogger(__name__)
+_LOCK_S = 0.3
+PUSHED = {
+    "source": None, "live": False, "state": "pushed", "state_for_s": 0.0, "reconnects": 0, "last_error": None,
+}  # fmt: skip
+"""The report of a stream whose frames the caller pushes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,9 @@ class Capture:
 
     def close(self) -> list[threading.Thread]:
         """Ends it without waiting; returns the threads that are to end now, the one that reads first. Idempotent."""
-        with self._lock:
+        # The garbage collector may come here in a thread that holds what the lock's owner waits for.
+        locked = self._lock.acquire(timeout=_LOCK_S)
+        try:
             attempt, source = self._attempt, self._given
             self._attempt = self._given = None
             if attempt is not None:
@@ -108,6 +115,9 @@ class Capture:
                 self._done, self._ended_s = True, self._clock.now_s()
                 if self._watchdog is not None:
                     self._watchdog.ended(self._ended_s)
+        finally:
+            if locked:
+                self._lock.release()
         threads = [] if attempt is None else [attempt.thread]
         return threads if source is None else [*threads, *_close_apart(source)]
 
@@ -153,6 +163,7 @@ class Capture:
                         if not self._take(attempt, frame):
                             break
                 finally:
+                    self._count_lost(attempt, source)
                     with suppress(Exception):  # the device is free before anybody opens it again
                         source.close()
                         self._given = None
@@ -175,22 +186,23 @@ class Capture:
     def _take(self, attempt: _Attempt, frame: Frame) -> bool:
         frame = replace(frame, stream=self.stream.name)
         if self._watchdog is None:  # it may wait in there, so without the lock
+            self._count_lost(attempt, attempt.source)
             return self._hand_over(frame)
         with self._lock:
             if attempt is not self._attempt:
                 if not self._done:
                     self.stream.stats.drop("late", waiting=False)
                 return False
-            self._count_lost(attempt)
+            self._count_lost(attempt, attempt.source)
             begins = self._watchdog.frame(self._clock.now_s()) or frame.begins
             frame = replace(frame, begins=begins, seq=attempt.first_seq + frame.seq)
             self._next_seq, self.last_t_s = frame.seq + 1, frame.t_s
             return self._hand_over(frame)
 
-    def _count_lost(self, attempt: _Attempt) -> None:
-        """Frames that came and that the source did not give."""
+    def _count_lost(self, attempt: _Attempt, source: Source) -> None:
+        """Frames that came and that the source did not give. For the attempt's own thread."""
         for cause in ("overrun", "undecoded"):
-            now = getattr(attempt.source, cause)
+            now = getattr(source, cause)
             lost, attempt.lost[cause] = now - attempt.lost[cause], now
             if lost:
                 self.stream.stats.add(captured=lost, dropped=lost, **{f"dropped_{cause}": lost})

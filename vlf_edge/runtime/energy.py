@@ -57,6 +57,35 @@ class EnergyMeter:
             return dict(self._joules)
 
 
+class Usage:
+    """What is taken from now on. device: number of the GPU.
+
+    Meters are looked for when it is first read, by a thread that watches or asks: no decision waits for that.
+    """
+
+    def __init__(self, device: int = 0):
+        self._device, self._cpu_from_s = device, time.process_time()
+        self._meter: EnergyMeter | None = None
+        self._lock = threading.Lock()
+
+    def read(self) -> dict[str, float]:
+        """Joules by meter."""
+        with self._lock:
+            if self._meter is None:
+                self._meter = EnergyMeter(device=self._device)
+        return self._meter.read()
+
+    def figures(self, decisions: int) -> dict[str, Any]:
+        """{"cpu_s", "joules": {meter: J}, "mj_per_decision": None without meters or decisions}."""
+        joules = self.read()
+        energy_mj = 1e3 * sum(joules.values())
+        return {
+            "cpu_s": round(time.process_time() - self._cpu_from_s, 3),
+            "joules": {kind: round(value, 3) for kind, value in joules.items()},
+            "mj_per_decision": round(energy_mj / decisions, 3) if joules and decisions else None,
+        }
+
+
 class _Rapl:
     """One processor package, whose counter of microjoules wraps."""
 

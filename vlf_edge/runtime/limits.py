@@ -21,7 +21,7 @@ class Limits:
     )
     max_retries: int | None = option(
         None,
-        "give a camera up after so many tries in a row to open it again; 0 ends with the first failure (default: never)",
+        "give a camera up after so many tries in a row to open it again; 0: at its first failure (default: never)",
         metavar="N",
         flags=("--max-retries",),
         least=0,

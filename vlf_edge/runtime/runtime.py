@@ -18,6 +18,8 @@ from ..plan import Plan
 from ..types import Event, Prediction
 from ..video.sampler import segment_centres
 from ..video.sources import find_source, open_source
+from .capture import PUSHED
+from .energy import Usage
 from .event_settings import EventSettings
 from .events import EventDetector
 from .limits import Limits
@@ -25,8 +27,8 @@ from .pipeline import Pipeline
 from .play import play
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
-from .report import Report, describe
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
+from .stats import describe_run
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class Runtime:
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
         self._sinks: Sequence[Sink] = ()
-        self._report = Report(device)
+        self._usage = Usage(device)
         self._pushing = threading.Lock()
         self._engines = open_engines(
             self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
@@ -213,7 +215,7 @@ class Runtime:
                     every_frame=every_frame,
                     max_batch_delay_s=max_batch_delay_ms / 1e3,
                     limits=limits,
-                    every_second=self._report.read_meter,
+                    every_second=self._usage.read,
                 )
                 stack.pop_all()  # the pipeline closes them from here on
             return self._pipeline
@@ -281,14 +283,24 @@ class Runtime:
     def stats(self) -> dict[str, Any]:
         """All figures, as plain JSON values: "backend"; "counts", "labels" and "ms" of all streams together
         (``Stats.summary``); "process": {"cpu_s", "joules", "mj_per_decision"} since the Runtime was opened; "streams":
-        {name: {"counts", "labels", "ms"} and what is known of the source (``Capture.report``)}; "sinks": [``Sink.stats``
-        of those sinks of the latest ``run`` that have any]. docs/reliability.md names every key."""
-        return self._report.stats(self.backend, self.recognizer, self._pipeline, self._sinks)
+        {name: {"counts", "labels", "ms"} and what is known of the source (``Capture.report``)}; "sinks": [what
+        ``Sink.stats`` gives, of the latest ``run``]. docs/reliability.md names every key."""
+        total = self.recognizer.total().summary()
+        reports = {} if self._pipeline is None else self._pipeline.reports()
+        streams = {
+            name: {**stream.stats.summary(), **reports.get(name, PUSHED)}
+            for name, stream in list(self.recognizer.streams.items())
+        }
+        process = self._usage.figures(total["counts"]["decisions"])
+        sinks = [stats for sink in self._sinks if (stats := sink.stats()) is not None]
+        return {"backend": self.backend, **total, "process": process, "streams": streams, "sinks": sinks}
 
     def summary(self) -> str:
         """``stats`` in a few lines of text, with a warning if the plan was never trained."""
         warning = f"\n{RANDOM_WEIGHTS_NOTE}" if self.plan.manifest.random_weights else ""
-        return f"{describe(self.recognizer.total(), self.stats())}{warning}"
+        stats = self.stats()
+        rows = [self.recognizer.total().describe(), *describe_run(stats["process"], stats["streams"])]
+        return "\n".join(rows) + f"; on {self.backend}{warning}"
 
     def close(self) -> None:
         """Ends a stream that is still running and releases the engines; idempotent."""

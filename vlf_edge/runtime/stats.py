@@ -48,7 +48,8 @@ class Stats:
     than their budget), not_numbers (answers of the model that were NaN or infinite), undelivered (steps of a camera
     that the caller was too slow to take); clips (``classify`` calls, no part of a stream). Causes of ``dropped``:
     overload (due, but the machine was busy and newer ones came), overrun (not even read in time from the network),
-    undecoded (came damaged), late (from a read that was given up), at_end (waiting when the run ended). All of them are there from the beginning.
+    undecoded (came damaged), late (from a read that was given up), at_end (waiting when the run ended). All of them are
+    there from the beginning.
     labels: how often each was decided. kept: how many of the newest durations of each kind are kept.
     """
 
@@ -137,9 +138,7 @@ class Stats:
             f"instants + {counts['dropped']} dropped{_causes(counts)}; {counts['gaps']} gaps",
         ]
         if counts["stale"] or counts["over_budget"]:
-            rows.append(
-                f"{counts['stale']} decisions came too late to count, {counts['over_budget']} after their budget"
-            )
+            rows.append(f"{counts['stale']} decisions came too late to count, {counts['over_budget']} over budget")
         if counts["undelivered"] or counts["failed"] or counts["not_numbers"]:
             rows.append(
                 f"{counts['undelivered']} results came too fast for the caller, {counts['failed']} frames failed, "
@@ -153,6 +152,17 @@ class Stats:
             spreads = (f"{kind.replace('_', ' ')} {ms['p50']:.2f} ({ms['p95']:.2f})" for kind, ms in stages.items())
             rows.append(f"ms p50 (p95): {', '.join(spreads)}")
         return "\n".join(rows)
+
+
+def describe_run(process: dict[str, Any], streams: dict[str, dict[str, Any]]) -> list[str]:
+    """What it took, and which cameras had trouble, in a few lines of text: of ``Runtime.stats``."""
+    energy_mj = process["mj_per_decision"]
+    took = f"{process['cpu_s']:.1f} s of CPU time"
+    rows = [took if energy_mj is None else f"{took}, {energy_mj:.1f} mJ a decision"]
+    for name, stream in streams.items():
+        if stream["last_error"] is not None:
+            rows.append(f"{name}: back {stream['reconnects']} times; last error: {stream['last_error']}")
+    return rows
 
 
 def _causes(counts: dict[str, int]) -> str:
