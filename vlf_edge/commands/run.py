@@ -20,7 +20,7 @@ from ..printable import printable
 from .backend import add_backend_arguments, backend_options
 
 if TYPE_CHECKING:
-    from ..runtime import Sink
+    from ..runtime import Runtime, Sink
     from ..video.sources import Source
 
 HELP = "live decisions from cameras, files or the test pattern"
@@ -58,6 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a frame may wait for frames of other sources, to be run in one batch (default: 0)",
     )
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
+    add(
+        "--serve",
+        metavar="[HOST:]PORT",
+        help="also serve a page with pictures, decisions and figures, /metrics, /healthz and /api (default host: "
+        "127.0.0.1, this machine alone)",
+    )
+    add(
+        "--serve-token-file",
+        metavar="FILE",
+        help="token that viewers of the page need; without it one is made where others reach the page",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -79,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
         opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
         source = opened if len(opened) > 1 else next(iter(opened.values()))
         delay_ms = args.max_batch_delay_ms
-        runtime.run(source, _sinks(args, opened), duration_s=args.duration, max_batch_delay_ms=delay_ms)
+        runtime.run(source, [*_sinks(args, opened), *_pages(args, runtime, opened)], duration_s=args.duration, max_batch_delay_ms=delay_ms)
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
     return 0
 
@@ -95,6 +106,17 @@ def _sinks(args: argparse.Namespace, sources: dict[str, Source]) -> list[Sink]:
             sink = VideoSink(path, source, stream=None if alone else name)
             sinks.append(ThreadedSink(sink, drop_oldest=source.live))
     return sinks
+
+
+def _pages(args: argparse.Namespace, runtime: Runtime, sources: dict[str, Source]) -> list[Sink]:
+    if args.serve is None:
+        if args.serve_token_file is not None:
+            raise VlfError("--serve-token-file is for a page; give --serve [HOST:]PORT too")
+        return []
+    from ..serve import PageSink
+
+    streams = {name: source.live for name, source in sources.items()}
+    return [PageSink(args.serve, runtime, streams, token_file=args.serve_token_file)]
 
 
 def video_of(path: str, stream: str) -> Path:
