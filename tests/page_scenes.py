@@ -13,13 +13,26 @@ from vlf_edge.types import Event
 from vlf_edge.video.motion_pattern import MotionPattern, parse_motion_url
 
 LABELS = (
-    "turning the handle of the garden gate without opening it", "still", "clockwise", "left", "approach", "recede", "nod",
-)  # fmt: skip
+    "turning the handle of the garden gate without opening it",
+    "still",
+    "clockwise",
+    "left",
+    "approach",
+    "recede",
+    "nod",
+)
 SIZES = ((320, 180), (180, 320), (640, 120), (240, 240), (320, 240), (120, 400), (426, 240), (200, 150), (960, 540))
 NAMES = (
-    "front door", "loading dock, camera 2 of the north-western warehouse extension (replacement)", "panorama", "lab", "0",
-    "lift", "motion?seed=7&seconds=60", "Küche", "yard",
-)  # fmt: skip
+    "front door",
+    "loading dock, camera 2 of the north-western warehouse extension (replacement)",
+    "panorama",
+    "lab",
+    "0",
+    "lift",
+    "motion?seed=7&seconds=60",
+    "Küche",
+    "yard",
+)
 PLAN = {
     "file": "vlf-tiny-int8.plan", "digest": "8c4efdf2f1eac550", "model": "vlf-tiny", "precision": "int8",
     "backend": "openvino", "device": "CPU", "classes": 13, "frames": 8, "span_s": 2.0, "decisions_per_s": 4.0,
@@ -56,8 +69,11 @@ def prediction(stream: str, seq: int, number: int = 0, state: str = "ok") -> Pre
 def figures(streams: tuple[str, ...], lost: int = 0) -> dict:
     """As ``Runtime.stats`` gives them."""
     ms = {
-        "preprocess": (0.31, 0.44, 0.9), "frame": (4.2, 5.13, 7.75), "clip": (1.1, 1.4, 2.0), "decision": (5.9, 7.2, 11.02),
-    }  # fmt: skip
+        "preprocess": (0.31, 0.44, 0.9),
+        "frame stage": (4.2, 5.13, 7.75),
+        "clip stage": (1.1, 1.4, 2.0),
+        "decision": (5.9, 7.2, 11.02),
+    }
     counts = {"captured": 14400, "encoded": 1920, "off_grid": 12477, "gaps": 1, "decisions": 1912, "dropped": 0}
     by_stream = {
         name: {"counts": {**counts, "dropped": 3 * i, "undelivered": lost * i}, "labels": {}, "ms": {}}
@@ -67,8 +83,10 @@ def figures(streams: tuple[str, ...], lost: int = 0) -> dict:
     return {"backend": "openvino", "counts": {"captured": 14400 * len(streams)}, "ms": spread, "streams": by_stream}
 
 
-def board(count: int, *, plan: dict = PLAN, away: bool = False, events: int = 0, clip_of=None, steps: int = 60) -> Board:
-    """A board of ``count`` streams after ``steps`` decisions of each. away: the second one is gone, the third silent."""
+def board(
+    count: int, *, plan: dict = PLAN, away: bool = False, events: int = 0, clip_of=None, steps: int = 60
+) -> Board:
+    """A board of ``count`` streams after ``steps`` decisions of each. away: the second one gives no signal."""
     names = NAMES[:count]
     made = Board(dict.fromkeys(names, True), plan, clip_of=clip_of)
     for i, name in enumerate(names):

@@ -49,7 +49,9 @@ def test_help_loads_nothing_heavy(verb):
     assert loaded_after(code + "assert end.code == 0") == set()
 
 
-@pytest.mark.parametrize("folder", ["video", "backends", "runtime", "synthetic", "datasets", "serve", "evaluation", "export"])
+@pytest.mark.parametrize(
+    "folder", ["video", "backends", "runtime", "serve", "synthetic", "datasets", "evaluation", "export"]
+)
 def test_modules_load_without_any_backend(folder):
     modules = sorted(f"vlf_edge.{folder}.{p.stem}" for p in (PACKAGE / folder).glob("*.py") if p.stem != "__init__")
     done = run_without(HEAVY, "import importlib\n" + "".join(f"importlib.import_module({m!r})\n" for m in modules))

@@ -90,7 +90,8 @@ def main(args: argparse.Namespace) -> int:
         opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
         source = opened if len(opened) > 1 else next(iter(opened.values()))
         delay_ms = args.max_batch_delay_ms
-        runtime.run(source, [*_sinks(args, opened), *_pages(args, runtime, opened)], duration_s=args.duration, max_batch_delay_ms=delay_ms)
+        sinks = [*_sinks(args, opened), *_pages(args, runtime, opened)]
+        runtime.run(source, sinks, duration_s=args.duration, max_batch_delay_ms=delay_ms)
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
     return 0
 
@@ -113,9 +114,11 @@ def _pages(args: argparse.Namespace, runtime: Runtime, sources: dict[str, Source
         if args.serve_token_file is not None:
             raise VlfError("--serve-token-file is for a page; give --serve [HOST:]PORT too")
         return []
+    from ..runtime.recognizer import MAIN
     from ..serve import PageSink
 
-    streams = {name: source.live for name, source in sources.items()}
+    alone = len(sources) == 1
+    streams = {MAIN if alone else name: source.live for name, source in sources.items()}
     return [PageSink(args.serve, runtime, streams, token_file=args.serve_token_file)]
 
 

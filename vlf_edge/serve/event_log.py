@@ -50,7 +50,7 @@ class EventLog:
         """The change up to which a cursor has seen. Raises ValueError for what is no cursor."""
         run, _, number = cursor.rpartition("-")
         if not run or not number.isascii() or not number.isdigit():
-            raise ValueError(f"{cursor[:40]!r} is no cursor; expected what an earlier answer gave, such as {self.cursor}")
+            raise ValueError(f"{cursor[:40]!r} is no cursor; expected one that was given, such as {self.cursor}")
         return min(int(number[:18]), self._changes) if run == self.run else 0
 
     def newest(

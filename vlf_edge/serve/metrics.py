@@ -17,10 +17,11 @@ STATES = ("waiting", "warming", "ok", "gap", "failed", "stale", "no_signal")
 _COUNTERS = {
     "captured": ("vlf_edge_frames_captured", "Frames that came from the source"),
     "encoded": ("vlf_edge_frames_encoded", "Frames that the model has seen"),
-    "off_grid": ("vlf_edge_frames_skipped", "Frames between two instants of the sampling grid, which no decision needs"),
+    "off_grid": ("vlf_edge_frames_skipped", "Frames between two instants of the sampling grid"),
     "gaps": ("vlf_edge_gaps", "Times at which frames were missing and a window began anew"),
     "decisions": ("vlf_edge_decisions", "Decisions made"),
 }
+_PLAN = ("file", "digest", "model", "precision", "backend", "device")
 _QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99"}
 
 
@@ -50,7 +51,7 @@ class _BoardCollector(Collector):
         healthy = GaugeMetricFamily("vlf_edge_healthy", "1 if /healthz says so")
         healthy.add_metric([], float(state["health"]["ok"]))
         yield healthy
-        plan = {name: str(value) for name, value in state["plan"].items() if isinstance(value, (str, int, float))}
+        plan = {name: str(state["plan"].get(name, "")) for name in _PLAN}
         yield InfoMetricFamily("vlf_edge_plan", "The plan that runs", value={"version": __version__, **plan})
         for count, (name, text) in _COUNTERS.items():
             family = CounterMetricFamily(name, text, labels=["stream"])

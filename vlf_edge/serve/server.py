@@ -7,7 +7,8 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import BackendMissing, VlfError, first_line
@@ -22,7 +23,7 @@ _JOIN_S = 1.0
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """"[HOST:]PORT" -> host and port; the host is this machine alone unless given. Raises VlfError."""
+    """ "[HOST:]PORT" -> host and port; the host is this machine alone unless given. Raises VlfError."""
     match = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):)?(\d{1,5})", text)
     if match is None or int(match[2]) > 65535:
         raise VlfError(f"cannot serve at {text!r}; expected [HOST:]PORT, such as 8080, 0.0.0.0:8080 or [::]:8080")
@@ -95,11 +96,15 @@ class PageServer:
         return f"http://{name}:{self.port}/"
 
     def close(self) -> None:
-        """Ends the answers that are on their way, and the threads. Idempotent; returns within about a second."""
+        """Ends the answers that are on their way, and the threads. Idempotent; returns within about a second, whatever
+        the viewers do."""
         self._closing.set()
-        self._server.should_exit = self._server.force_exit = True
-        for thread in self._threads:
-            thread.join(_JOIN_S)
+        with _no_complaints():  # of uvicorn, about viewers that were cut off
+            self._server.should_exit = True
+            self._threads[0].join(_JOIN_S / 2)
+            self._server.force_exit = True
+            for thread in self._threads:
+                thread.join(_JOIN_S / 2)
 
     def _serve(self) -> None:
         try:
@@ -116,6 +121,20 @@ class PageServer:
             except Exception as error:  # of a run that is just being closed, or one of its bugs: a page is no reason
                 log.debug("the page shows old figures: %s", first_line(error))
             self._closing.wait(_FIGURES_S)
+
+
+@contextmanager
+def _no_complaints() -> Iterator[None]:
+    complaints = logging.getLogger("uvicorn.error")
+
+    def none(record: logging.LogRecord) -> bool:
+        return False
+
+    complaints.addFilter(none)
+    try:
+        yield
+    finally:
+        complaints.removeFilter(none)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -5,7 +5,7 @@
 const STATE_MS = 250, HIDDEN_MS = 5000, PICTURE_MS = 80, PICTURES_AT_ONCE = 3, EVENTS_SHOWN = 100, OLD_FRAME_S = 3;
 const STATES = {
   waiting: ["Waiting", ""], warming: ["Warming up", ""], ok: ["OK", "good"], gap: ["Gap", "warn"], stale: ["Stale", "warn"],
-  failed: ["Model failed", "bad"], no_signal: ["No signal", "bad"],
+  failed: ["Model failed", "bad"], no_signal: ["No signal", "bad"], silent: ["Silent", "warn"],
 };
 const $ = (id) => document.getElementById(id);
 const cards = new Map();  // stream -> Card
@@ -24,19 +24,19 @@ function say(element, text) { if (element.textContent !== text) element.textCont
 function announce(text) { $("announce").textContent = text; }
 const serverNow_s = () => Date.now() / 1000 + clockAhead_s;
 const clock = (unix_s) => new Date((unix_s - clockAhead_s) * 1000).toLocaleTimeString([], { hour12: false });
-const percent = (share) => `${Math.round(share * 100)} %`;
+const percent = (share) => `${Math.round(share * 100)}\u00a0%`;
 const plural = (n, noun) => `${n.toLocaleString()} ${noun}${n === 1 ? "" : "s"}`;
 const number = (n) => (n === undefined ? "" : n.toLocaleString());
 function duration(s) {
-  if (s < 60) return s < 10 ? `${Math.max(0, s).toFixed(1)} s` : `${Math.floor(s)} s`;
+  if (s < 60) return `${s < 10 ? Math.max(0, s).toFixed(1) : Math.floor(s)}\u00a0s`;
   const min = Math.floor(s / 60);
-  return min < 60 ? `${min} min ${Math.floor(s % 60)} s` : `${Math.floor(min / 60)} h ${min % 60} min`;
+  return min < 60 ? `${min}\u00a0min ${Math.floor(s % 60)}\u00a0s` : `${Math.floor(min / 60)}\u00a0h ${min % 60}\u00a0min`;
 }
 function position(s) { return `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}`; }
 function hue(label) {
-  let sum = 7;
-  for (const letter of label) sum = (sum * 31 + letter.codePointAt(0)) % 3600;
-  return (sum * 0.618 * 10) % 360;
+  let sum = 2166136261;  // FNV-1a
+  for (const letter of label) sum = Math.imul(sum ^ letter.codePointAt(0), 16777619) >>> 0;
+  return (sum % 997) * 137.5 % 360;
 }
 const colour = (label) => `hsl(${hue(label)} 62% 52%)`;
 
@@ -100,8 +100,10 @@ class Card {
   }
 
   show(stream) {
+    const silent = stream.live && stream.frame_s !== null && serverNow_s() - stream.frame_s > OLD_FRAME_S;
+    if (silent && stream.state !== "no_signal") stream = { ...stream, state: "silent", since_s: stream.frame_s };
     const [word, kind] = STATES[stream.state] ?? [stream.state, ""];
-    if (this.known && this.known.state !== stream.state && ["no_signal", "failed", "stale"].some((s) => s === stream.state || s === this.known.state))
+    if (this.known && this.known.state !== stream.state && ["no_signal", "failed", "stale", "silent"].some((s) => s === stream.state || s === this.known.state))
       announce(`${stream.name}: ${word}`);
     this.known = stream;
     say(this.state, word);
@@ -109,12 +111,13 @@ class Card {
     this.showAway(stream);
     say(this.facts, this.factsOf(stream));
     if (this.isPaused) return;
-    this.decision.hidden = stream.label === null || this.root.classList.contains("away");
-    if (stream.label !== null) {
+    const decided = stream.label !== null && !this.root.classList.contains("away");
+    this.decision.hidden = !decided;
+    if (decided) {
       say(this.label, stream.label);
       say(this.score, percent(stream.score));
     }
-    this.showBars(stream.topk);
+    this.showBars(decided ? stream.topk : []);
     this.drawStrip();
   }
 
@@ -124,7 +127,7 @@ class Card {
     if (stream.state === "no_signal") text = `No signal since ${clock(stream.since_s)} (${duration(now_s - stream.since_s)})`;
     else if (stream.frame_s === null) text = `No frame yet, for ${duration(now_s - stream.since_s)}`;
     else if (stream.state === "failed") text = "The model’s answer is not a number";
-    else if (stream.live && old_s > OLD_FRAME_S) text = `No new frame for ${duration(old_s)}`;
+    else if (stream.state === "silent") text = `No new frame for ${duration(old_s)}`;
     if (text && stream.reason) text += `\n${stream.reason}`;
     say(this.nothing, text);
     this.root.classList.toggle("away", text !== "");
@@ -132,7 +135,7 @@ class Card {
 
   factsOf(stream) {
     const facts = [`${STATES[stream.state]?.[0] ?? stream.state} since ${clock(stream.since_s)}`];
-    if (stream.age_ms !== null && stream.label !== null) facts.push(`decision ${stream.age_ms.toFixed(0)} ms after the picture`);
+    if (stream.age_ms !== null && stream.label !== null) facts.push(`decision ${stream.age_ms.toFixed(0)}\u00a0ms after the picture`);
     const lost = Object.values(stream.lost).reduce((sum, n) => sum + n, 0);
     if (lost) facts.push(`${number(lost)} lost`);
     if (stream.reconnects) facts.push(plural(stream.reconnects, "reconnection"));
@@ -141,6 +144,7 @@ class Card {
 
   showBars(topk) {
     while (this.bars.children.length > topk.length) this.bars.lastChild.remove();
+    this.bars.dataset.none = topk.length ? "" : "No decision";
     topk.forEach(([label, score], rank) => {
       let row = this.bars.children[rank];
       if (!row) {
@@ -198,7 +202,7 @@ const seen = new IntersectionObserver((entries) => {
     const card = [...cards.values()].find((one) => one.root === entry.target);
     if (card) card.visible = entry.isIntersecting;
   }
-});
+}, { rootMargin: "200px" });
 
 let turn = 0;
 function fetchPictures() {
@@ -249,30 +253,33 @@ function addStream(name) {
 
 function fillRows(body, rows) {
   while (body.children.length > rows.length) body.lastChild.remove();
-  rows.forEach((cells, i) => {
-    const row = body.children[i] ?? body.appendChild(make("tr"));
-    cells.forEach((text, column) => {
-      let cell = row.children[column];
-      if (!cell) {
-        cell = row.appendChild(make(column ? "td" : "th"));
-        if (!column) cell.scope = "row";
-      }
-      say(cell, text);
-      if (!column) cell.title = text;
-      else if (column === 5) cell.className = "text";
-    });
+  rows.forEach((cells, i) => fillRow(body.children[i] ?? body.appendChild(make("tr")), cells, "td"));
+}
+function fillRow(row, cells, tag) {
+  while (row.children.length > cells.length) row.lastChild.remove();
+  cells.forEach((text, column) => {
+    let cell = row.children[column];
+    if (!cell) {
+      cell = row.appendChild(make(tag === "td" && column ? "td" : "th"));
+      if (cell.tagName === "TH") cell.scope = tag === "td" ? "row" : "col";
+    }
+    say(cell, text);
+    if (!column) cell.title = text;
   });
 }
 function showStages(stages) {
   const rows = Object.entries(stages).map(([stage, ms]) => [stage.replaceAll("_", " "), ...["p50", "p95", "p99"].map((p) => ms[p].toFixed(2))]);
   fillRows($("stages"), rows.length ? rows : [["Nothing has run yet", "", "", ""]]);
 }
+// Only the causes that occur have a column.
 function showFrames(streams) {
-  fillRows($("frames"), streams.map(({ name, counts, lost }) => {
-    const causes = Object.entries(lost), total = causes.reduce((sum, [, n]) => sum + n, 0);
-    const why = causes.length === 1 ? causes[0][0] : causes.map(([cause, n]) => `${cause} ${number(n)}`).join(", ");
-    return [name, number(counts.captured), number(counts.encoded), number(counts.gaps), number(total), why];
-  }));
+  const causes = [...new Set(streams.flatMap(({ lost }) => Object.keys(lost)))];
+  const columns = ["Stream", "Captured", "Used", "Between instants", "Gaps", ...(causes.length ? causes.map((cause) => `Lost: ${cause}`) : ["Lost"])];
+  fillRow($("frame-columns"), columns, "th");
+  fillRows($("frames"), streams.map(({ name, counts, lost }) => [
+    name, number(counts.captured), number(counts.encoded), number(counts.off_grid), number(counts.gaps),
+    ...(causes.length ? causes.map((cause) => number(lost[cause] ?? 0)) : ["0"]),
+  ]));
 }
 
 let planShown = "";
