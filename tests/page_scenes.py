@@ -75,11 +75,14 @@ def figures(streams: tuple[str, ...], lost: int = 0) -> dict:
         "decision": (5.9, 7.2, 11.02),
     }
     counts = {"captured": 14400, "encoded": 1920, "off_grid": 12477, "gaps": 1, "decisions": 1912, "dropped": 0}
-    by_stream = {
-        name: {"counts": {**counts, "dropped": 3 * i, "undelivered": lost * i}, "labels": {}, "ms": {}}
-        for i, name in enumerate(streams)
+    by_stream = {}
+    for i, name in enumerate(streams):
+        more = {"dropped": 3 * i, "dropped_overload": 3 * i, "undelivered": lost * i}
+        by_stream[name] = {"counts": {**counts, **more}, "labels": {}, "ms": {}}
+    spread = {
+        name: {"n": 1900, "mean": p50, "p50": p50, "p95": p95, "p99": p99, "max": 3 * p99}
+        for name, (p50, p95, p99) in ms.items()
     }
-    spread = {name: {"n": 1900, "mean": p[0], "p50": p[0], "p95": p[1], "p99": p[2]} for name, p in ms.items()}
     return {"backend": "openvino", "counts": {"captured": 14400 * len(streams)}, "ms": spread, "streams": by_stream}
 
 

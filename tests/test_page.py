@@ -115,9 +115,9 @@ FAINT = """
 const numbers = (c) => c.match(/[\\d.]+/g).map(Number);
 const light = (c) => numbers(c).slice(0, 3).map((v) => v / 255).map((v) => v <= .03928 ? v / 12.92 :
   ((v + .055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-const ground = (e) => { const c = getComputedStyle(e).backgroundColor; return (numbers(c)[3] ?? 1) > .7 ? c :
-  e.parentElement ? ground(e.parentElement) : "rgb(255, 255, 255)"; };
-return $$("h1, h2, h3, .state, #health, .bars span, .facts, td, th, dt, dd, #events span, .note, .empty, button, .banner")
+const ground = (e) => { const c = getComputedStyle(e).backgroundColor; return (numbers(c)[3] ?? 1) > .7 ?
+  c : e.parentElement ? ground(e.parentElement) : "rgb(255, 255, 255)"; };
+return $$("h1, h2, h3, .state, #health, .bars span, .facts, td, th, dt, dd, #events span, .note, .empty, button, #keys")
   .filter((e) => e.textContent.trim() && e.checkVisibility() && !e.closest(".decision")).filter((e) => {
     const [a, b] = [light(getComputedStyle(e).color), light(ground(e))];
     return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) < 4.5; }).map((e) => e.className + " " + e.textContent);
@@ -175,8 +175,8 @@ def test_figures_are_there(browser):
         browser.look(server)
         browser.until("$('#stages td')")
         stages = browser.js("return $$('#stages tr').map((row) => row.innerText.split('\\t'))")
-        assert stages[-1] == ["decision", "5.90", "7.20", "11.02"]
-        assert browser.js("return $('#frame-columns').innerText").split("\t")[-1] == "Lost: reader too slow"
+        assert stages[-1] == ["decision", "5.90", "7.20", "11.02", "33.06"]
+        assert browser.js("return $('#frame-columns').innerText").split("\t")[-1] == "Lost: sinks too slow"
         assert browser.js("return $$('#frames tr')[1].innerText").split("\t")[-2:] == ["3", "2"]
         plan = browser.js("return $('#plan').innerText")
         assert (

@@ -26,6 +26,7 @@ from vlf_edge import Frame, Runtime, VlfError
 from vlf_edge.cli import main
 from vlf_edge.serve import Board, PageServer, PageSink
 from vlf_edge.serve.access import Access, make_token, read_token
+from vlf_edge.serve.board import lost
 from vlf_edge.serve.event_log import EventLog
 from vlf_edge.serve.pictures import Pictures, encode_jpeg
 from vlf_edge.serve.server import parse_address
@@ -403,6 +404,38 @@ def test_clips_are_served_in_ranges(clock, tmp_path):
         assert ask(server, "/api/clips/a%2Fb/4").status == 404
 
 
+def test_an_event_is_told_again_when_its_clip_is_complete(clock, tmp_path):
+    path = tmp_path / "clip.mp4"
+    board = Board({"door": True}, clip_of=lambda stream, number: path, clock=clock)
+    board.write_event(event(1))
+    board.write_event(event(1, 3.0))
+    board.find_clips()
+    [(_, told)], cursor = board.events_since()
+    assert told["clip"] is None
+    path.write_bytes(b"video")
+    board.find_clips()
+    [(_, told)], cursor = board.events_since(cursor)
+    assert (told["t_end_s"], told["clip"]) == (3.0, "/api/clips/door/1")
+    board.find_clips()
+    assert board.events_since(cursor)[0] == [], "once"
+    board.write_event(event(2, 4.0, stream="dock"))
+    path.unlink()
+    clock.now_s += 121
+    board.find_clips()
+    path.write_bytes(b"video")
+    board.find_clips()
+    assert not board._clipless, "what never comes is not waited for"
+
+
+def test_losses_are_told_apart_as_far_as_they_are_counted():
+    assert lost({"captured": 9, "dropped": 2, "failed": 1}) == {"overload": 2, "failed": 1}
+    assert lost({"dropped": 3, "dropped_late": 1, "dropped_overload": 2, "stale": 4}) == {
+        "late": 1,
+        "overload": 2,
+        "stale": 4,
+    }
+
+
 def test_metrics_keep_the_conventions(board):
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -413,7 +446,7 @@ def test_metrics_keep_the_conventions(board):
     assert answer.headers["content-type"].startswith("text/plain")
     samples = {(s.name, *sorted(s.labels.items())): s.value for family in families.values() for s in family.samples}
     dock = ("stream", scenes.NAMES[1])
-    assert samples["vlf_edge_lost_total", ("cause", "dropped"), dock] == 3
+    assert samples["vlf_edge_lost_total", ("cause", "overload"), dock] == 3
     assert samples["vlf_edge_lost_total", ("cause", "undelivered"), dock] == 2
     assert samples["vlf_edge_stream_state", ("state", "no_signal"), dock] == 1
     assert samples["vlf_edge_stream_state", ("state", "ok"), dock] == 0
@@ -494,7 +527,7 @@ def test_closing_ends_those_who_follow(board, caplog, capfd):
         server.close()
         with contextlib.suppress(http.client.IncompleteRead, ConnectionResetError):
             assert reply.read() == b"\n"
-    assert not any(thread.name in ("vlf-page", "vlf-figures") for thread in threading.enumerate())
+    assert not any(thread.name in ("vlf-page", "vlf-page-figures") for thread in threading.enumerate())
     assert not caplog.records and capfd.readouterr().err == ""
 
 

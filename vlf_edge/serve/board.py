@@ -22,13 +22,7 @@ from .event_log import EventLog, Noted, to_json
 _KEPT_DECISIONS = 40
 _SILENT_S = 10.0  # without frames or decisions, after which something is wrong
 
-# The counts of a stream that are frames or decisions lost, and why.
-CAUSES = {
-    "dropped": "machine too slow",
-    "undelivered": "reader too slow",
-    "failed": "could not be encoded",
-    "not_numbers": "answer was no number",
-}
+_CLIP_WAIT_S = 120.0  # after an event has ended, for its clip to be written
 
 
 @dataclass
@@ -69,6 +63,7 @@ class Board:
         self._lock = threading.Lock()
         self._begun_s = clock()
         self._streams = {name: _Shown(live, self._begun_s) for name, live in streams.items()}
+        self._clipless: dict[tuple[str, int], tuple[Event, float | None, float]] = {}
         self._steps = self._steps_then = 0
         self._captured: int | None = None
         self._stuck_s: float | None = None
@@ -100,6 +95,8 @@ class Board:
             shown = self._shown(event.stream, self._clock())
             began_s = event.t_start_s + shown.offset_s if shown.live and shown.frame is not None else None
             self.events.note(event, began_s, self._wall())
+            if self._clip_of is not None and event.t_end_s is not None:
+                self._clipless[event.stream, event.id] = (event, began_s, self._clock() + _CLIP_WAIT_S)
 
     def take_figures(self, figures: Mapping[str, Any]) -> None:
         """``Runtime.stats()``, about once a second: what comes in while nothing comes out shows a hang."""
@@ -110,6 +107,18 @@ class Board:
             elif self._stuck_s is None:
                 self._stuck_s = self._clock()
             self._figures, self._captured, self._steps_then = figures, captured, self._steps
+
+    def find_clips(self) -> None:
+        """Tells of events once more whose clip has become complete since; to be called about once a second."""
+        with self._lock:
+            waiting = list(self._clipless.items())
+        for key, (event, began_s, until_s) in waiting:
+            found = self.clip(*key) is not None
+            with self._lock:
+                if found:
+                    self.events.note(event, began_s, self._wall())
+                if found or self._clock() > until_s:
+                    self._clipless.pop(key, None)
 
     # What is shown.
 
@@ -208,5 +217,15 @@ class Board:
             "random_weights": bool(prediction and prediction.random_weights),
             "decided": [[label, round(score, 3)] for label, score in shown.decided],
             "counts": dict(counts),
-            "lost": {cause: counts[name] for name, cause in CAUSES.items() if counts.get(name)},
+            "lost": lost(counts),
         }
+
+
+def lost(counts: Mapping[str, int]) -> dict[str, int]:
+    """What a stream has lost, by cause, of the causes that its counts tell apart (``Stats``)."""
+    dropped = {name.removeprefix("dropped_"): n for name, n in counts.items() if name.startswith("dropped_")}
+    if "dropped" in counts and not dropped:
+        dropped = {"overload": counts["dropped"]}
+    return dropped | {
+        name: counts[name] for name in ("failed", "not_numbers", "stale", "undelivered") if name in counts
+    }

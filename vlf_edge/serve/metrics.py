@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from .._version import __version__
-from .board import CAUSES, Board
+from .board import Board
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STATES = ("waiting", "warming", "ok", "gap", "failed", "stale", "no_signal")
@@ -61,9 +61,8 @@ class _BoardCollector(Collector):
             yield family
         lost = CounterMetricFamily("vlf_edge_lost", "Frames or decisions lost, by cause", labels=["stream", "cause"])
         for stream in streams:
-            for cause in CAUSES:
-                if cause in stream["counts"]:
-                    lost.add_metric([stream["name"], cause], stream["counts"][cause])
+            for cause, count in stream["lost"].items():
+                lost.add_metric([stream["name"], cause], count)
         yield lost
         yield from _states(streams)
         yield from _latency(state["stages"])

@@ -18,7 +18,7 @@ from .board import Board
 log = logging.getLogger(__name__)
 _CONNECTIONS = 100
 _STALLED_S = 20  # after which the system gives up on a viewer that takes nothing
-_FIGURES_S = 1.0
+_LOOK_S = 1.0
 _JOIN_S = 1.0
 
 
@@ -83,7 +83,7 @@ class PageServer:
         self._server = uvicorn.Server(config)
         self._threads = [
             threading.Thread(target=run, name=f"vlf-{name}", daemon=True)
-            for name, run in (("page", self._serve), ("figures", self._take_figures))
+            for name, run in (("page", self._serve), ("page-figures", self._look_round))
         ]
         for thread in self._threads:
             thread.start()
@@ -114,13 +114,16 @@ class PageServer:
         finally:
             self._socket.close()
 
-    def _take_figures(self) -> None:
-        while self._figures is not None and not self._closing.is_set():
+    def _look_round(self) -> None:
+        """What changes without the run's telling."""
+        while not self._closing.is_set():
             try:
-                self._board.take_figures(self._figures())
+                self._board.find_clips()
+                if self._figures is not None:
+                    self._board.take_figures(self._figures())
             except Exception as error:  # of a run that is just being closed, or one of its bugs: a page is no reason
                 log.debug("the page shows old figures: %s", first_line(error))
-            self._closing.wait(_FIGURES_S)
+            self._closing.wait(_LOOK_S)
 
 
 @contextmanager

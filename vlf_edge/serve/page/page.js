@@ -7,6 +7,10 @@ const STATES = {
   waiting: ["Waiting", ""], warming: ["Warming up", ""], ok: ["OK", "good"], gap: ["Gap", "warn"], stale: ["Stale", "warn"],
   failed: ["Model failed", "bad"], no_signal: ["No signal", "bad"], silent: ["Silent", "warn"],
 };
+const CAUSES = {
+  overload: "machine too slow", undecoded: "damaged", late: "read came too late", at_end: "waiting at the end",
+  failed: "could not be run", not_numbers: "answer no number", stale: "decided too late", undelivered: "sinks too slow",
+};
 const $ = (id) => document.getElementById(id);
 const cards = new Map();  // stream -> Card
 const events = new Map();  // "stream id" -> event
@@ -268,14 +272,15 @@ function fillRow(row, cells, tag) {
   });
 }
 function showStages(stages) {
-  const rows = Object.entries(stages).map(([stage, ms]) => [stage.replaceAll("_", " "), ...["p50", "p95", "p99"].map((p) => ms[p].toFixed(2))]);
-  fillRows($("stages"), rows.length ? rows : [["Nothing has run yet", "", "", ""]]);
+  const rows = Object.entries(stages).map(([stage, ms]) => [stage.replaceAll("_", " "), ...["p50", "p95", "p99", "max"].map((p) => ms[p]?.toFixed(2) ?? "")]);
+  fillRows($("stages"), rows.length ? rows : [["Nothing has run yet", "", "", "", ""]]);
 }
 // Only the causes that occur have a column.
 function showFrames(streams) {
-  const causes = [...new Set(streams.flatMap(({ lost }) => Object.keys(lost)))];
-  const columns = ["Stream", "Captured", "Used", "Between instants", "Gaps", ...(causes.length ? causes.map((cause) => `Lost: ${cause}`) : ["Lost"])];
-  fillRow($("frame-columns"), columns, "th");
+  const causes = [...new Set(streams.flatMap(({ lost }) => Object.keys(lost).filter((cause) => lost[cause])))];
+  const columns = ["Stream", "Captured", "Used", "Between instants", "Gaps"];
+  const told = causes.map((cause) => `Lost: ${CAUSES[cause] ?? cause.replaceAll("_", " ")}`);
+  fillRow($("frame-columns"), [...columns, ...(told.length ? told : ["Lost"])], "th");
   fillRows($("frames"), streams.map(({ name, counts, lost }) => [
     name, number(counts.captured), number(counts.encoded), number(counts.off_grid), number(counts.gaps),
     ...(causes.length ? causes.map((cause) => number(lost[cause] ?? 0)) : ["0"]),
