@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from ..errors import VlfError
@@ -25,10 +26,10 @@ log = logging.getLogger(__name__)
 class PageSink(Sink):
     """Serves the page of a run at ``address``, "[HOST:]PORT".
 
-    runtime: whose plan and figures are shown. streams: {name: whether it is live}. token_file: holds the token that
-    viewers need; without one, none is needed on this machine alone, and one is made for all others. clip_of: gives the
-    video of an event by its stream and number, or None. terminal: where the token that was made is shown, once; never
-    anywhere that is kept.
+    runtime: whose plan and figures are shown. streams: {name: whether it is live}; others are taken for live when they
+    come. token_file: holds the token that viewers need; without one, none is needed on this machine alone, and one is
+    made for all others. clip_of: gives the video of an event by its stream and number, or None. terminal: where the
+    token that was made is shown, once; never anywhere that is kept.
 
     Nothing here waits for a viewer. Raises BackendMissing, and VlfError for an address that cannot be served.
     """
@@ -39,7 +40,7 @@ class PageSink(Sink):
         self,
         address: str,
         runtime: Runtime,
-        streams: Mapping[str, bool],
+        streams: Mapping[str, bool] = MappingProxyType({}),
         *,
         token_file: str | Path | None = None,
         clip_of: Callable[[str, int], Path | None] | None = None,
