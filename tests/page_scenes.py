@@ -66,7 +66,7 @@ def prediction(stream: str, seq: int, number: int = 0, state: str = "ok") -> Pre
     )
 
 
-def figures(streams: tuple[str, ...], lost: int = 0) -> dict:
+def figures(streams: tuple[str, ...], lost: int = 0, away: int | None = None) -> dict:
     """As ``Runtime.stats`` gives them."""
     ms = {
         "preprocess": (0.31, 0.44, 0.9),
@@ -78,12 +78,46 @@ def figures(streams: tuple[str, ...], lost: int = 0) -> dict:
     by_stream = {}
     for i, name in enumerate(streams):
         more = {"dropped": 3 * i, "dropped_overload": 3 * i, "undelivered": lost * i}
-        by_stream[name] = {"counts": {**counts, **more}, "labels": {}, "ms": {}}
+        source = {
+            "source": name,
+            "live": True,
+            "state": "live",
+            "state_for_s": 3600.0,
+            "reconnects": 0,
+            "last_error": None,
+        }
+        if i == away:
+            source |= {
+                "state": "no_signal",
+                "last_error": "rtsp://dock.lan/stream: connection refused",
+                "reconnects": 2,
+            }
+        by_stream[name] = {"counts": {**counts, **more}, "labels": {}, "ms": {}, **source}
     spread = {
         name: {"n": 1900, "mean": p50, "p50": p50, "p95": p95, "p99": p99, "max": 3 * p99}
         for name, (p50, p95, p99) in ms.items()
     }
-    return {"backend": "openvino", "counts": {"captured": 14400 * len(streams)}, "ms": spread, "streams": by_stream}
+    sink = {
+        "state": "ok",
+        "since_s": 3600.0,
+        "unit": "steps",
+        "dropped": 0,
+        "failed": 0,
+        "errors": 0,
+        "last_error": None,
+    }
+    return {
+        "backend": "openvino",
+        "counts": {"captured": 14400 * len(streams)},
+        "ms": spread,
+        "streams": by_stream,
+        "process": {"cpu_s": 812.5, "joules": {"package": 93.5}, "mj_per_decision": 12.2},
+        "sinks": [
+            {**sink, "name": "decisions.jsonl", "written": 7640},
+            {**sink, "name": "https://hooks.lan/vlf", "state": "failing", "since_s": 72.0, "written": 31, "failed": 4}
+            | {"errors": 19, "last_error": "503 Service Unavailable"},
+        ],
+    }
 
 
 def board(
@@ -100,7 +134,7 @@ def board(
     if away and count > 1:
         made.write(None, prediction(names[1], -1, 1, "no_signal"))
     if steps:
-        made.take_figures(figures(names, lost=2))
+        made.take_figures(figures(names, lost=2, away=1 if away else None))
     for number in range(events):
         stream, label = names[number % count], LABELS[number % len(LABELS)]
         begin_s = steps / 4 - 3 * (events - number)

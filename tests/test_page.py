@@ -178,6 +178,14 @@ def test_figures_are_there(browser):
         assert stages[-1] == ["decision", "5.90", "7.20", "11.02", "33.06"]
         assert browser.js("return $('#frame-columns').innerText").split("\t")[-1] == "Lost: sinks too slow"
         assert browser.js("return $$('#frames tr')[1].innerText").split("\t")[-2:] == ["3", "2"]
+        assert (
+            browser.js("return $('#cost').innerText").replace("\u00a0", " ")
+            == "13 min 32 s of processor time, 12.2 mJ a decision."
+        )
+        sinks = browser.js(
+            "return $$('#sink-rows tr').map((row) => row.innerText.replaceAll('\u00a0', ' ').split('\t'))"
+        )
+        assert sinks[1][1:] == ["failing for 1 min 12 s", "31", "4", "503 Service Unavailable"]
         plan = browser.js("return $('#plan').innerText")
         assert (
             "openvino, CPU" in plan and "passed: 0.26 points of accuracy lost" in plan and "same decision in 99" in plan

@@ -163,10 +163,34 @@ def test_health_names_what_is_wrong(board, clock):
     assert board.health() is None, "it may take its time to begin"
     clock.now_s += 2
     assert board.health() == "no stream gives frames, for 11 s"
+    board.take_figures({"streams": {"door": {"last_error": "no route"}, "film.mp4": {}}})
+    assert board.health() == "no stream gives frames, for 11 s (door: no route)"
     board.write(frame("door", 0), scenes.prediction("door", 0, 0, "failed"))
     assert board.health() == "the model failed: its answer is no number on door"
     board.write(frame("door", 1), scenes.prediction("door", 1))
     assert board.health() is None, "one stream is enough"
+
+
+def test_a_camera_that_is_away_says_why_and_one_that_is_over_shows_no_decision(clock):
+    board = scenes.board(3)
+    names = scenes.NAMES[:3]
+    figures = scenes.figures(names, away=1)
+    figures["streams"][names[2]] |= {"state": "ended", "state_for_s": 5.0}
+    board.take_figures(figures)
+    board.write(None, scenes.prediction(names[1], -1, 0, "no_signal"))
+    state = board.state()
+    here, away, over = state["streams"]
+    assert (here["state"], here["reason"]) == ("ok", None)
+    assert (away["state"], away["reason"], away["reconnects"]) == (
+        "no_signal",
+        "rtsp://dock.lan/stream: connection refused",
+        2,
+    )
+    assert (over["state"], over["label"], over["topk"]) == ("ended", None, [])
+    assert 4.9 < state["now_s"] - over["since_s"] < 6
+    figures["streams"][names[0]] |= {"state": "failed", "last_error": "it is gone"}
+    board.take_figures(figures)
+    assert (board.state()["streams"][0]["state"], board.state()["streams"][0]["reason"]) == ("given_up", "it is gone")
 
 
 def test_frames_that_come_in_while_nothing_comes_out_are_a_hang(board, clock):
@@ -451,6 +475,10 @@ def test_metrics_keep_the_conventions(board):
     assert samples["vlf_edge_stream_state", ("state", "no_signal"), dock] == 1
     assert samples["vlf_edge_stream_state", ("state", "ok"), dock] == 0
     assert samples["vlf_edge_stage_latency_seconds", ("quantile", "0.95"), ("stage", "decision")] == 0.0072
+    assert samples["vlf_edge_sink_ok", ("sink", "https://hooks.lan/vlf")] == 0
+    assert samples["vlf_edge_sink_lost_total", ("cause", "failed"), ("sink", "https://hooks.lan/vlf")] == 4
+    assert samples["vlf_edge_energy_joules_total", ("meter", "package")] == 93.5
+    assert samples["vlf_edge_stream_reconnects_total", dock] == 2
     assert samples[("vlf_edge_healthy",)] == 1
     [plan] = (
         families["vlf_edge_plan_info"].samples

@@ -22,6 +22,9 @@ from .event_log import EventLog, Noted, to_json
 _KEPT_DECISIONS = 40
 _SILENT_S = 10.0  # without frames or decisions, after which something is wrong
 
+# States of a source that are the last word on its stream, and those in which it says why there is nothing to see.
+_OVER = {"ended": "ended", "failed": "given_up"}
+_AWAY = ("waiting", "no_signal", "given_up")
 _CLIP_WAIT_S = 120.0  # after an event has ended, for its clip to be written
 
 
@@ -140,7 +143,10 @@ class Board:
                 return f"frames come in, but for {now_s - self._stuck_s:.0f} s no decision came out: the engine hangs"
             silent_s = [now_s - (self._begun_s if s.frame_s is None else s.frame_s) for s in self._streams.values()]
             if silent_s and min(silent_s) >= _SILENT_S:
-                return f"no stream gives frames, for {min(silent_s):.0f} s"
+                said = [f"{name}: {why}" for name in self._streams if (why := self._source(name).get("last_error"))]
+                return f"no stream gives frames, for {min(silent_s):.0f} s" + (
+                    f" ({'; '.join(said[:3])})" if said else ""
+                )
         return None
 
     def figures(self) -> Mapping[str, Any]:
@@ -161,6 +167,8 @@ class Board:
             "plan": self.plan,
             "streams": streams,
             "stages": dict(self._figures.get("ms", {})),
+            "sinks": list(self._figures.get("sinks", ())),
+            "process": dict(self._figures.get("process", {})),
             "events_cursor": cursor,
         }
 
@@ -197,15 +205,26 @@ class Board:
         clip = f"/api/clips/{quote(event.stream, safe='')}/{event.id}" if self.clip(event.stream, event.id) else None
         return to_json(noted, clip)
 
+    def _source(self, name: str) -> Mapping[str, Any]:
+        """What the run knows of a stream: its counts, and how its source is."""
+        return self._figures.get("streams", {}).get(name, {})
+
     def _stream_json(self, name: str, shown: _Shown, to_wall_s: float) -> dict[str, Any]:
-        prediction, known = shown.prediction, self._figures.get("streams", {}).get(name, {})
-        counts = known.get("counts", {})
+        prediction, source = shown.prediction, self._source(name)
+        state, since_s = shown.state, shown.since_s
+        if source.get("state") in _OVER:
+            state, since_s = _OVER[source["state"]], self._clock() - source.get("state_for_s", 0.0)
+        if state not in ("ok", "stale"):
+            prediction = None
+        counts = source.get("counts", {})
         height_px, width_px = (0, 0) if shown.frame is None else shown.frame.image.shape[:2]
         return {
             "name": name,
             "live": shown.live,
-            "state": shown.state,
-            "since_s": round(shown.since_s + to_wall_s, 3),
+            "state": state,
+            "since_s": round(since_s + to_wall_s, 3),
+            "reason": source.get("last_error") if state in _AWAY else None,
+            "reconnects": source.get("reconnects", 0),
             "frame_s": None if shown.frame_s is None else round(shown.frame_s + to_wall_s, 3),
             "picture": shown.number,
             "width_px": width_px,
@@ -214,7 +233,6 @@ class Board:
             "score": prediction and prediction.score,
             "topk": [list(pair) for pair in prediction.topk] if prediction else [],
             "age_ms": prediction and round(prediction.age_ms, 1),
-            "random_weights": bool(prediction and prediction.random_weights),
             "decided": [[label, round(score, 3)] for label, score in shown.decided],
             "counts": dict(counts),
             "lost": lost(counts),

@@ -13,13 +13,14 @@ from .._version import __version__
 from .board import Board
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-STATES = ("waiting", "warming", "ok", "gap", "failed", "stale", "no_signal")
+STATES = ("waiting", "warming", "ok", "gap", "failed", "stale", "no_signal", "given_up", "ended")
 _COUNTERS = {
     "captured": ("vlf_edge_frames_captured", "Frames that came from the source"),
     "encoded": ("vlf_edge_frames_encoded", "Frames that the model has seen"),
     "off_grid": ("vlf_edge_frames_skipped", "Frames between two instants of the sampling grid"),
     "gaps": ("vlf_edge_gaps", "Times at which frames were missing and a window began anew"),
     "decisions": ("vlf_edge_decisions", "Decisions made"),
+    "over_budget": ("vlf_edge_decisions_over_budget", "Decisions that came later than their budget"),
 }
 _PLAN = ("file", "digest", "model", "precision", "backend", "device")
 _QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99"}
@@ -66,6 +67,11 @@ class _BoardCollector(Collector):
         yield lost
         yield from _states(streams)
         yield from _latency(state["stages"])
+        yield from _sinks(state["sinks"])
+        energy = CounterMetricFamily("vlf_edge_energy_joules", "Energy that the machine has taken", labels=["meter"])
+        for meter, joules in state["process"].get("joules", {}).items():
+            energy.add_metric([meter], joules)
+        yield energy
 
 
 def _states(streams: list[Mapping[str, Any]]) -> Iterator[Metric]:
@@ -79,7 +85,9 @@ def _states(streams: list[Mapping[str, Any]]) -> Iterator[Metric]:
     age = GaugeMetricFamily(
         "vlf_edge_decision_age_seconds", "From capture to the newest decision", labels=["stream"]
     )  # fmt: skip
+    back = CounterMetricFamily("vlf_edge_stream_reconnects", "How often a stream came back", labels=["stream"])
     for stream in streams:
+        back.add_metric([stream["name"]], stream["reconnects"])
         for state in STATES:
             current.add_metric([stream["name"], state], float(stream["state"] == state))
         since.add_metric([stream["name"]], stream["since_s"])
@@ -87,7 +95,7 @@ def _states(streams: list[Mapping[str, Any]]) -> Iterator[Metric]:
             seen.add_metric([stream["name"]], stream["frame_s"])
         if stream["age_ms"] is not None:
             age.add_metric([stream["name"]], stream["age_ms"] / 1e3)
-    yield from (current, since, seen, age)
+    yield from (current, since, back, seen, age)
 
 
 def _latency(stages: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
@@ -99,3 +107,18 @@ def _latency(stages: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
             if name in spread:
                 family.add_metric([stage, quantile], spread[name] / 1e3)
     yield family
+
+
+def _sinks(sinks: list[Mapping[str, Any]]) -> Iterator[Metric]:
+    written = CounterMetricFamily("vlf_edge_sink_written", "What a sink has delivered", labels=["sink"])
+    lost = CounterMetricFamily(
+        "vlf_edge_sink_lost", "What a sink has not delivered, by cause", labels=["sink", "cause"]
+    )
+    working = GaugeMetricFamily("vlf_edge_sink_ok", "1 if a sink delivers", labels=["sink"])
+    for sink in sinks:
+        name = str(sink.get("name"))
+        working.add_metric([name], float(sink.get("state") == "ok"))
+        written.add_metric([name], sink.get("written", 0))
+        for cause in ("dropped", "failed"):
+            lost.add_metric([name, cause], sink.get(cause, 0))
+    yield from (working, written, lost)

@@ -6,6 +6,7 @@ const STATE_MS = 250, HIDDEN_MS = 5000, PICTURE_MS = 80, PICTURES_AT_ONCE = 3, E
 const STATES = {
   waiting: ["Waiting", ""], warming: ["Warming up", ""], ok: ["OK", "good"], gap: ["Gap", "warn"], stale: ["Stale", "warn"],
   failed: ["Model failed", "bad"], no_signal: ["No signal", "bad"], silent: ["Silent", "warn"],
+  given_up: ["Given up", "bad"], ended: ["Ended", ""],
 };
 const CAUSES = {
   overload: "machine too slow", undecoded: "damaged", late: "read came too late", at_end: "waiting at the end",
@@ -105,9 +106,9 @@ class Card {
 
   show(stream) {
     const silent = stream.live && stream.frame_s !== null && serverNow_s() - stream.frame_s > OLD_FRAME_S;
-    if (silent && stream.state !== "no_signal") stream = { ...stream, state: "silent", since_s: stream.frame_s };
+    if (silent && !["no_signal", "given_up", "ended"].includes(stream.state)) stream = { ...stream, state: "silent", since_s: stream.frame_s };
     const [word, kind] = STATES[stream.state] ?? [stream.state, ""];
-    if (this.known && this.known.state !== stream.state && ["no_signal", "failed", "stale", "silent"].some((s) => s === stream.state || s === this.known.state))
+    if (this.known && this.known.state !== stream.state && ["no_signal", "given_up", "failed", "stale", "silent"].some((s) => s === stream.state || s === this.known.state))
       announce(`${stream.name}: ${word}`);
     this.known = stream;
     say(this.state, word);
@@ -128,7 +129,9 @@ class Card {
   showAway(stream) {
     const now_s = serverNow_s(), old_s = stream.frame_s === null ? 0 : now_s - stream.frame_s;
     let text = "";
-    if (stream.state === "no_signal") text = `No signal since ${clock(stream.since_s)} (${duration(now_s - stream.since_s)})`;
+    if (stream.state === "ended") text = `Ended at ${clock(stream.since_s)}`;
+    else if (stream.state === "given_up") text = `Given up at ${clock(stream.since_s)}`;
+    else if (stream.state === "no_signal") text = `No signal since ${clock(stream.since_s)} (${duration(now_s - stream.since_s)})`;
     else if (stream.frame_s === null) text = `No frame yet, for ${duration(now_s - stream.since_s)}`;
     else if (stream.state === "failed") text = "The model’s answer is not a number";
     else if (stream.state === "silent") text = `No new frame for ${duration(old_s)}`;
@@ -240,8 +243,9 @@ function showState(state) {
   say(health, state.health.ok ? "Healthy" : state.health.reason);
   health.className = state.health.ok ? "good" : "bad";
   $("random-weights").hidden = !state.plan.random_weights;
-  showStages(state.stages);
+  showStages(state.stages, state.process);
   showFrames(state.streams);
+  showSinks(state.sinks);
   showPlan(state.plan);
 }
 
@@ -271,9 +275,13 @@ function fillRow(row, cells, tag) {
     if (!column) cell.title = text;
   });
 }
-function showStages(stages) {
+function showStages(stages, { cpu_s, mj_per_decision }) {
   const rows = Object.entries(stages).map(([stage, ms]) => [stage.replaceAll("_", " "), ...["p50", "p95", "p99", "max"].map((p) => ms[p]?.toFixed(2) ?? "")]);
   fillRows($("stages"), rows.length ? rows : [["Nothing has run yet", "", "", "", ""]]);
+  const cost = [];
+  if (cpu_s) cost.push(`${duration(cpu_s)} of processor time`);
+  if (mj_per_decision) cost.push(`${mj_per_decision.toFixed(1)}\u00a0mJ a decision`);
+  say($("cost"), cost.length ? `${cost.join(", ")}.` : "");
 }
 // Only the causes that occur have a column.
 function showFrames(streams) {
@@ -284,6 +292,14 @@ function showFrames(streams) {
   fillRows($("frames"), streams.map(({ name, counts, lost }) => [
     name, number(counts.captured), number(counts.encoded), number(counts.off_grid), number(counts.gaps),
     ...(causes.length ? causes.map((cause) => number(lost[cause] ?? 0)) : ["0"]),
+  ]));
+}
+
+function showSinks(sinks) {
+  $("sinks").hidden = sinks.length === 0;
+  fillRows($("sink-rows"), sinks.map((sink) => [
+    sink.name, sink.state === "ok" ? "OK" : `${sink.state} for ${duration(sink.since_s)}`, number(sink.written),
+    number(sink.dropped + sink.failed), sink.last_error ?? "",
   ]));
 }
 
