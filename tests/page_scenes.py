@@ -33,6 +33,7 @@ NAMES = (
     "Küche",
     "yard",
 )
+REFUSED = "rtsp://dock.lan/stream: connection refused"
 PLAN = {
     "file": "vlf-tiny-int8.plan", "digest": "8c4efdf2f1eac550", "model": "vlf-tiny", "precision": "int8",
     "backend": "openvino", "device": "CPU", "classes": 13, "frames": 8, "span_s": 2.0, "decisions_per_s": 4.0,
@@ -89,7 +90,7 @@ def figures(streams: tuple[str, ...], lost: int = 0, away: int | None = None) ->
         if i == away:
             source |= {
                 "state": "no_signal",
-                "last_error": "rtsp://dock.lan/stream: connection refused",
+                "last_error": REFUSED,
                 "reconnects": 2,
             }
         by_stream[name] = {"counts": {**counts, **more}, "labels": {}, "ms": {}, **source}

@@ -183,7 +183,7 @@ def test_a_camera_that_is_away_says_why_and_one_that_is_over_shows_no_decision(c
     assert (here["state"], here["reason"]) == ("ok", None)
     assert (away["state"], away["reason"], away["reconnects"]) == (
         "no_signal",
-        "rtsp://dock.lan/stream: connection refused",
+        scenes.REFUSED,
         2,
     )
     assert (over["state"], over["label"], over["topk"]) == ("ended", None, [])
