@@ -225,6 +225,13 @@ def test_a_cursor_of_an_earlier_run_has_seen_nothing():
         log.seen("yesterday")
 
 
+def test_a_cursor_is_no_time_even_where_it_looks_like_a_number(board):
+    board.events = EventLog(run="1234567e")  # 1234567e-1 is a number
+    board.write_event(event(1))
+    board.write_event(event(2))
+    assert [one["id"] for _, one in board.events_since("1234567e-1")[0]] == [2]
+
+
 def test_a_picture_is_encoded_once_for_all_and_only_when_asked_for(board, clock):
     encoded = []
     pictures = Pictures(board, lambda image: encoded.append(image) or b"jpeg %d" % image[0, 0, 0], clock=clock)

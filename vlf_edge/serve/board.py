@@ -5,11 +5,12 @@ The run writes, on its own thread, and only stores; whoever shows reads, on anot
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -158,14 +159,14 @@ class Board:
         reason = self.health()
         now_s, wall_s = self._clock(), self._wall()
         with self._lock:
-            streams = [self._stream_json(name, shown, wall_s - now_s) for name, shown in self._streams.items()]
+            shown = {name: replace(one, decided=one.decided.copy()) for name, one in self._streams.items()}
             cursor = self.events.cursor
         return {
             "now_s": round(wall_s, 3),
             "since_s": round(self._begun_s + wall_s - now_s, 3),
             "health": {"ok": reason is None, "reason": reason},
             "plan": self.plan,
-            "streams": streams,
+            "streams": [self._stream_json(name, one, wall_s - now_s) for name, one in shown.items()],
             "stages": dict(self._figures.get("ms", {})),
             "sinks": list(self._figures.get("sinks", ())),
             "process": dict(self._figures.get("process", {})),
@@ -181,9 +182,9 @@ class Board:
         """
         after, told_since_s = 0, 0.0
         with self._lock:
-            try:
-                told_since_s = float(since or 0)
-            except ValueError:
+            if re.fullmatch(r"\d+(\.\d+)?", since):
+                told_since_s = float(since)
+            elif since:
                 after = self.events.seen(since)
             found = self.events.newest(
                 after=after, told_since_s=told_since_s, limit=limit, stream=stream, label=label

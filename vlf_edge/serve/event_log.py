@@ -58,6 +58,8 @@ class EventLog:
         label: str | None = None,
     ) -> list[Noted]:  # fmt: skip
         """The newest ``limit`` events told after a change and since a UNIX time, in the order of the telling."""
+        if after == self._changes:
+            return []
         found = [
             noted
             for noted in self._noted.values()

@@ -324,13 +324,15 @@ function showPlan(plan) {
 function gateText(gate) {
   if (!gate) return "not measured";
   if (gate.none) return `none: ${gate.none}`;
-  const what = gate.measure === "accuracy" ? "points of accuracy lost" : "% of the decisions differ";
-  return `${gate.passed ? "passed" : "FAILED"}: ${gate.drop_points ?? "NaN"} ${what} on ${gate.way}, at most ${gate.max_drop_points} allowed, ${gate.windows} windows`;
+  const gained = gate.drop_points < 0, points = gained ? -gate.drop_points : gate.drop_points ?? "NaN";
+  const what = gate.measure === "accuracy" ? `points of accuracy ${gained ? "gained" : "lost"}` : "% of the decisions differ";
+  return `${gate.passed ? "passed" : "FAILED"}: ${points} ${what} on ${gate.way}, ${gate.max_drop_points} may be lost, ${gate.windows} windows`;
 }
 function fidelityText(fidelity) {
   if (!fidelity) return "not measured for this backend";
-  const facts = [`same decision in ${percent(fidelity.top1_agreement ?? 0)}`];
-  if (fidelity.accuracy !== null) facts.push(`accuracy ${percent(fidelity.accuracy)}`);
+  const exact = (share) => (share === null ? "NaN" : `${(share * 100).toFixed(1)}\u00a0%`);
+  const facts = [`same decision in ${exact(fidelity.top1_agreement)}`];
+  if (fidelity.accuracy !== null) facts.push(`accuracy ${exact(fidelity.accuracy)}`);
   return `${facts.join(", ")} of ${fidelity.windows} windows`;
 }
 
