@@ -153,8 +153,8 @@ def test_pictures_and_decisions_are_the_newest(browser):
     board = Board({"door": True, "film.mp4": False}, scenes.PLAN)
     with serving(board) as server:
         browser.look(server)
-        browser.until("$$('.nothing').every((e) => e.textContent.startsWith('No frame yet'))")
-        assert browser.js("return $('#no-events').checkVisibility()")
+        browser.until("$$('.card').length === 2 && $('#no-events').checkVisibility()")
+        assert browser.js("return $$('.nothing').every((e) => e.textContent.startsWith('No frame yet'))")
         for seq, level in ((0, 60), (1, 200)):
             show(board, "door", level, seq)
             browser.until(f"({LEVEL})($('.picture img'), arguments[0])", level)
