@@ -18,9 +18,10 @@ from .. import signals
 from ..errors import VlfError
 from ..printable import printable
 from .backend import add_backend_arguments, backend_options
+from .page_options import add_page_arguments, open_page
 
 if TYPE_CHECKING:
-    from ..runtime import Runtime, Sink
+    from ..runtime import Sink
     from ..video.sources import Source
 
 HELP = "live decisions from cameras, files or the test pattern"
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write the video with the decisions on it (.mp4 or .avi); of several sources, FILE-SOURCE each",
     )
     add_backend_arguments(parser)
+    add_page_arguments(parser)
     add(
         "--phases",
         type=int,
@@ -58,22 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a frame may wait for frames of other sources, to be run in one batch (default: 0)",
     )
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
-    add(
-        "--serve",
-        metavar="[HOST:]PORT",
-        help="also serve a page with pictures, decisions and figures, /metrics, /healthz and /api (default host: "
-        "127.0.0.1, this machine alone)",
-    )
-    add(
-        "--serve-token-file",
-        metavar="FILE",
-        help="token that viewers of the page need; without it one is made where others reach the page",
-    )
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs until every source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime
+    from ..runtime.recognizer import MAIN
     from ..runtime.runtime import name_sources
     from ..video import open_source
 
@@ -90,7 +82,8 @@ def main(args: argparse.Namespace) -> int:
         opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
         source = opened if len(opened) > 1 else next(iter(opened.values()))
         delay_ms = args.max_batch_delay_ms
-        sinks = [*_sinks(args, opened), *_pages(args, runtime, opened)]
+        live = {name if len(opened) > 1 else MAIN: one.live for name, one in opened.items()}
+        sinks = [*_sinks(args, opened), *open_page(args, runtime, live)]
         runtime.run(source, sinks, duration_s=args.duration, max_batch_delay_ms=delay_ms)
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
     return 0
@@ -107,19 +100,6 @@ def _sinks(args: argparse.Namespace, sources: dict[str, Source]) -> list[Sink]:
             sink = VideoSink(path, source, stream=None if alone else name)
             sinks.append(ThreadedSink(sink, drop_oldest=source.live))
     return sinks
-
-
-def _pages(args: argparse.Namespace, runtime: Runtime, sources: dict[str, Source]) -> list[Sink]:
-    if args.serve is None:
-        if args.serve_token_file is not None:
-            raise VlfError("--serve-token-file is for a page; give --serve [HOST:]PORT too")
-        return []
-    from ..runtime.recognizer import MAIN
-    from ..serve import PageSink
-
-    alone = len(sources) == 1
-    streams = {MAIN if alone else name: source.live for name, source in sources.items()}
-    return [PageSink(args.serve, runtime, streams, token_file=args.serve_token_file)]
 
 
 def video_of(path: str, stream: str) -> Path:
