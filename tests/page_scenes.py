@@ -71,8 +71,8 @@ def figures(streams: tuple[str, ...], lost: int = 0, away: int | None = None) ->
     """As ``Runtime.stats`` gives them."""
     ms = {
         "preprocess": (0.31, 0.44, 0.9),
-        "frame stage": (4.2, 5.13, 7.75),
-        "clip stage": (1.1, 1.4, 2.0),
+        "frame_stage": (4.2, 5.13, 7.75),
+        "clip_stage": (1.1, 1.4, 2.0),
         "decision": (5.9, 7.2, 11.02),
     }
     counts = {"captured": 14400, "encoded": 1920, "off_grid": 12477, "gaps": 1, "decisions": 1912, "dropped": 0}

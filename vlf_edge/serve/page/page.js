@@ -12,6 +12,10 @@ const CAUSES = {
   overload: "machine too slow", undecoded: "damaged", late: "read came too late", at_end: "waiting at the end",
   failed: "could not be run", not_numbers: "answer no number", stale: "decided too late", undelivered: "sinks too slow",
 };
+const STAGES = {  // in the order in which a frame meets them
+  preprocess: "cut to size", queue: "waiting", frame_stage: "frame stage", clip_stage: "clip stage",
+  decision: "decision", age: "capture to decision",
+};
 const $ = (id) => document.getElementById(id);
 const cards = new Map();  // stream -> Card
 const events = new Map();  // "stream id" -> event
@@ -38,12 +42,11 @@ function duration(s) {
   return min < 60 ? `${min}\u00a0min ${Math.floor(s % 60)}\u00a0s` : `${Math.floor(min / 60)}\u00a0h ${min % 60}\u00a0min`;
 }
 function position(s) { return `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}`; }
-function hue(label) {
-  let sum = 2166136261;  // FNV-1a
-  for (const letter of label) sum = Math.imul(sum ^ letter.codePointAt(0), 16777619) >>> 0;
-  return (sum % 997) * 137.5 % 360;
+const hues = new Map();  // as far apart as can be, in the order in which the labels come
+function colour(label) {
+  if (!hues.has(label)) hues.set(label, (210 + hues.size * 137.508) % 360);
+  return `hsl(${hues.get(label)} 62% 52%)`;
 }
-const colour = (label) => `hsl(${hue(label)} 62% 52%)`;
 
 // One stream
 
@@ -276,7 +279,10 @@ function fillRow(row, cells, tag) {
   });
 }
 function showStages(stages, { cpu_s, mj_per_decision }) {
-  const rows = Object.entries(stages).map(([stage, ms]) => [stage.replaceAll("_", " "), ...["p50", "p95", "p99", "max"].map((p) => ms[p]?.toFixed(2) ?? "")]);
+  const order = [...new Set([...Object.keys(STAGES), ...Object.keys(stages)])].filter((stage) => stages[stage]);
+  const rows = order.map((stage) => [
+    STAGES[stage] ?? stage.replaceAll("_", " "), ...["p50", "p95", "p99", "max"].map((p) => stages[stage][p]?.toFixed(2) ?? ""),
+  ]);
   fillRows($("stages"), rows.length ? rows : [["Nothing has run yet", "", "", "", ""]]);
   const cost = [];
   if (cpu_s) cost.push(`${duration(cpu_s)} of processor time`);
@@ -350,7 +356,9 @@ function timing(event) {
 }
 function showEvents() {
   const of = $("of-stream").value;
-  const shown = [...events.values()].filter((event) => !of || event.stream === of).reverse().slice(0, EVENTS_SHOWN);
+  const shown = [...events.values()].filter((event) => !of || event.stream === of).reverse();
+  shown.sort((a, b) => (b.began_s ?? 0) - (a.began_s ?? 0));  // of files, in the order in which they were told
+  shown.splice(EVENTS_SHOWN);
   const rows = new Map([...$("events").children].map((row) => [row.dataset.key, row]));
   const now = shown.map((event) => {
     const key = `${event.stream} ${event.id}`, row = rows.get(key) ?? eventRow(key, event);
