@@ -285,8 +285,10 @@ def test_what_strangers_write_stays_text(browser):
 
 
 def test_random_weights_are_called_so(browser):
-    with serving(Board({}, {**scenes.PLAN, "random_weights": True, "gate": None, "fidelity": None})) as server:
+    plan = {**scenes.PLAN, "random_weights": True, "gate": None, "fidelity": None}
+    with serving(Board({}, plan, events=False)) as server:
         browser.look(server, PHONE)
+        browser.until("$('#no-events').innerText.startsWith('This run makes no events')")
         browser.until("$('#random-weights').checkVisibility() && $('#no-streams').checkVisibility()")
         assert "RANDOM WEIGHTS" in browser.js("return $('#plan').innerText")
 

@@ -34,4 +34,5 @@ def open_page(args: argparse.Namespace, runtime: Runtime, live: Mapping[str, boo
         return []
     from ..serve import PageSink
 
-    return [PageSink(args.serve, runtime, live, token_file=args.serve_token_file)]
+    events = bool(getattr(args, "events", False))
+    return [PageSink(args.serve, runtime, live, token_file=args.serve_token_file, events=events)]

@@ -47,7 +47,8 @@ class _Shown:
 class Board:
     """The newest of a run.
 
-    streams: {name: whether it is live}. plan: what is told of the plan (``plan_facts``). clip_of: gives the video of
+    streams: {name: whether it is live}. plan: what is told of the plan (``plan_facts``). events: whether the run makes
+    any. clip_of: gives the video of
     an event by its stream and number, or None. clock: ``time.monotonic``; wall: ``time.time``.
     """
 
@@ -56,12 +57,13 @@ class Board:
         streams: Mapping[str, bool],
         plan: Mapping[str, Any] | None = None,
         *,
+        events: bool = True,
         clip_of: Callable[[str, int], Path | None] | None = None,
         most_events: int = 500,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ):
-        self.plan = dict(plan or {})
+        self.plan, self._makes_events = dict(plan or {}), events
         self.events = EventLog(most_events)
         self._clip_of, self._clock, self._wall = clip_of, clock, wall
         self._lock = threading.Lock()
@@ -170,6 +172,7 @@ class Board:
             "stages": dict(self._figures.get("ms", {})),
             "sinks": list(self._figures.get("sinks", ())),
             "process": dict(self._figures.get("process", {})),
+            "events": self._makes_events,
             "events_cursor": cursor,
         }
 

@@ -28,8 +28,8 @@ class PageSink(Sink):
 
     runtime: whose plan and figures are shown. streams: {name: whether it is live}; others are taken for live when they
     come. token_file: holds the token that viewers need; without one, none is needed on this machine alone, and one is
-    made for all others. clip_of: gives the video of an event by its stream and number, or None. terminal: where the
-    token that was made is shown, once; never anywhere that is kept.
+    made for all others. events: whether the run makes any. clip_of: gives the video of an event by its stream and
+    number, or None. terminal: where the token that was made is shown, once; never anywhere that is kept.
 
     Nothing here waits for a viewer. Raises BackendMissing, and VlfError for an address that cannot be served.
     """
@@ -43,6 +43,7 @@ class PageSink(Sink):
         streams: Mapping[str, bool] = MappingProxyType({}),
         *,
         token_file: str | Path | None = None,
+        events: bool = True,
         clip_of: Callable[[str, int], Path | None] | None = None,
         terminal: TextIO | None = None,
     ):
@@ -60,7 +61,7 @@ class PageSink(Sink):
             log.warning("%s can be read by others: chmod 600 it", token_file)
         if made:
             token = make_token()
-        self.board = Board(streams, plan_facts(runtime), clip_of=clip_of)
+        self.board = Board(streams, plan_facts(runtime), events=events, clip_of=clip_of)
         self.server = PageServer(self.board, host, port, token=token, figures=runtime.stats)
         # A browser keeps what follows the # to itself: the token reaches no log of any server.
         shown = f"{self.server.url}#token={token}" if made else self.server.url

@@ -249,6 +249,8 @@ function showState(state) {
   showStages(state.stages, state.process);
   showFrames(state.streams);
   showSinks(state.sinks);
+  say($("no-events"), state.events ? "No events yet. An action that lasts appears here when it begins." :
+    "This run makes no events. Start it with --events to see the actions that last.");
   showPlan(state.plan);
 }
 
