@@ -156,6 +156,10 @@ def test_times_of_events_are_ours_where_the_camera_is_live(board, clock):
     (_, live), (_, film) = board.events_since()[0]
     assert live["began_s"] == 1e9 + 998.5 and film["began_s"] is None
     assert (film["t_start_s"], film["t_end_s"]) == (1.0, 1.75)
+    board.write(frame("door", 0, captured_s=1000.0), None)  # the camera was away, and its clock begins anew
+    board.write_event(event(1, 1.9))
+    (_, film), (_, live) = board.events_since()[0]
+    assert (live["t_end_s"], live["began_s"]) == (1.9, 1e9 + 998.5)
 
 
 def test_health_names_what_is_wrong(board, clock):

@@ -99,7 +99,11 @@ class Board:
         """An action that has begun or ended: see ``Sink.write_event``."""
         with self._lock:
             shown = self._shown(event.stream, self._clock())
-            began_s = event.t_start_s + shown.offset_s if shown.live and shown.frame is not None else None
+            before = self.events.known(event)
+            if before is not None:  # the source's clock may have begun anew since
+                began_s = before.began_s
+            else:
+                began_s = event.t_start_s + shown.offset_s if shown.live and shown.frame is not None else None
             self.events.note(event, began_s, self._wall())
             if self._clip_of is not None and event.t_end_s is not None:
                 self._clipless[event.stream, event.id] = (event, began_s, self._clock() + _CLIP_WAIT_S)
@@ -151,10 +155,6 @@ class Board:
                     f" ({'; '.join(said[:3])})" if said else ""
                 )
         return None
-
-    def figures(self) -> Mapping[str, Any]:
-        """The newest figures taken."""
-        return self._figures
 
     def state(self) -> dict[str, Any]:
         """Everything but the pictures and the events, as plain JSON values: docs/serve.md names them."""

@@ -41,6 +41,10 @@ class EventLog:
         while len(self._noted) > self._most:
             self._noted.popitem(last=False)
 
+    def known(self, event: Event) -> Noted | None:
+        """An event as it was told before, if it was and is kept."""
+        return self._noted.get((event.stream, event.id))
+
     @property
     def cursor(self) -> str:
         """What has been seen by somebody who has seen all."""

@@ -23,7 +23,7 @@ _JOIN_S = 1.0
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """ "[HOST:]PORT" -> host and port; the host is this machine alone unless given. Raises VlfError."""
+    """Host and port of "[HOST:]PORT"; the host is this machine alone unless given. Raises VlfError."""
     match = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):)?(\d{1,5})", text)
     if match is None or int(match[2]) > 65535:
         raise VlfError(f"cannot serve at {text!r}; expected [HOST:]PORT, such as 8080, 0.0.0.0:8080 or [::]:8080")
@@ -41,7 +41,7 @@ def _resolve(host: str, port: int) -> list[Any]:
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or "no host name"
         raise VlfError(f"cannot serve at {host}: {why}; expected a name or address of this machine") from None
-    return [(family, *rest[:2], address) for family, *rest, address in found]
+    return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
 
 
 class PageServer:
