@@ -5,6 +5,6 @@ from setuptools import find_packages, setup
 RECIPES = ("calibration", "engines")
 
 setup(
-    packages=[*find_packages(include=["vlf_edge*"]), *(f"vlf_edge.{name}" for name in ("weights", *RECIPES))],
+    packages=[*find_packages(include=["vlf_edge*"]), *(f"vlf_edge.{name}" for name in ("weights", "serve.page", *RECIPES))],
     package_dir={f"vlf_edge.{name}": name for name in RECIPES},
 )

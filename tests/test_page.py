@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from pathlib import Path
 
 import numpy as np
 import page_scenes as scenes
@@ -324,8 +323,3 @@ def test_who_wants_no_motion_gets_none(browser):
         for wish, lasts in (("no-preference", "0.2s"), ("reduce", "0s")):
             browser.look(server, prefers_reduced_motion=wish).until("$('.fill')")
             assert browser.js("return getComputedStyle($('.fill')).transitionDuration") == lasts
-
-
-def test_the_page_is_part_of_the_package():
-    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    assert '"vlf_edge.serve" = ["page/*"]' in project.read_text()

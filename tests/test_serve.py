@@ -355,6 +355,12 @@ def test_every_answer_binds_the_browser(board):
         assert ask(server, "/", Sec_Fetch_Site="cross-site").status == 200, "a link from elsewhere"
 
 
+def test_the_page_is_part_of_the_package():
+    root = Path(scenes.__file__).parents[1]
+    assert '"vlf_edge.serve.page" = ["*.html", "*.css", "*.js"]' in (root / "pyproject.toml").read_text()
+    assert '"serve.page"' in (root / "setup.py").read_text()
+
+
 def test_the_page_takes_nothing_from_elsewhere_and_runs_nothing_inline():
     page = Path(scenes.__file__).parents[1] / "vlf_edge" / "serve" / "page"
     html, script = (page / "index.html").read_text(), (page / "page.js").read_text()
