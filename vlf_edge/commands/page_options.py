@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import VlfError
@@ -26,13 +27,21 @@ def add_page_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_page(args: argparse.Namespace, runtime: Runtime, live: Mapping[str, bool]) -> list[Sink]:
-    """The page, if it is asked for. live: {stream name: whether it is a camera}."""
+def open_page(
+    args: argparse.Namespace, runtime: Runtime, live: Mapping[str, bool], others: Sequence[Sink]
+) -> list[Sink]:
+    """The page, if it is asked for. live: {stream name: whether it is a camera}. others: the run's other sinks, of which
+    one may keep clips of events."""
     if args.serve is None:
         if args.serve_token_file is not None:
             raise VlfError("--serve-token-file is for a page; give --serve [HOST:]PORT too")
         return []
     from ..serve import PageSink
 
+    keepers = [sink.clip_of for sink in others if hasattr(sink, "clip_of")]
+
+    def clip_of(stream: str, event: int) -> Path | None:
+        return next((path for keeper in keepers if (path := keeper(stream, event)) is not None), None)
+
     events = bool(getattr(args, "events", False))
-    return [PageSink(args.serve, runtime, live, token_file=args.serve_token_file, events=events)]
+    return [PageSink(args.serve, runtime, live, token_file=args.serve_token_file, events=events, clip_of=clip_of)]

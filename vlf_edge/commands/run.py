@@ -83,7 +83,8 @@ def main(args: argparse.Namespace) -> int:
         source = opened if len(opened) > 1 else next(iter(opened.values()))
         delay_ms = args.max_batch_delay_ms
         live = {name if len(opened) > 1 else MAIN: one.live for name, one in opened.items()}
-        sinks = [*_sinks(args, opened), *open_page(args, runtime, live)]
+        sinks = _sinks(args, opened)
+        sinks += open_page(args, runtime, live, sinks)
         runtime.run(source, sinks, duration_s=args.duration, max_batch_delay_ms=delay_ms)
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
     return 0
