@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from test_front_door import run_without
 
 from vlf_edge import Frame, Runtime, VlfError
-from vlf_edge.cli import main
+from vlf_edge.cli import main, parser
+from vlf_edge.commands.page_options import open_page
+from vlf_edge.runtime import PrintSink
 from vlf_edge.serve import Board, PageServer, PageSink
 from vlf_edge.serve.access import Access, make_token, read_token
 from vlf_edge.serve.board import lost
@@ -645,6 +647,20 @@ def test_what_cannot_be_served_is_one_sentence(toy_plan, tmp_path, capsys):
     assert "expected a name or address of this machine" in capsys.readouterr().err
     assert main([*words, "--serve-token-file", str(tmp_path / "none")]) == 1
     assert "give --serve [HOST:]PORT too" in capsys.readouterr().err
+
+
+def test_clips_are_those_of_the_runs_other_sinks(toy_plan, tmp_path):
+    class Keeper(PrintSink):
+        def clip_of(self, stream, event):
+            return {("main", 3): tmp_path / "clip.mp4"}.get((stream, event))
+
+    (tmp_path / "clip.mp4").touch()
+    args = parser().parse_args(["run", str(toy_plan.path), "0", "--serve", "0"])
+    with Runtime(toy_plan, backend="fake") as runtime:
+        [page] = open_page(args, runtime, {"main": True}, [PrintSink(io.StringIO()), Keeper(io.StringIO())])
+        with page:
+            assert page.board.clip("main", 3) == tmp_path / "clip.mp4"
+            assert page.board.clip("main", 4) is page.board.clip("door", 3) is None
 
 
 def test_what_is_missing_is_named():

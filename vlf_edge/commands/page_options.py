@@ -30,8 +30,8 @@ def add_page_arguments(parser: argparse.ArgumentParser) -> None:
 def open_page(
     args: argparse.Namespace, runtime: Runtime, live: Mapping[str, bool], others: Sequence[Sink]
 ) -> list[Sink]:
-    """The page, if it is asked for. live: {stream name: whether it is a camera}. others: the run's other sinks, of which
-    one may keep clips of events."""
+    """The page, if it is asked for. live: {stream name: whether it is a camera}. others: the run's other sinks,
+    of which one may keep clips of events."""
     if args.serve is None:
         if args.serve_token_file is not None:
             raise VlfError("--serve-token-file is for a page; give --serve [HOST:]PORT too")
