@@ -49,7 +49,9 @@ def test_help_loads_nothing_heavy(verb):
     assert loaded_after(code + "assert end.code == 0") == set()
 
 
-@pytest.mark.parametrize("folder", ["video", "backends", "runtime", "synthetic", "datasets", "evaluation", "export"])
+@pytest.mark.parametrize(
+    "folder", ["video", "backends", "runtime", "serve", "synthetic", "datasets", "evaluation", "export"]
+)
 def test_modules_load_without_any_backend(folder):
     modules = sorted(f"vlf_edge.{folder}.{p.stem}" for p in (PACKAGE / folder).glob("*.py") if p.stem != "__init__")
     done = run_without(HEAVY, "import importlib\n" + "".join(f"importlib.import_module({m!r})\n" for m in modules))
@@ -123,12 +125,14 @@ ROOMS = {
     "models": (),
     "datasets": ("video", "synthetic"),
     "runtime": ("backends", "plan", "manifest", "video"),
+    "serve": ("runtime", "backends"),
     "evaluation": ("runtime", "backends", "plan", "manifest", "datasets", "video", "synthetic"),
     "export": ("plan", "manifest"),
     "training": ("models", "datasets", "video", "synthetic"),
     "compiler": ("models", "backends", "plan", "manifest", "datasets", "video"),
     "commands": (
-        "compiler", "training", "evaluation", "export", "runtime", "backends", "datasets", "plan", "manifest", "video",
+        "compiler", "training", "evaluation", "export", "serve", "runtime", "backends", "datasets", "plan", "manifest",
+        "video",
     ),
     "cli": ("commands",),
 }  # fmt: skip
@@ -139,6 +143,7 @@ BARRED = {  # libraries that a room never imports
     "models": (*GRAPHS, "threading"),
     "datasets": ("torch", "timm", *GRAPHS),
     "runtime": ("torch", "timm", *GRAPHS),
+    "serve": ("torch", "timm", *GRAPHS),
     "evaluation": ("timm", *GRAPHS),
     "export": ("torch", "timm", "cv2", *GRAPHS),
     "training": GRAPHS,
@@ -196,7 +201,10 @@ def test_only_the_frontends_import_torch_in_the_compiler():
 
 
 def test_each_library_has_one_home():
-    homes = {"av": "network.py", "openvino": "openvino.py", "tensorrt": "tensorrt.py", "cuda": "cuda.py"}
+    homes = {
+        "av": "network.py", "openvino": "openvino.py", "tensorrt": "tensorrt.py", "cuda": "cuda.py",
+        "starlette": "app.py", "uvicorn": "server.py", "prometheus_client": "metrics.py",
+    }  # fmt: skip
     for path in PACKAGE.rglob("*.py"):
         for name in imports_of(path):
             home = homes.get(name.split(".")[0])

@@ -24,6 +24,7 @@ from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
 from .cameras import name_sources
 from .event_options import add_event_arguments, event_settings
+from .page_options import add_page_arguments, open_page
 
 if TYPE_CHECKING:
     from ..runtime import Sink
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
     add_backend_arguments(parser)
+    add_page_arguments(parser)
     add(
         "--phases",
         type=int,
@@ -89,6 +91,7 @@ def main(args: argparse.Namespace) -> int:
         }
         streams = sources if len(sources) > 1 else {MAIN: next(iter(sources.values()))}
         sinks = _sinks(args, streams)
+        sinks += open_page(args, runtime, {name: one.live for name, one in streams.items()}, sinks)
         runtime.run(
             streams,
             sinks,
