@@ -97,6 +97,18 @@ os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 @cache
+def cpu_features(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> str:
+    """The processor's name and instructions, by which the libraries choose what they compute with."""
+    try:
+        lines = Path(cpuinfo).read_text().splitlines()
+    except OSError:
+        lines = []
+    known = {line.split(":")[0].strip(): line for line in reversed(lines) if ":" in line}
+    names = ("model name", "CPU part", "flags", "Features")
+    return " ".join([platform.machine(), *(known[name].partition(":")[2].strip() for name in names if name in known)])
+
+
+@cache
 def int8_saturates(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:
     """Whether this CPU cannot multiply int8 exactly: x86 without VNNI or AMX.
 
