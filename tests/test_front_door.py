@@ -49,7 +49,9 @@ def test_help_loads_nothing_heavy(verb):
     assert loaded_after(code + "assert end.code == 0") == set()
 
 
-@pytest.mark.parametrize("folder", ["video", "backends", "runtime", "synthetic", "datasets", "evaluation", "export"])
+@pytest.mark.parametrize(
+    "folder", ["video", "backends", "runtime", "synthetic", "datasets", "evaluation", "export", "doctor"]
+)
 def test_modules_load_without_any_backend(folder):
     modules = sorted(f"vlf_edge.{folder}.{p.stem}" for p in (PACKAGE / folder).glob("*.py") if p.stem != "__init__")
     done = run_without(HEAVY, "import importlib\n" + "".join(f"importlib.import_module({m!r})\n" for m in modules))
@@ -128,9 +130,12 @@ ROOMS = {
     "export": ("golden_windows", "plan", "manifest"),
     "training": ("models", "datasets", "video", "synthetic"),
     "compiler": ("models", "backends", "golden_windows", "plan", "manifest", "datasets", "video"),
+    "doctor": (
+        "compiler", "runtime", "golden_windows", "backends", "plan", "manifest", "interface", "video",
+    ),
     "commands": (
-        "compiler", "training", "evaluation", "export", "runtime", "backends", "datasets", "golden_windows", "plan",
-        "manifest", "video",
+        "compiler", "training", "evaluation", "export", "doctor", "runtime", "backends", "datasets", "golden_windows",
+        "plan", "manifest", "video",
     ),
     "cli": ("commands",),
 }  # fmt: skip
@@ -145,6 +150,7 @@ BARRED = {  # libraries that a room never imports
     "export": ("torch", "timm", "cv2", *GRAPHS),
     "training": GRAPHS,
     "compiler": ("timm",),
+    "doctor": ("torch", "timm", *GRAPHS),
 }
 
 

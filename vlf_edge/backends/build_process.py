@@ -50,7 +50,7 @@ def build_in_child(onnx_bytes: bytes, what: str, **options: Any) -> BuiltEngine:
         prefix = _repeatably() if options["library"] == "tensorrt_rtx" else ()
         child = _run([*prefix, sys.executable, "-c", _CHILD], folder, environment)
         if child.returncode != 0 or not (here / _RESULT).exists():
-            raise CompileError(f"building {what} ended its process: {_how_it_ended(child)}")
+            raise CompileError(f"building {what} ended its process: {how_it_ended(child)}")
         result = json.loads((here / _RESULT).read_text())
         if "error" in result:
             raise _error(result, what)
@@ -121,7 +121,8 @@ def _repeatably() -> tuple[str, ...]:
     return prefix if allowed else ()
 
 
-def _how_it_ended(child: subprocess.CompletedProcess) -> str:
+def how_it_ended(child: subprocess.CompletedProcess) -> str:
+    """A child's exit status or signal, and its last words."""
     last_words = child.stdout.decode(errors="replace").strip().splitlines()[-3:]
     if child.returncode >= 0:
         how = f"exit status {child.returncode}"

@@ -1,0 +1,83 @@
+"""Whether a plan runs here, on what, how fast, and whether its answers are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .. import backends
+from ..backends.table import GPU_BACKENDS, NAMES
+from ..errors import VlfError
+from ..golden_windows import has_golden_windows
+from ..plan import Plan
+from .finding import ABSENT, BAD, OK, WARN, Finding
+from .machine import Machine
+
+LIMIT_S = 120.0  # for one backend
+_NEXT = "take another --backend, or build it anew: vlf-edge build PLAN --precision PRECISION -o NEW.plan"
+
+
+def plan(machine: Machine) -> Iterator[Finding]:
+    """What the file is, what ``run`` would take, and then every backend that is here."""
+    if machine.plan is None:
+        return
+    try:
+        opened = Plan.open(machine.plan)
+        opened.verify()
+    except VlfError as error:
+        yield Finding("file", BAD, error.problem, "a sound plan", error.remedy or "build it again, or copy it again")
+        return
+    manifest = opened.manifest
+    engines = ", ".join(dict.fromkeys(f"{e.target} ({e.library} {e.version})" for e in manifest.engines)) or "none"
+    name = manifest.model.get("name", "?")
+    yield Finding("file", OK, f"{machine.plan.name}, {name} {manifest.precision}, sha256 {opened.digest[:16]}")
+    yield Finding("engines", OK, f"{engines}; and graphs for any CPU")
+    if manifest.random_weights:
+        yield Finding("weights", WARN, "random, never trained: labels mean nothing", "trained", "vlf-edge train --help")
+    if not has_golden_windows(manifest):
+        fix = "vlf-edge build PLAN --precision PRECISION --calib-data CLIPS -o NEW.plan, without --no-golden-windows"
+        yield Finding("golden windows", ABSENT, "none: nothing tells whether answers are right", "16", fix)
+    here = [name for name in NAMES if backends.installed(name)]
+    found = {name: _on(machine, name) for name in here}
+    chosen = _on(machine, "auto", found)
+    yield chosen
+    for name, finding in found.items():
+        yield finding if finding.mark != BAD or chosen.mark == BAD else _lesser(name, finding)
+
+
+def _on(machine: Machine, backend: str, found: dict[str, Finding] | None = None) -> Finding:
+    """found: of the backends one by one, where ``backend`` is "auto"."""
+    answer = machine.ask("plan", str(machine.plan), backend, limit_s=LIMIT_S)
+    name = "runs" if backend == "auto" else f"on {backend}"
+    if "error" in answer:
+        return Finding(name, BAD, answer["error"], "decisions", answer["remedy"] or _NEXT)
+    golden = answer["golden"]
+    told = f"on {answer['backend']}: " if backend == "auto" else ""
+    told += (
+        f"first decision {answer['start_ms'] + answer['first_ms']:.0f} ms after the start, of them {answer['start_ms']:.0f}"
+        f" to open it; then one in {answer['decision_ms']:.1f} ms"
+    )
+    if golden is None:
+        return Finding(name, OK, told)
+    told += f"; {golden['right']} of {golden['windows']} golden windows right"
+    if golden["fault"]:
+        others = [other for other, finding in (found or {}).items() if finding.mark == OK]
+        if others:  # run, eval and bench refuse such an engine too, and take the next
+            return Finding(name, WARN, f"{told}: {golden['fault']}; {others[0]} is taken", "right answers", _NEXT)
+        return Finding(name, BAD, f"{told}: {golden['fault']}", "right answers", _NEXT)
+    if backend == "auto" and answer["said"]:
+        return Finding(name, WARN, f"{told}; {'; '.join(answer['said'])}", "", _faster(machine, answer["backend"]))
+    return Finding(name, OK, told)
+
+
+def _lesser(name: str, finding: Finding) -> Finding:
+    """A backend that does not run the plan while another does: of the GPU's that is worth a warning where one is."""
+    mark = ABSENT if name in GPU_BACKENDS and "GPU" in finding.found else WARN
+    return Finding(finding.name, mark, finding.found, "" if mark == ABSENT else finding.expected, finding.fix)
+
+
+def _faster(machine: Machine, backend: str) -> str:
+    libraries = [name for name in GPU_BACKENDS if backends.installed(name)]
+    if backend in GPU_BACKENDS or not libraries or "error" in machine.ask("gpu"):
+        return ""
+    target = "rtx" if libraries[0] == "tensorrt_rtx" else "tensorrt"
+    return f"add an engine for this GPU: vlf-edge build {machine.plan} --target {target}"
