@@ -28,6 +28,7 @@ _HOMES = re.compile(r"(/(?:home|Users|media|run/media|var/home)/)[^/\s\"':,]+")
 _CREDENTIALS = re.compile(r"([a-zA-Z][\w+.-]*://)[^\s\"'<>]*@")
 _PARAMETERS = re.compile(r"(?i)([?&;](?:[\w-]*(?:token|key|pass|pwd|auth|secret|sig)[\w-]*)=)[^&\s\"'<>]+")
 _SECRET_NAMES = re.compile(r"(?i)token|key|secret|pass|pwd|credential|auth")
+_NO_SECRETS = ("PWD", "OLDPWD")
 _LEAST_SECRET = 4  # characters; shorter values are in every text
 
 
@@ -44,10 +45,9 @@ class Recorder:
             started_s = self._clock()
             answer = function(*words, **limits)
             now_s = self._clock()
+            asked = f"{' '.join(words)}  ({now_s - started_s:.2f} s)"
             # One append for each: checks run on threads of their own.
-            self.lines.append(
-                f"{now_s - self._began_s:8.2f} s  {' '.join(words)}  ({now_s - started_s:.2f} s): {answer!r}"
-            )
+            self.lines.append(f"{now_s - self._began_s:8.2f} s  {asked}: {answer!r}")
             return answer
 
         return noted
@@ -96,7 +96,7 @@ def without_secrets(
     user's name in paths, and the machine's name."""
     environment = os.environ if environment is None else environment
     text = _PARAMETERS.sub(rf"\1{_HIDDEN}", _CREDENTIALS.sub(rf"\1{_HIDDEN}@", text))
-    secrets = {value for name, value in environment.items() if _SECRET_NAMES.search(name)}
+    secrets = {value for name, value in environment.items() if _SECRET_NAMES.search(name) and name not in _NO_SECRETS}
     for secret in sorted((one for one in secrets if len(one) >= _LEAST_SECRET), key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
         text = text.replace(json.dumps(secret)[1:-1], _HIDDEN)

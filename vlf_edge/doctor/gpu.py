@@ -58,17 +58,20 @@ def _driver_version(machine: Machine) -> str:
 
 def cuda(machine: Machine) -> Iterator[Finding]:
     """The bindings, and the GPU as they see it."""
-    needed = any(map(backends.installed, GPU_BACKENDS)) or has_nvidia_hardware(machine)
+    needed = has_nvidia_hardware(machine)
     answer = machine.ask("bindings")
     if "error" in answer:
         mark = BAD if needed else ABSENT
-        yield Finding("cuda-bindings", mark, answer["error"], "importable, where a GPU is to be used", answer["remedy"])
+        fix = answer["remedy"] if needed else ""
+        yield Finding("cuda-bindings", mark, answer["error"], "importable, where a GPU is to be used", fix)
         return
     yield Finding("cuda-bindings", OK, answer["version"])
     gpu = machine.ask("gpu")
     if "error" in gpu:
-        mark = BAD if has_nvidia_hardware(machine) else ABSENT
-        yield Finding("GPU", mark, gpu["error"], "one that CUDA finds" if mark == BAD else "", gpu["remedy"])
+        if has_nvidia_hardware(machine):
+            yield Finding("GPU", BAD, gpu["error"], "one that CUDA finds", gpu["remedy"])
+        else:
+            yield Finding("GPU", ABSENT, gpu["error"], "only for plans on GPUs")
         return
     memory_gb = gpu["memory_bytes"] / 2**30
     shared = ", shared with the CPU" if gpu["integrated"] else ""
@@ -108,8 +111,9 @@ def _missing(machine: Machine, name: str, answer: dict[str, str]) -> Finding:
         fix = f"make the environment anew: {make}" if hidden else "sudo apt install python3-libnvinfer"
         found = "JetPack's is there, but hidden by the virtual environment" if hidden else "not installed"
         return Finding(name, BAD, found, "JetPack's", fix)
-    wanted = "for NVIDIA GPUs" if name in GPU_BACKENDS else "one of openvino and onnxruntime, for the CPU"
-    return Finding(name, ABSENT, "not installed", wanted, answer["remedy"])
+    wanted = "only for NVIDIA GPUs" if name in GPU_BACKENDS else "one of openvino and onnxruntime, for the CPU"
+    useless = name in GPU_BACKENDS and not has_nvidia_hardware(machine)
+    return Finding(name, ABSENT, "not installed", wanted, "" if useless else answer["remedy"])
 
 
 def targets(machine: Machine) -> Iterator[Finding]:
@@ -119,6 +123,5 @@ def targets(machine: Machine) -> Iterator[Finding]:
         yield Finding("targets", WARN, answer["error"], "a list of what can be built")
         return
     yield Finding("target cpu", OK, "every plan has it")
-    for target, why in answer.items():
-        fix = why.partition("; ")[2]
-        yield Finding(f"target {target}", ABSENT if why else OK, why.partition("; ")[0] or "can be built here", "", fix)
+    for target, why in answer.items():  # the way to a library stands with the library
+        yield Finding(f"target {target}", ABSENT if why else OK, why.partition("; ")[0] or "can be built here")

@@ -24,7 +24,7 @@ def processor(machine: Machine) -> Iterator[Finding]:
             WARN,
             "no VNNI and no AMX: int8 plans are computed in float, exactly but no faster than fp32",
             "a CPU with avx_vnni, avx512_vnni or amx_int8, or a GPU",
-            "where only this CPU is to run it, an fp32 plan is as fast: vlf-edge build PLAN --precision fp32 -o fp32.plan",
+            "none is needed; an fp32 plan is as fast here: vlf-edge build PLAN --precision fp32 -o fp32.plan",
         )
     else:
         yield Finding("int8 on the CPU", OK, "exact")
@@ -72,7 +72,7 @@ def _camera(machine: Machine, path: str) -> Finding | None:
         inside = " (log out and in again: the group is new)" if "video" in machine.groups else ""
         fix = f"sudo usermod -aG video $USER, then log in again{inside}"
         return Finding(path, BAD, "you may not open it", "a member of the group video", fix)
-    answer = machine.ask("camera", str(place))
+    answer = machine.ask("camera", str(place), limit_s=10.0)
     if "error" in answer:
         fix = "end what uses it: fuser -v " + path
         return Finding(path, WARN, answer["error"], "a camera that can be asked", fix)

@@ -9,6 +9,7 @@ from ..backends.table import GPU_BACKENDS, NAMES
 from ..errors import VlfError
 from ..golden_windows import has_golden_windows
 from ..plan import Plan
+from .gpu import has_nvidia_hardware
 from .finding import ABSENT, BAD, OK, WARN, Finding
 from .machine import Machine
 
@@ -41,7 +42,7 @@ def plan(machine: Machine) -> Iterator[Finding]:
     chosen = _on(machine, "auto", found)
     yield chosen
     for name, finding in found.items():
-        yield finding if finding.mark != BAD or chosen.mark == BAD else _lesser(name, finding)
+        yield finding if finding.mark != BAD or chosen.mark == BAD else _lesser(machine, name, finding)
 
 
 def _on(machine: Machine, backend: str, found: dict[str, Finding] | None = None) -> Finding:
@@ -52,10 +53,11 @@ def _on(machine: Machine, backend: str, found: dict[str, Finding] | None = None)
         return Finding(name, BAD, answer["error"], "decisions", answer["remedy"] or _NEXT)
     golden = answer["golden"]
     told = f"on {answer['backend']}: " if backend == "auto" else ""
+    start_ms = answer["start_ms"]
     told += (
-        f"first decision {answer['start_ms'] + answer['first_ms']:.0f} ms after the start, of them {answer['start_ms']:.0f}"
-        f" to open it; then one in {answer['decision_ms']:.1f} ms"
+        f"first decision {start_ms + answer['first_ms']:.0f} ms after the start, of them {start_ms:.0f} to open it; "
     )
+    told += f"then one in {answer['decision_ms']:.1f} ms"
     if golden is None:
         return Finding(name, OK, told)
     told += f"; {golden['right']} of {golden['windows']} golden windows right"
@@ -64,20 +66,22 @@ def _on(machine: Machine, backend: str, found: dict[str, Finding] | None = None)
         if others:  # run, eval and bench refuse such an engine too, and take the next
             return Finding(name, WARN, f"{told}: {golden['fault']}; {others[0]} is taken", "right answers", _NEXT)
         return Finding(name, BAD, f"{told}: {golden['fault']}", "right answers", _NEXT)
-    if backend == "auto" and answer["said"]:
-        return Finding(name, WARN, f"{told}; {'; '.join(answer['said'])}", "", _faster(machine, answer["backend"]))
+    why_cpu = [sentence for sentence in answer["said"] if sentence.startswith("running on the CPU")]
+    if backend == "auto" and why_cpu and has_nvidia_hardware(machine):
+        return Finding(name, WARN, f"{told}; {why_cpu[0]}", "on the GPU", _faster(machine))
     return Finding(name, OK, told)
 
 
-def _lesser(name: str, finding: Finding) -> Finding:
-    """A backend that does not run the plan while another does: of the GPU's that is worth a warning where one is."""
-    mark = ABSENT if name in GPU_BACKENDS and "GPU" in finding.found else WARN
-    return Finding(finding.name, mark, finding.found, "" if mark == ABSENT else finding.expected, finding.fix)
+def _lesser(machine: Machine, name: str, finding: Finding) -> Finding:
+    """A backend that does not run the plan while another does."""
+    if name in GPU_BACKENDS and not has_nvidia_hardware(machine):
+        return Finding(finding.name, ABSENT, finding.found)
+    return Finding(finding.name, WARN, finding.found, finding.expected, finding.fix)
 
 
-def _faster(machine: Machine, backend: str) -> str:
+def _faster(machine: Machine) -> str:
     libraries = [name for name in GPU_BACKENDS if backends.installed(name)]
-    if backend in GPU_BACKENDS or not libraries or "error" in machine.ask("gpu"):
-        return ""
+    if not libraries or "error" in machine.ask("gpu"):
+        return "see the sections GPU and Backends"
     target = "rtx" if libraries[0] == "tensorrt_rtx" else "tensorrt"
     return f"add an engine for this GPU: vlf-edge build {machine.plan} --target {target}"

@@ -1,4 +1,4 @@
-"""What a V4L2 camera can give, asked by ioctl: no package is needed for it. The numbers are those of linux/videodev2.h."""
+"""What a V4L2 camera can give, asked by ioctl: no package is needed. The numbers are those of linux/videodev2.h."""
 
 from __future__ import annotations
 
