@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import signals
-from ..backends.build_process import how_it_ended
+from ..backends.build_process import how_it_ended, run_child
 
 COMMAND_LIMIT_S = 10.0
-QUESTION_LIMIT_S = 60.0
+QUESTION_LIMIT_S = 30.0
 MAX_BYTES = 1 << 20  # of a file or of a command's output
 _CHILD = "from vlf_edge.doctor import questions; questions.main()"
 
@@ -75,18 +74,10 @@ def ask_child(question: str, *arguments: str, limit_s: float = QUESTION_LIMIT_S)
 
 
 def _run(words: list[str], limit_s: float) -> tuple[int, bytes]:
-    """Exit status and the last of the output. A signal that ends us takes the child along."""
+    """Exit status and the last of the output."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "LC_ALL": "C"}
-    child = subprocess.Popen(
-        words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    with signals.clearing(child.kill), child:
-        try:
-            output, _ = child.communicate(timeout=limit_s)
-        except BaseException:
-            child.kill()
-            raise
-    return child.returncode, output[-MAX_BYTES:]
+    child = run_child(words, None, environment, limit_s)
+    return child.returncode, child.stdout[-MAX_BYTES:]
 
 
 @dataclass(frozen=True)

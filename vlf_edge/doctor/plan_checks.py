@@ -9,8 +9,8 @@ from ..backends.table import GPU_BACKENDS, NAMES
 from ..errors import VlfError
 from ..golden_windows import has_golden_windows
 from ..plan import Plan
-from .gpu import has_nvidia_hardware
 from .finding import ABSENT, BAD, OK, WARN, Finding
+from .gpu import has_nvidia_hardware
 from .machine import Machine
 
 LIMIT_S = 120.0  # for one backend
