@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from .. import backends
-from ..backends.table import CPU_BACKENDS, GPU_BACKENDS, TABLE
+from ..backends.table import CPU_BACKENDS, GPU_BACKENDS, NAMES, TABLE
 from .finding import ABSENT, BAD, OK, WARN, Finding
 from .machine import Machine
 
@@ -95,7 +95,7 @@ def libraries(machine: Machine) -> Iterator[Finding]:
             yield Finding(name, OK, f"{answer['version']}, {answer['file']}")
         else:
             yield _missing(machine, name, answer)
-    if not any(map(backends.installed, TABLE)):
+    if not any(map(backends.installed, NAMES)):
         fix = TABLE[CPU_BACKENDS[0]].install
         yield Finding("backends", BAD, "none is installed: nothing runs a plan here", "one at least", fix)
 
