@@ -12,6 +12,7 @@ from conftest import CALIBRATION, LABELS, toy_graph, toy_manifest
 from crafted import craft, parts_of
 from machines import ALL, AMPERE, engine_info, given, plan_with
 from test_executor import KINDS
+from test_golden import GOLDEN
 
 from vlf_edge import Plan, PlanError, Runtime
 from vlf_edge.backends.fake import FakeEngine, fake_logits, fake_tokens
@@ -176,6 +177,17 @@ def test_every_build_has_them_unless_told_otherwise(plans, tmp_path, capsys):
     assert read_golden(Plan.open(kept)) is None
     capsys.readouterr()
     assert main(["inspect", str(kept)]) == 0 and "golden windows: none" in capsys.readouterr().out
+
+
+def test_they_can_be_taken_out_of_a_plan(tmp_path):
+    path = tmp_path / "mine.plan"
+    path.write_bytes((GOLDEN / "format1-fp32-golden-windows.plan").read_bytes())
+    before, words = Plan.open(path), ["build", str(path), "--target", "cpu", "--no-golden-windows"]
+    assert main(words) == 0
+    after = Plan.open(path)
+    assert set(before.manifest.members) - set(after.manifest.members) == {ABOUT, FRAMES}
+    assert after.graph("clip", "fp32") == before.graph("clip", "fp32")
+    assert main(words) == 1, "there is nothing left to do"
 
 
 def test_a_rebuild_on_other_clips_takes_its_own(plans, tmp_path):

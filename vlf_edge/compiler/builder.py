@@ -23,7 +23,7 @@ from ..atomic import replacing
 from ..backends import cuda
 from ..cache import cache_folder
 from ..errors import AccuracyError, CalibrationError, CompileError, PlanMismatch, WeightsError
-from ..golden_windows import ABOUT, FRAMES, GoldenWindows, to_members
+from ..golden_windows import ABOUT, FRAMES, GoldenWindows, has_golden_windows, to_members
 from ..manifest import EngineInfo, Graph, Manifest
 from ..plan import Plan, check_output
 from ..software import require_packages
@@ -247,13 +247,14 @@ def _write(
 def _add_engines(
     plan: Plan, recipe: Recipe, targets: Sequence[Target], output: str | os.PathLike[str], progress: Progress
 ) -> Plan:
-    """The same plan with engines added; those of the same target are replaced, all others kept.
+    """The same plan with engines added, or without its golden windows; engines of the same target are replaced, all
+    others kept.
 
     Nothing is measured: that needs clips, and perhaps another GPU. The report, which tells of the plan as it was, says
     so of every engine that was added.
     """
     manifest = plan.manifest
-    if not targets:
+    if not targets and not (recipe.no_golden_windows and has_golden_windows(manifest)):
         because = "--target cpu adds none" if recipe.target == "cpu" else "on this machine --target auto finds none"
         raise PlanMismatch(
             f"nothing to do for {plan.path}: give --precision to requantise it, or --target rtx, rtx-turing or "

@@ -31,7 +31,7 @@ def driver(machine: Machine) -> Iterator[Finding]:
         if here:
             yield Finding("driver", BAD, "an NVIDIA GPU is on the bus, but no driver runs", "a driver", _DRIVER_FIX)
         else:
-            yield Finding("driver", ABSENT, "no NVIDIA GPU and no driver here", "only for GPUs")
+            yield Finding("driver", ABSENT, "no NVIDIA GPU and no driver here")
             return
     else:
         yield Finding("driver", OK, version or "part of JetPack")
@@ -61,9 +61,10 @@ def cuda(machine: Machine) -> Iterator[Finding]:
     needed = has_nvidia_hardware(machine)
     answer = machine.ask("bindings")
     if "error" in answer:
-        mark = BAD if needed else ABSENT
-        fix = answer["remedy"] if needed else ""
-        yield Finding("cuda-bindings", mark, answer["error"], "importable, where a GPU is to be used", fix)
+        if needed:
+            yield Finding("cuda-bindings", BAD, answer["error"], "importable", answer["remedy"])
+        else:
+            yield Finding("cuda-bindings", ABSENT, answer["error"])
         return
     yield Finding("cuda-bindings", OK, answer["version"])
     gpu = machine.ask("gpu")
@@ -71,7 +72,7 @@ def cuda(machine: Machine) -> Iterator[Finding]:
         if has_nvidia_hardware(machine):
             yield Finding("GPU", BAD, gpu["error"], "one that CUDA finds", gpu["remedy"])
         else:
-            yield Finding("GPU", ABSENT, gpu["error"], "only for plans on GPUs")
+            yield Finding("GPU", ABSENT, gpu["error"])
         return
     memory_gb = gpu["memory_bytes"] / 2**30
     shared = ", shared with the CPU" if gpu["integrated"] else ""
@@ -111,9 +112,9 @@ def _missing(machine: Machine, name: str, answer: dict[str, str]) -> Finding:
         fix = f"make the environment anew: {make}" if hidden else "sudo apt install python3-libnvinfer"
         found = "JetPack's is there, but hidden by the virtual environment" if hidden else "not installed"
         return Finding(name, BAD, found, "JetPack's", fix)
-    wanted = "only for NVIDIA GPUs" if name in GPU_BACKENDS else "one of openvino and onnxruntime, for the CPU"
-    useless = name in GPU_BACKENDS and not has_nvidia_hardware(machine)
-    return Finding(name, ABSENT, "not installed", wanted, "" if useless else answer["remedy"])
+    if name in GPU_BACKENDS and not has_nvidia_hardware(machine):
+        return Finding(name, ABSENT, "not installed; only for NVIDIA GPUs")
+    return Finding(name, ABSENT, "not installed; one of several", "", answer["remedy"])
 
 
 def targets(machine: Machine) -> Iterator[Finding]:

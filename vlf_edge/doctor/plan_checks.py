@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from .. import backends
 from ..backends.table import GPU_BACKENDS, NAMES
@@ -14,7 +15,6 @@ from .gpu import has_nvidia_hardware
 from .machine import Machine
 
 LIMIT_S = 120.0  # for one backend
-_NEXT = "take another --backend, or build it anew: vlf-edge build PLAN --precision PRECISION -o NEW.plan"
 
 
 def plan(machine: Machine) -> Iterator[Finding]:
@@ -35,8 +35,8 @@ def plan(machine: Machine) -> Iterator[Finding]:
     if manifest.random_weights:
         yield Finding("weights", WARN, "random, never trained: labels mean nothing", "trained", "vlf-edge train --help")
     if not has_golden_windows(manifest):
-        fix = "vlf-edge build PLAN --precision PRECISION --calib-data CLIPS -o NEW.plan, without --no-golden-windows"
-        yield Finding("golden windows", ABSENT, "none: nothing tells whether answers are right", "16", fix)
+        fix = f"vlf-edge build {machine.plan} --precision {manifest.precision} --calib-data CLIPS -o NEW.plan"
+        yield Finding("golden windows", ABSENT, "none: nothing tells whether answers are right", "", fix)
     here = [name for name in NAMES if backends.installed(name)]
     found = {name: _on(machine, name) for name in here}
     chosen = _on(machine, "auto", found)
@@ -49,27 +49,30 @@ def _on(machine: Machine, backend: str, found: dict[str, Finding] | None = None)
     """found: of the backends one by one, where ``backend`` is "auto"."""
     answer = machine.ask("plan", str(machine.plan), backend, limit_s=LIMIT_S)
     name = "runs" if backend == "auto" else f"on {backend}"
+    next_step = f"take another --backend, or build its engines anew: vlf-edge build {machine.plan} --target auto"
     if "error" in answer:
-        return Finding(name, BAD, answer["error"], "decisions", answer["remedy"] or _NEXT)
-    golden = answer["golden"]
-    told = f"on {answer['backend']}: " if backend == "auto" else ""
-    start_ms = answer["start_ms"]
-    told += (
-        f"first decision {start_ms + answer['first_ms']:.0f} ms after the start, of them {start_ms:.0f} to open it; "
-    )
-    told += f"then one in {answer['decision_ms']:.1f} ms"
-    if golden is None:
-        return Finding(name, OK, told)
-    told += f"; {golden['right']} of {golden['windows']} golden windows right"
-    if golden["fault"]:
+        return Finding(name, BAD, answer["error"], "decisions", answer["remedy"] or next_step)
+    told, golden = _told(answer, backend), answer["golden"]
+    if golden and golden["fault"]:
         others = [other for other, finding in (found or {}).items() if finding.mark == OK]
         if others:  # run, eval and bench refuse such an engine too, and take the next
-            return Finding(name, WARN, f"{told}: {golden['fault']}; {others[0]} is taken", "right answers", _NEXT)
-        return Finding(name, BAD, f"{told}: {golden['fault']}", "right answers", _NEXT)
+            return Finding(name, WARN, f"{told}: {golden['fault']}; {others[0]} is taken", "right answers", next_step)
+        return Finding(name, BAD, f"{told}: {golden['fault']}", "right answers", next_step)
     why_cpu = [sentence for sentence in answer["said"] if sentence.startswith("running on the CPU")]
     if backend == "auto" and why_cpu and has_nvidia_hardware(machine):
         return Finding(name, WARN, f"{told}; {why_cpu[0]}", "on the GPU", _faster(machine))
     return Finding(name, OK, told)
+
+
+def _told(answer: dict[str, Any], backend: str) -> str:
+    """How it went, in words."""
+    start_ms, golden = answer["start_ms"], answer["golden"]
+    told = f"on {answer['backend']}: " if backend == "auto" else ""
+    told += (
+        f"first decision {start_ms + answer['first_ms']:.0f} ms after the start, {start_ms:.0f} to open it; "
+    )
+    told += f"then one in {answer['decision_ms']:.1f} ms"
+    return told + (f"; {golden['right']} of {golden['windows']} golden windows right" if golden else "")
 
 
 def _lesser(machine: Machine, name: str, finding: Finding) -> Finding:

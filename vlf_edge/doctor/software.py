@@ -73,9 +73,8 @@ def numpy_and_opencv(machine: Machine) -> Iterator[Finding]:
     if opencv["gstreamer"]:
         yield Finding("GStreamer", OK, "in this OpenCV: csi:// and pipelines can be opened")
     else:
-        mark = WARN if machine.is_jetson else ABSENT
-        wanted = "in it, for csi:// cameras and for pipelines" if machine.is_jetson else "only for csi:// and pipelines"
-        yield Finding("GStreamer", mark, "not in this OpenCV", wanted, _GSTREAMER_FIX)
+        mark, wanted = (WARN, "in it, for csi:// cameras") if machine.is_jetson else (ABSENT, "")
+        yield Finding("GStreamer", mark, "not in this OpenCV: no csi:// and no pipelines", wanted, _GSTREAMER_FIX)
 
 
 def _broken_opencv(machine: Machine, opencv: dict[str, str], numpy_version: str) -> Finding:
@@ -100,7 +99,7 @@ def opencv_wheels(machine: Machine) -> Iterator[Finding]:
 
 def pyav(machine: Machine) -> Iterator[Finding]:
     if not _version("av"):
-        yield Finding("PyAV", ABSENT, "not installed", "only where sources are to be read with it", "pip install av")
+        yield Finding("PyAV", ABSENT, "not installed", "", "pip install av")
         return
     answer = machine.ask("pyav")
     if "error" in answer:
