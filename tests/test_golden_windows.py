@@ -13,6 +13,9 @@ from crafted import craft, parts_of
 from machines import ALL, AMPERE, engine_info, given, plan_with
 from test_executor import KINDS
 from test_golden import GOLDEN
+from test_tensorrt import cache  # noqa: F401
+from test_tensorrt_executor import engines as gpu_engines
+from test_tensorrt_executor import machine as gpu_machine  # noqa: F401
 
 from vlf_edge import Plan, PlanError, Runtime
 from vlf_edge.backends.fake import FakeEngine, fake_logits, fake_tokens
@@ -38,6 +41,7 @@ from vlf_edge.golden_windows import (
 from vlf_edge.runtime import self_test
 from vlf_edge.runtime.executor import Executor
 from vlf_edge.runtime.open_executor import open_executor
+from vlf_edge.runtime.recognizer import Recognizer
 
 
 def golden_of(logits: np.ndarray, **known) -> GoldenWindows:
@@ -322,6 +326,23 @@ def two_stages(phases: int = 1) -> Executor:
     manifest = toy_manifest(phases=phases)
     graphs = {stage: manifest.graph(stage, "fp32") for stage in manifest.stages}
     return open_executor(manifest, {s: FakeEngine(graph.inputs, graph.outputs) for s, graph in graphs.items()})
+
+
+@pytest.mark.parametrize("phases", [1, 3])
+def test_on_a_gpu_they_go_the_way_of_a_stream(gpu_machine, golden, phases):  # noqa: F811
+    library, gpu, _ = gpu_machine
+    manifest, pair = toy_manifest(phases=phases), gpu_engines(library)
+    recognizer = Recognizer(manifest, pair)
+    known = replace(golden, logits=recognizer.executor.classify(np.stack(list(golden))))
+    live = gpu.live()
+    assert self_test.answer(recognizer.executor, known) == (8, 8, "")
+    assert gpu.live() == live, "nothing more is kept on the GPU for it"
+    assert self_test.answer(recognizer.executor, replace(known, logits=np.roll(known.logits, 1, axis=1))).fault
+    first = [recognizer.push(image, i * 0.25) for i, image in enumerate(golden.frames[:4])][-1]
+    assert phases > 1 or (first.state == "ok" and np.array_equal(first.logits, known.logits[0]))
+    for engine in pair.values():
+        engine.close()
+    assert gpu.live() == (0, 0, 0)
 
 
 def test_interleaved_grids_change_nothing(golden):
