@@ -28,6 +28,7 @@ from vlf_edge.compiler.accuracy.gate import at_least
 from vlf_edge.compiler.accuracy.runners import AS_WRITTEN, open_stages
 from vlf_edge.errors import VlfError, WrongAnswers
 from vlf_edge.evaluation.classifier import open_classifier
+from vlf_edge.export import onnx_folder
 from vlf_edge.golden_windows import (
     ABOUT,
     FRAMES,
@@ -192,6 +193,13 @@ def test_they_can_be_taken_out_of_a_plan(tmp_path):
     assert set(before.manifest.members) - set(after.manifest.members) == {ABOUT, FRAMES}
     assert after.graph("clip", "fp32") == before.graph("clip", "fp32")
     assert main(words) == 1, "there is nothing left to do"
+
+
+def test_an_export_says_that_there_are_some_and_holds_none():
+    plan = Plan.open(GOLDEN / "format1-fp32-golden-windows.plan")
+    folder = onnx_folder(plan, "portable")
+    assert folder.about["golden_windows"] == 16 and set(folder.files) == {"frame.onnx", "clip.onnx", "README.txt"}
+    assert onnx_folder(Plan.open(GOLDEN / "format1-fp32.plan"), "fp32").about["golden_windows"] == 0
 
 
 def test_a_rebuild_on_other_clips_takes_its_own(plans, tmp_path):

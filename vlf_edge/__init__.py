@@ -43,6 +43,7 @@ _HOME = {
     "SourceError": "errors",
     "VlfError": "errors",
     "WeightsError": "errors",
+    "WrongAnswers": "errors",
     "build": "compiler",
     "open_source": "video",
     "to_json": "runtime",

@@ -68,9 +68,7 @@ def _told(answer: dict[str, Any], backend: str) -> str:
     """How it went, in words."""
     start_ms, golden = answer["start_ms"], answer["golden"]
     told = f"on {answer['backend']}: " if backend == "auto" else ""
-    told += (
-        f"first decision {start_ms + answer['first_ms']:.0f} ms after the start, {start_ms:.0f} to open it; "
-    )
+    told += f"first decision {start_ms + answer['first_ms']:.0f} ms after the start, {start_ms:.0f} to open it; "
     told += f"then one in {answer['decision_ms']:.1f} ms"
     return told + (f"; {golden['right']} of {golden['windows']} golden windows right" if golden else "")
 

@@ -23,7 +23,7 @@ from ..video.sources import open_source
 from .pipeline import Pipeline
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
-from .self_test import test_answers
+from .self_test import check_answers
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Runtime:
     engine of the plan fits the GPU, the first start builds one) or "always"; cuda_graph, threads: see ``open_engines``.
     phases: interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many
     classes ``Prediction.topk`` lists. max_streams: most streams at a time. self_test: at the first start on a machine,
-    hold the engines to the plan's golden windows (``self_test.test_answers``).
+    hold the engines to the plan's golden windows (``self_test.check_answers``).
 
     >>> with Runtime("vlf.plan") as runtime:
     ...     for prediction in runtime.stream("/dev/video0"):
@@ -70,7 +70,7 @@ class Runtime:
         def accept(engines: Mapping[str, Engine]) -> None:
             recognizer = Recognizer(manifest, engines, sampling=sampling, topk=topk, max_streams=max_streams)
             if self_test:
-                test_answers(self.plan, recognizer.executor, engines, device=device, cuda_graph=cuda_graph)
+                check_answers(self.plan, recognizer.executor, engines, device=device, cuda_graph=cuda_graph)
                 recognizer.stats.reset()
             self.recognizer = recognizer
 

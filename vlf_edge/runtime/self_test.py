@@ -47,7 +47,7 @@ class Answers(NamedTuple):
     fault: str
 
 
-def test_answers(
+def check_answers(
     plan: Plan, executor: Executor, engines: Mapping[str, Engine], *, device: int = 0, cuda_graph: bool = True
 ) -> None:
     """Raises WrongAnswers unless the engines answer to the plan's golden windows as the plan's gate allows.
@@ -72,11 +72,11 @@ def test_answers(
 
 
 def accepting(plan: Plan, *, device: int = 0, cuda_graph: bool = True) -> Callable[[Mapping[str, Engine]], None]:
-    """``test_answers`` as ``open_engines`` takes it, for engines that no executor was opened for yet."""
+    """``check_answers`` as ``open_engines`` takes it, for engines that no executor was opened for yet."""
 
     def accept(engines: Mapping[str, Engine]) -> None:
         if has_golden_windows(plan.manifest):
-            test_answers(plan, open_executor(plan.manifest, engines), engines, device=device, cuda_graph=cuda_graph)
+            check_answers(plan, open_executor(plan.manifest, engines), engines, device=device, cuda_graph=cuda_graph)
 
     return accept
 
