@@ -50,7 +50,7 @@ def test_help_loads_nothing_heavy(verb):
 
 
 @pytest.mark.parametrize(
-    "folder", ["video", "backends", "runtime", "serve", "synthetic", "datasets", "evaluation", "export"]
+    "folder", ["video", "backends", "runtime", "serve", "synthetic", "datasets", "evaluation", "export", "doctor"]
 )
 def test_modules_load_without_any_backend(folder):
     modules = sorted(f"vlf_edge.{folder}.{p.stem}" for p in (PACKAGE / folder).glob("*.py") if p.stem != "__init__")
@@ -121,18 +121,22 @@ ROOMS = {
     "interface": (),
     "manifest": ("interface", "onnx_graph"),
     "plan": ("manifest", "interface", "onnx_graph", "archive"),
+    "golden_windows": ("plan", "manifest", "interface", "onnx_graph", "archive"),
     "backends": ("plan", "manifest", "interface", "onnx_graph"),
     "models": (),
     "datasets": ("video", "synthetic"),
-    "runtime": ("backends", "plan", "manifest", "video"),
+    "runtime": ("backends", "golden_windows", "plan", "manifest", "video"),
     "serve": ("runtime", "backends"),
     "evaluation": ("runtime", "backends", "plan", "manifest", "datasets", "video", "synthetic"),
-    "export": ("plan", "manifest"),
+    "export": ("golden_windows", "plan", "manifest"),
     "training": ("models", "datasets", "video", "synthetic"),
-    "compiler": ("models", "backends", "plan", "manifest", "datasets", "video"),
+    "compiler": ("models", "backends", "golden_windows", "plan", "manifest", "datasets", "video"),
+    "doctor": (
+        "compiler", "runtime", "golden_windows", "backends", "plan", "manifest", "interface", "video",
+    ),
     "commands": (
-        "compiler", "training", "evaluation", "export", "serve", "runtime", "backends", "datasets", "plan", "manifest",
-        "video",
+        "compiler", "training", "evaluation", "export", "doctor", "serve", "runtime", "backends", "datasets",
+        "golden_windows", "plan", "manifest", "video",
     ),
     "cli": ("commands",),
 }  # fmt: skip
@@ -148,6 +152,7 @@ BARRED = {  # libraries that a room never imports
     "export": ("torch", "timm", "cv2", *GRAPHS),
     "training": GRAPHS,
     "compiler": ("timm",),
+    "doctor": ("torch", "timm", *GRAPHS),
 }
 
 

@@ -55,6 +55,7 @@ _HOME = {
     "SourceError": "errors",
     "VlfError": "errors",
     "WeightsError": "errors",
+    "WrongAnswers": "errors",
     "build": "compiler",
     "find_source": "video",
     "open_source": "video",

@@ -16,14 +16,14 @@ from contextlib import contextmanager
 
 from . import signals
 from ._version import __version__
-from .commands import bench, build, capture, eval, export, inspect, run, train
+from .commands import bench, build, capture, doctor, eval, export, inspect, run, train
 from .commands.parser import Parser
 from .errors import AccuracyError, CameraError, VlfError
 from .printable import printable
 
 _VERBS = {
     "build": build, "run": run, "eval": eval, "bench": bench, "inspect": inspect, "train": train, "capture": capture,
-    "export": export,
+    "export": export, "doctor": doctor,
 }  # fmt: skip
 _EXIT_CODES = {AccuracyError: 3, CameraError: 4}
 _EXAMPLES = """examples:
@@ -34,6 +34,7 @@ _EXAMPLES = """examples:
   vlf-edge run vlf.plan /dev/video0
   vlf-edge run vlf.plan street.mp4 --save annotated.mp4
   vlf-edge inspect vlf.plan
+  vlf-edge doctor vlf.plan
 
 exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 too much accuracy lost, 4 no camera, 130 interrupted,
   143 interrupted by SIGTERM

@@ -8,6 +8,7 @@ VlfError                 the user can fix it; the message is one sentence or two
 ├── AccuracyError        a finished plan would be worse than its gate allows, so none was written
 ├── PlanError            a plan file is damaged, foreign or unsafe
 │   └── PlanMismatch     a sound plan, but not for this model, machine or use
+│       └── WrongAnswers its engines decide otherwise here than the plan's golden windows say
 ├── BackendMissing       a library or device is not here (names the exact install line)
 ├── ModelError           a model's answers are no numbers
 ├── ShapeError           an array of the wrong shape or dtype crossed a border
@@ -64,6 +65,10 @@ class PlanError(VlfError):
 
 class PlanMismatch(PlanError):
     """The plan is sound but does not fit this machine, model or use."""
+
+
+class WrongAnswers(PlanMismatch):
+    """Engines answer otherwise on this machine than the plan's golden windows and gate allow."""
 
 
 class BackendMissing(VlfError):

@@ -18,10 +18,12 @@ class Engine(ABC):
     backend: its name in the table of backends.
     inputs, outputs: what goes in and comes out; a string in a shape is a dynamic axis, "N" the batch.
     dynamic_batch: whether N may change from call to call. max_batch: largest N, None if it has no limit or is fixed.
+    identity: hash of what was compiled elsewhere and is run here, "" where the library compiles it at every start.
     chains_on_gpu: whether it can be chained with others in the memory of an NVIDIA GPU.
     """
 
     chains_on_gpu = False
+    identity = ""
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ def evaluate(
     rebuild: str = "auto",
     cuda_graph: bool = True,
     threads: int | None = None,
+    self_test: bool = True,
     batch: int = 8,
     limit: int | None = None,
     seed: int = 0,
@@ -50,8 +51,8 @@ def evaluate(
     data, split, limit, seed: see ``open_dataset``. against: what to compare with, see ``open_reference``. live: also
     play the same clips through the streaming pipeline. events: also judge events, made with these settings, on streams
     made of the same data, and on the sources ``nothing``, in which none of the actions happens. backend, device,
-    rebuild, cuda_graph, threads: see ``open_engines``. batch: clips, frames and windows at a time. progress: called
-    with (what, done, total).
+    rebuild, cuda_graph, threads: see ``open_engines``; self_test: see ``Runtime``. batch: clips, frames and windows at
+    a time. progress: called with (what, done, total).
 
     The report holds what ran on what, the files that are missing, what ``summarize`` gives, latency_ms {stage: {p50,
     p99}}, and, where asked for, "against" (what ``contrast`` gives), "live" (clips, windows, top1, clip_top1 on the
@@ -67,7 +68,7 @@ def evaluate(
     stats = Stats()
     with ExitStack() as stack:
         on: dict[str, Any] = {"backend": backend, "device": device, "rebuild": rebuild}
-        on |= {"cuda_graph": cuda_graph, "threads": threads}
+        on |= {"cuda_graph": cuda_graph, "threads": threads, "self_test": self_test}
         model = stack.enter_context(open_classifier(plan, **on))
         if rebuild == "always":  # what was built a moment ago is new enough for what else is opened
             on["rebuild"] = "auto"

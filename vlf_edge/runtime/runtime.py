@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.engine import Engine
 from ..backends.selection import open_engines
 from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
@@ -27,6 +28,7 @@ from .pipeline import Pipeline
 from .play import play
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
+from .self_test import check_answers
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
 from .stats import describe_run
 
@@ -40,13 +42,14 @@ class Runtime:
     backends (backends/table.py), such as "openvino". device: number of the GPU. rebuild: "never", "auto" (where no
     engine of the plan fits the GPU, the first start builds one) or "always"; cuda_graph, threads: see ``open_engines``.
     phases: interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many
-    classes ``Prediction.topk`` lists. max_streams: most streams at a time.
+    classes ``Prediction.topk`` lists. max_streams: most streams at a time. self_test: at the first start on a machine,
+    hold the engines to the plan's golden windows (``self_test.check_answers``).
 
     >>> with Runtime("vlf.plan") as runtime:
     ...     for prediction in runtime.stream("/dev/video0"):
     ...         print(prediction.label, prediction.score)
 
-    Raises PlanError, PlanMismatch, BackendMissing, CompileError.
+    Raises PlanError, PlanMismatch (WrongAnswers after a self-test), BackendMissing, CompileError.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Runtime:
         phases: int | None = None,
         topk: int = 5,
         max_streams: int = 1024,
+        self_test: bool = True,
     ):
         self.plan = plan if isinstance(plan, Plan) else Plan.open(plan)
         manifest = self.plan.manifest
@@ -70,14 +74,23 @@ class Runtime:
         self._sinks: Sequence[Sink] = ()
         self._usage = Usage(device)
         self._pushing = threading.Lock()
+
+        def accept(engines: Mapping[str, Engine]) -> None:
+            recognizer = Recognizer(manifest, engines, sampling=sampling, topk=topk, max_streams=max_streams)
+            if self_test:
+                check_answers(self.plan, recognizer.executor, engines, device=device, cuda_graph=cuda_graph)
+                recognizer.stats.reset()
+            self.recognizer = recognizer
+
         self._engines = open_engines(
-            self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+            self.plan,
+            backend=backend,
+            device=device,
+            rebuild=rebuild,
+            cuda_graph=cuda_graph,
+            threads=threads,
+            accept=accept,
         )
-        try:
-            self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def backend(self) -> str:
