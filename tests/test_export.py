@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from toy_model import TOY, build_toy, lively
+from toy_model import build_uneven
 
 from vlf_edge.backends.openvino import shared_core
 from vlf_edge.compiler.onnx_export import OPSET, export_stage, torch_outputs
@@ -21,30 +21,22 @@ from vlf_edge.models.vlf import SIZES
 from vlf_edge.types import TensorSpec
 
 
-def make(sizes):
-    model, generator = lively(build_toy(sizes)), torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-    return model
-
-
 @pytest.fixture(scope="module")
 def toy():
-    return make(TOY)
+    return build_uneven()
 
 
 @pytest.fixture(scope="module")
-def toy_exported(toy):
+def toy_exported(toy, uneven_graphs):
     """(stage, ONNX bytes) of both stages."""
-    return [(stage, export_stage(stage)) for stage in toy.stages()]
+    return [(stage, uneven_graphs[stage.name]) for stage in toy.stages()]
 
 
 @pytest.fixture(scope="module", params=["toy", "vlf-tiny"])
 def exported(request, toy_exported):
     if request.param == "toy":
         return toy_exported
-    return [(stage, export_stage(stage)) for stage in make(replace(SIZES["vlf-tiny"], classes=10)).stages()]
+    return [(stage, export_stage(stage)) for stage in build_uneven(replace(SIZES["vlf-tiny"], classes=10)).stages()]
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +160,8 @@ def test_no_trace_of_this_machine(exported):
 SCRIPT = """
 import hashlib, sys, warnings
 sys.path.insert(0, sys.argv[1])
-from test_export import TOY, export_stage, make
-toy = make(TOY).train()
+from test_export import build_uneven, export_stage
+toy = build_uneven().train()
 toy.frame.f.eval()
 warnings.simplefilter("error")
 print(*(hashlib.sha256(export_stage(stage)).hexdigest() for stage in toy.stages()))
