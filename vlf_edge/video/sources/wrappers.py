@@ -32,6 +32,10 @@ class Wrapper(Source):
     def undecoded(self) -> int:
         return self._inner.undecoded
 
+    @property
+    def overrun(self) -> int:
+        return self._inner.overrun
+
     def close(self) -> None:
         self._inner.close()
 
