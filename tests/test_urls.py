@@ -25,6 +25,7 @@ ANY = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=
 
 
 @given(RAW)
+@settings(deadline=None)
 def test_passwords_as_they_are(password):
     text = f"rtsp://viewer:{password}@cam.local:554/live/1"
     url = Url.parse(text)
@@ -34,6 +35,7 @@ def test_passwords_as_they_are(password):
 
 
 @given(ANY)
+@settings(deadline=None)
 def test_passwords_percent_encoded(password):
     text = f"rtsp://viewer:{quote(password, safe='')}@10.0.0.7/live"
     url = Url.parse(text)
@@ -80,7 +82,7 @@ def test_streams_are_named_without_secrets():
         ).map("".join),
     )
 )
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_any_text_is_a_source_or_one_sentence(text):
     try:
         address = find_source(text)

@@ -24,7 +24,7 @@ class Source(ABC):
 
     name: what the user called it. live: frames come at their own pace and old ones lose their worth. fps: frames a
     second, as far as the source knows, else 0. paths: the files it reads. undecoded: how many frames came that could
-    not be decoded.
+    not be decoded. overrun: how many were dropped since nobody read them in time.
     """
 
     live = False
