@@ -325,7 +325,7 @@ def test_frames_that_the_source_lost_are_counted_with_their_cause(run):
 
 @pytest.mark.parametrize("at", ["opening", "waiting", "stalled", "hanging read", "hanging engine"])
 def test_close_returns_in_two_seconds_from_every_state(run, monkeypatch, at):
-    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.3)
+    monkeypatch.setattr("vlf_edge.runtime.work.JOIN_S", 0.3)
     camera, release = FakeCamera(), threading.Event()
     camera.hangs_when_opened = at == "opening"
     camera.absent = CameraError("off") if at == "waiting" else None

@@ -22,7 +22,7 @@ from ..runtime.limits import Limits
 from ..runtime.sinks.table import add_sink_arguments
 from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
-from .cameras import name_sources
+from .cameras import Reload, find_cameras
 from .event_options import add_event_arguments, event_settings
 from .page_options import add_page_arguments, open_page
 
@@ -35,12 +35,17 @@ HELP = "live decisions from cameras, files or the test pattern"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("plan", metavar="PLAN", help="a vlf.plan")
+    add("plan", nargs="?", metavar="PLAN", help="a vlf.plan")
     add(
         "source",
-        nargs="+",
+        nargs="*",
         metavar="SOURCE",
         help=f"{KINDS.replace('%', '%%')}; several run together",
+    )
+    add(
+        "--config",
+        metavar="FILE",
+        help="TOML with any of these options and a table for each camera, which kill -HUP reads anew: docs/service.md",
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
     add_backend_arguments(parser)
@@ -64,14 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser.add_argument_group("sources"), SourceOptions, *SOURCE_FLAGS)
     add_event_arguments(parser, "also tell when an action begins, and when it has ended")
     add_sink_arguments(parser)
+    parser.set_defaults(cameras={})
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs until every source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime
     from ..runtime.recognizer import MAIN
-    from ..video import find_source
 
+    if args.plan is None or not (args.source or args.cameras):
+        args.usage_error("what to run is missing: give PLAN and SOURCE, or --config FILE with a plan and cameras")
     limits = Limits(**given_options(args, Limits))
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
@@ -83,15 +90,16 @@ def main(args: argparse.Namespace) -> int:
         ) as runtime,
         ExitStack() as stack,
     ):
-        options = SourceOptions(**given_options(args, SourceOptions))
-        named = name_sources(args.source)
-        found = {name: find_source(source, options) for name, source in named.items()}
         sources = {  # a camera is opened when it runs, and again when it fails
-            name: one if one.live and one.again else stack.enter_context(one.open()) for name, one in found.items()
+            name: one if one.live and one.again else stack.enter_context(one.open())
+            for name, one in find_cameras(args).items()
         }
-        streams = sources if len(sources) > 1 else {MAIN: next(iter(sources.values()))}
+        alone = len(sources) == 1 and not args.cameras
+        streams = {MAIN: next(iter(sources.values()))} if alone else sources
         sinks = _sinks(args, streams)
         sinks += open_page(args, runtime, {name: one.live for name, one in streams.items()}, sinks)
+        if args.config is not None:
+            stack.enter_context(signals.reloading(Reload(args, runtime)))
         runtime.run(
             streams,
             sinks,

@@ -55,7 +55,8 @@ class _Attempt:
 class Capture:
     """Frames of a source, as a stream's.
 
-    source: an Address is opened here, a Source is open. wake: set when ``tend`` has something to do.
+    source: an Address is opened here, a Source is open. wake: set when ``tend`` has something to do. begins: nothing
+    that the stream has seen before belongs with the first frame.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Capture:
         clock: Clock,
         events: Events,
         wake: threading.Event,
+        *,
+        begins: bool = False,
     ):
         address = find_source(source)
         self.stream, self.name, self.live = stream, address.name, address.live
@@ -75,7 +78,7 @@ class Capture:
         self._lock = threading.RLock()  # taken before the pipeline's condition, never after it
         self._attempt: _Attempt | None = None
         self._abandoned: list[threading.Thread] = []
-        self._done = False
+        self._done, self._begins = False, begins
         self._next_seq, self.last_t_s = 0, 0.0
         self._watchdog = None
         if self.live:
@@ -184,7 +187,8 @@ class Capture:
         return None
 
     def _take(self, attempt: _Attempt, frame: Frame) -> bool:
-        frame = replace(frame, stream=self.stream.name)
+        frame = replace(frame, stream=self.stream.name, begins=frame.begins or self._begins)
+        self._begins = False
         if self._watchdog is None:  # it may wait in there, so without the lock
             self._count_lost(attempt, attempt.source)
             return self._hand_over(frame)

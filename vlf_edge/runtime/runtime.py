@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,8 +17,8 @@ from ..backends.selection import open_engines
 from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
 from ..types import Event, Prediction
-from ..video.sampler import segment_centres
-from ..video.sources import find_source, open_source
+from ..video.middles import read_middles
+from ..video.sources import Address, Source, find_source
 from .capture import PUSHED
 from .energy import Usage
 from .event_settings import EventSettings
@@ -216,10 +216,7 @@ class Runtime:
                 if not named:
                     raise SourceError("there is no source to stream from; expected {name: source} with one or more")
                 found = {str(name): find_source(one, fps=fps) for name, one in named.items()}
-                sources = {
-                    name: one if one.live and one.again else stack.enter_context(one.open())
-                    for name, one in found.items()
-                }
+                sources = {name: _begun(one, stack) for name, one in found.items()}
                 for name in sources:
                     self.recognizer.reset(name)
                 self._pipeline = Pipeline(
@@ -260,6 +257,15 @@ class Runtime:
         detect = None if events is None else lambda: self.event_detector(events)
         play(begin, self._sinks, detect, duration_s)
 
+    def change_sources(self, gone: Collection[str] = (), new: Mapping[str, Any] | None = None) -> None:
+        """While a run goes on, and from any thread: ends the streams that are ``gone``, begins those of ``new``.
+
+        new: {stream name: source, see ``find_source``}. See ``Pipeline.exchange``. Raises SourceError, VlfError.
+        """
+        if self._pipeline is None or not self._pipeline.running:
+            raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
+        self._pipeline.exchange(gone, {name: _begun(find_source(one)) for name, one in (new or {}).items()})
+
     def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
         """One decision over a whole clip: K frames, the middle of each of K equal segments.
 
@@ -271,22 +277,8 @@ class Runtime:
                 return self.recognizer.classify(clip)
             if not isinstance(clip, (str, os.PathLike)):
                 raise ShapeError(f"classify takes a file name or a sequence of images, got {type(clip).__name__}")
-            return self._classify_file(os.fspath(clip))
-
-    def _classify_file(self, clip: str) -> Prediction:
-        with open_source(clip) as source:
-            if source.live:
-                raise SourceError(
-                    f"{source.name} is a camera and never ends: classify takes files; for cameras use stream()"
-                )
-            count = sum(1 for _ in source)
-        if count == 0:
-            raise SourceError(f"{source.name} holds no frames to classify")
-        wanted = set(segment_centres(count, self.recognizer.sampling.frames))
-        with open_source(clip) as source:
-            kept = [(frame.image, frame.t_s) for frame in source if frame.seq in wanted]
-        images, times_s = zip(*kept)
-        return self.recognizer.classify(images, times_s)
+            images, times_s = read_middles(os.fspath(clip), self.recognizer.sampling.frames)
+            return self.recognizer.classify(images, times_s)
 
     def reset(self, stream: str | None = None) -> None:
         """Forgets the frames of one stream (None: of every stream); counts stay."""
@@ -348,3 +340,10 @@ class Runtime:
 
     def __exit__(self, *exc_info) -> None:
         self.close()
+
+
+def _begun(address: Address, stack: ExitStack | None = None) -> Source | Address:
+    """What a pipeline takes: a camera is opened there, again and again; anything else here, so that mistakes show."""
+    if address.live and address.again:
+        return address
+    return address.open() if stack is None else stack.enter_context(address.open())

@@ -49,6 +49,10 @@ class Backlog:
         if live:
             self._live.add(stream)
 
+    def is_live(self, stream: Stream) -> bool:
+        """Whether a stream's frames lose their worth; also of one that was removed, for what is still on its way."""
+        return stream in self._live or stream not in self._queues
+
     def end(self, stream: Stream) -> None:
         """No more frames come from a stream; those that wait are still given out."""
         self._open.discard(stream)
@@ -60,12 +64,16 @@ class Backlog:
 
     def must_wait(self, stream: Stream) -> bool:
         """Whether a stream whose every frame counts has as many waiting as it may."""
-        return stream not in self._live and len(self._queues[stream]) >= _WAITING_PER_FILE
+        return stream not in self._live and len(self._queues.get(stream, ())) >= _WAITING_PER_FILE
 
     def offer(self, waiting: Waiting) -> None:
         """Adds a frame. Where the cameras' frames are too many, the stream most behind loses its oldest that was due,
         counted as dropped; the frame after it stands in for it where it may."""
-        queue = self._queues[waiting.stream]
+        queue = self._queues.get(waiting.stream)
+        if queue is None:  # the stream was removed while this was on its way
+            if waiting.due is not None:
+                waiting.stream.stats.drop("at_end")
+            return
         queue.append(waiting)
         if waiting.stream not in self._live:
             return
@@ -109,11 +117,22 @@ class Backlog:
 
     def discard(self) -> None:
         """Drops everything that waits: the run has ended."""
-        for stream, queue in self._queues.items():
-            for waiting in queue:
-                if waiting.due is not None:
-                    stream.stats.drop("at_end")
-            queue.clear()
+        for stream in self._queues:
+            self._discard(stream)
+
+    def remove(self, stream: Stream) -> None:
+        """Drops a stream with what waits of it."""
+        self._discard(stream)
+        self._queues.pop(stream, None)
+        self._open.discard(stream)
+        self._live.discard(stream)
+
+    def _discard(self, stream: Stream) -> None:
+        queue = self._queues.get(stream, deque())
+        for waiting in queue:
+            if waiting.due is not None:
+                stream.stats.drop("at_end")
+        queue.clear()
 
     def _drop_oldest(self, stream: Stream) -> None:
         queue = self._queues[stream]
