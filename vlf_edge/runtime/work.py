@@ -211,10 +211,10 @@ class Work:
 
     def _tell_no_signal(self, capture: Capture, silent_s: float) -> None:
         """Behind the frames that wait, so that the order of things is kept."""
-        stream = capture.stream
+        stream, last_s = capture.stream, capture.last_t_s
         stream.last_used_s = time.monotonic()
         prediction = Prediction(
-            "no_signal", capture.last_t_s, capture.last_t_s, seq=-1, age_ms=silent_s * 1e3, stream=stream.name,
+            "no_signal", last_s, last_s + silent_s, seq=-1, age_ms=silent_s * 1e3, stream=stream.name,
             random_weights=self._recognizer.manifest.random_weights,
         )  # fmt: skip
         with self._changed:
