@@ -210,6 +210,7 @@ def _write(
     report: Mapping[str, Any],
     output: str | os.PathLike[str],
 ) -> Plan:
+    from .features import roles_of
     from .graph import tensor_specs
 
     members: dict[str, bytes] = {}
@@ -235,6 +236,7 @@ def _write(
         engines=tuple(info for info, _ in engines),
         quantization=graphs.quantization,
         versions={**fp32.versions, **graphs.versions},
+        roles=roles_of(fp32.graphs),
     )
     members |= {info.member: data for info, data in engines}
     written = Plan.write(output, manifest, members, report)

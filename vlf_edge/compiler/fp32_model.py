@@ -70,12 +70,13 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
         labels = recipe.labels or tuple(f"class {i}" for i in range(_CLASSES_OF_RANDOM_WEIGHTS))
         model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), seed=recipe.seed), DEFAULT_SPAN_S
         weights = {"origin": "random", "seed": recipe.seed}
+    from .features import with_features
     from .onnx_export import export_stage, torch_outputs
 
     stages, graphs = model.stages(), {}
     for done, stage in enumerate(stages):
         progress("export", done, len(stages))
-        graphs[stage.name] = export_stage(stage)
+        graphs[stage.name] = with_features(export_stage(stage))
     progress("export", len(stages), len(stages))
     sizes = model.sizes
     return Fp32Model(
@@ -92,6 +93,9 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
 
 
 def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
+    """The fp32 graphs of an earlier plan. Those of plans built before there were features get them here."""
+    from .features import with_features
+
     manifest = plan.manifest
     sampling = replace(manifest.sampling, span_s=recipe.span_s) if recipe.span_s else manifest.sampling
     return Fp32Model(
@@ -100,7 +104,7 @@ def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
         preprocess=manifest.preprocess,
         sampling=sampling,
         weights=manifest.weights,
-        graphs={stage: plan.graph(stage, "fp32") for stage in manifest.stages},
+        graphs={stage: with_features(plan.graph(stage, "fp32")) for stage in manifest.stages},
         versions=manifest.versions,
     )
 
