@@ -239,6 +239,9 @@ def _write(
         roles=roles_of(fp32.graphs),
     )
     members |= {info.member: data for info, data in engines}
+    if fp32.head is not None:
+        manifest = replace(manifest, labels=fp32.head.labels, head=fp32.head.info)
+        members |= fp32.head.members()
     written = Plan.write(output, manifest, members, report)
     _refused_report(output).unlink(missing_ok=True)  # of an earlier build, which this one makes good
     return written

@@ -1,6 +1,10 @@
-"""The features of a model: what its last layer reads, as a second output of the graph that gives the logits.
+"""The features of a model: what its classifier reads, as a second output of the graph that gives the logits.
 
-They cost nothing: the tensor is computed anyway and only gets a name. Whatever is taught later is taught on them.
+The classifier is its last layer, or the last few where they do nothing but turn one vector of a window into logits (an
+MLP): what comes before is worth more to other labels than what it makes of it. Measured with vlf-tiny on people of one
+place who were not enrolled: 5 of 5 clips a label, 73.0 % right before the MLP and 71.7 % before its last layer; windows
+of other things told from the enrolled ones with an AUROC of 0.97 and 0.91.
+They cost nothing: the tensor is computed anyway and only gets a name.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from . import graph as graphs
 
 FEATURES, LOGITS = "features", "logits"
 _LAYERS = ("Gemm", "MatMul")
-_AFTER = ("Add", "Cast", "Identity")  # what may come between the last layer and the logits
+# What may stand between the layers of a classifier: each of one sample alone, and of its constants.
+_BETWEEN = ("Add", "Cast", "Identity", "Relu", "Gelu", "Erf", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSwish")
 
 
 def with_features(onnx_bytes: bytes) -> bytes:
@@ -25,14 +30,12 @@ def with_features(onnx_bytes: bytes) -> bytes:
     """
     model = graphs.parse(onnx_bytes)
     graph = model.graph
-    tensor = _read_by_last_layer(graph)
     names = {name for node in graph.node for name in (*node.input, *node.output)}
+    shapes = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    tensor = _read_by_classifier(graph, shapes)
     if tensor is None or FEATURES in names:
         return onnx_bytes
-    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
-    value = next((value for value in inferred if value.name == tensor), None)
-    if value is None or not _is_vector(value):
-        return onnx_bytes
+    value = shapes[tensor]
     for node in graph.node:
         graphs.replace(node.input, [FEATURES if name == tensor else name for name in node.input])
         graphs.replace(node.output, [FEATURES if name == tensor else name for name in node.output])
@@ -55,19 +58,24 @@ def roles_of(stage_graphs: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
     return roles
 
 
-def _read_by_last_layer(graph: onnx.GraphProto) -> str | None:
-    """The tensor that the layer right before the logits reads; None if there is no such layer."""
+def _read_by_classifier(graph: onnx.GraphProto, shapes: Mapping[str, onnx.ValueInfoProto]) -> str | None:
+    """The vector of each sample that the layers before the logits begin with; None if there is none."""
     makers = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     node = makers.get(LOGITS) if LOGITS in {value.name for value in graph.output} else None
-    while node is not None and node.op_type in _AFTER:
+    found = None
+    while node is not None and node.op_type in (*_LAYERS, *_BETWEEN):
         made = [name for name in node.input if name not in constants]
-        node = makers.get(made[0]) if len(made) == 1 else None
-    if node is None or node.op_type not in _LAYERS or node.input[1] not in constants:
-        return None
-    return node.input[0] if node.input[0] in makers else None
+        if len(made) != 1 or (node.op_type in _LAYERS and node.input[0] != made[0]):
+            break
+        if node.op_type in _LAYERS and made[0] in makers and _is_vector(shapes.get(made[0])):
+            found = made[0]
+        node = makers.get(made[0])
+    return found
 
 
-def _is_vector(value: onnx.ValueInfoProto) -> bool:
+def _is_vector(value: onnx.ValueInfoProto | None) -> bool:
+    if value is None:
+        return False
     tensor = value.type.tensor_type
     return tensor.elem_type == TensorProto.FLOAT and len(tensor.shape.dim) == 2 and tensor.shape.dim[1].dim_value > 0

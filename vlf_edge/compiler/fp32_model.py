@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..head import Head
 from ..manifest import Manifest
 from ..plan import Plan
 from ..software import require_packages, versions_of
@@ -35,7 +36,8 @@ class Fp32Model:
     """Where a build starts: the fp32 graphs and all that is known about them.
 
     stages: the PyTorch stages that the graphs were exported from; torch: the same as functions, each (N, ...) array ->
-    (N, ...) float32 array. Both are empty if the graphs come from a plan.
+    (N, ...) float32 array. Both are empty if the graphs come from a plan. labels: what the logits are for. head: what
+    the plan decides by, if it is not them.
     """
 
     model: dict[str, Any]
@@ -47,6 +49,12 @@ class Fp32Model:
     versions: dict[str, str]
     stages: tuple[Stage, ...] = ()
     torch: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    head: Head | None = None
+
+    @property
+    def clip_labels(self) -> tuple[str, ...]:
+        """The classes that clips may be labelled with to be judged by; none where logits mean nothing to a user."""
+        return () if self.random or self.head is not None else self.labels
 
     @property
     def random(self) -> bool:
@@ -100,12 +108,13 @@ def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
     sampling = replace(manifest.sampling, span_s=recipe.span_s) if recipe.span_s else manifest.sampling
     return Fp32Model(
         model=manifest.model,
-        labels=manifest.labels,
+        labels=manifest.classes,
         preprocess=manifest.preprocess,
         sampling=sampling,
         weights=manifest.weights,
         graphs={stage: with_features(plan.graph(stage, "fp32")) for stage in manifest.stages},
         versions=manifest.versions,
+        head=plan.head(),
     )
 
 

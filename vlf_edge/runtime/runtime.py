@@ -66,7 +66,10 @@ class Runtime:
             self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
         )
         try:
-            self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams)
+            head = self.plan.head()
+            self.recognizer = Recognizer(
+                manifest, self._engines, head=head, sampling=sampling, topk=topk, max_streams=max_streams
+            )
         except BaseException:
             self.close()
             raise
