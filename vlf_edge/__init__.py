@@ -44,6 +44,7 @@ _HOME = {
     "VlfError": "errors",
     "WeightsError": "errors",
     "build": "compiler",
+    "enrol": "enrolment",
     "open_source": "video",
     "to_json": "runtime",
 }

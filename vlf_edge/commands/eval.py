@@ -3,6 +3,7 @@
 vlf-edge eval vlf.plan motion                              on rendered clips; needs no files
 vlf-edge eval vlf.plan my-clips/ --live                    also through the streaming pipeline, as a camera would
 vlf-edge eval vlf.plan my-clips/ --against fp32            what quantisation did
+vlf-edge eval mine.plan my-clips/ --none clips/nothing/    also false accepts an hour, and misses
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REF",
         help="compare with another plan, a weights file (needs PyTorch), or fp32: the plan's own unquantised graphs",
     )
+    add(
+        "--none", nargs="+", default=[], metavar="CLIPS", help="clips of nothing: false accepts and misses are told too"
+    )
     add("--live", action="store_true", help="also play the same clips through the streaming pipeline")
     add("--confusion", metavar="FILE.png", help="draw the confusion matrix")
     add_backend_arguments(parser)
@@ -53,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
             raise VlfError(f"--{name} is {value}; expected 1 or more")
     if args.confusion:
         check_picture(args.confusion)
-    names = ("split", "against", "live", "batch", "limit", "seed")
+    names = ("split", "against", "none", "live", "batch", "limit", "seed")
     options = {name: getattr(args, name) for name in names} | backend_options(args)
     report = evaluate(args.plan, args.data, progress=Progress(), **options)
     report["cpu"] = cpu_model()
@@ -81,6 +85,7 @@ def describe(report: dict[str, Any]) -> str:
         *_named("clip(s) could not be read", report["broken"]),
         *_live(report.get("live")),
         *_against(report.get("against")),
+        *_unknown(report.get("unknown")),
         "",
         *_classes(report),
         *_worst(report["worst_confusions"]),
@@ -121,6 +126,20 @@ def _against(against: dict[str, Any] | None) -> list[str]:
         f"{against['clips']} clips; KL {against['kl_nats']:.3g} nats, logits at most "
         f"{against['max_abs_logits']:.3g} apart"
     ]
+
+
+def _unknown(unknown: dict[str, Any] | None) -> list[str]:
+    if unknown is None:
+        return []
+    rows = [] if unknown["misses"] is None else [f"unknown: {_percent(unknown['misses'])} of the clips missed"]
+    if unknown["clips"]:
+        hourly = unknown["false_accepts_per_hour"]
+        rows.append(
+            f"of {unknown['clips']} clips of nothing, {unknown['hours'] * 60:.1f} minutes: {unknown['false_accepts']} "
+            f"false accepts, {hourly:.3g} an hour; {_percent(unknown['windows_accepted'])} of {unknown['windows']} "
+            f"windows; AUROC {unknown['auroc']:.3f}"
+        )
+    return rows + _named("clip(s) of nothing could not be played", unknown["broken"])
 
 
 def _classes(report: dict[str, Any]) -> list[str]:

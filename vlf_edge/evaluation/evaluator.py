@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VlfError
+from ..head import UNKNOWN
 from ..plan import Plan
 from ..runtime.runtime import Runtime
 from ..runtime.stats import Stats
@@ -15,6 +17,7 @@ from .classifier import Classifier, columns_of, open_classifier
 from .live import play
 from .reference import open_reference
 from .scores import Progress, Scores, contrast, rounded, score, summarize
+from .unknown import has_unknown, measure_unknown, none_clips
 
 if TYPE_CHECKING:
     from ..datasets import ClipDataset
@@ -29,6 +32,7 @@ def evaluate(
     *,
     split: str = "test",
     against: str | None = None,
+    none: Sequence[str] = (),
     live: bool = False,
     backend: str = "auto",
     device: int = 0,
@@ -42,13 +46,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures a plan on labelled clips. Returns plain JSON values.
 
-    data, split, limit, seed: see ``open_dataset``. against: what to compare with, see ``open_reference``. live: also
-    play the same clips through the streaming pipeline. backend, device, rebuild, cuda_graph, threads: see
+    data, split, limit, seed: see ``open_dataset``. against: what to compare with, see ``open_reference``. none: files,
+    folders or globs of clips that show none of the labels; where a plan knows "unknown", those of a class of that name
+    in the data are such too. live: also play the same clips through the streaming pipeline. backend, device, rebuild, cuda_graph, threads: see
     ``open_engines``. batch: clips, frames and windows at a time. progress: called with (what, done, total).
 
     The report holds what ran on what, the files that are missing, what ``summarize`` gives, latency_ms {stage: {p50,
     p99}}, and, where asked for, "against" (what ``contrast`` gives) and "live" (clips, windows, top1, clip_top1 on the
-    same clips, their agreement, too_short, broken, latency_ms). Raises PlanError, BackendMissing, WeightsError,
+    same clips, their agreement, too_short, broken, latency_ms), and "unknown" (what ``measure_unknown`` gives) where
+    the plan knows it or there are clips of nothing. Raises PlanError, BackendMissing, WeightsError,
     SourceError, and VlfError for data whose labels are not the plan's and for NaN logits.
     """
     if batch < 1:
@@ -81,6 +87,10 @@ def evaluate(
         report["against"] |= contrast(found[1], found[0], dataset.labels)
     if live:
         report["live"] = _live(plan, dataset, found[0], on, progress)
+    clips_of_nothing = none_clips(none, dataset)
+    if clips_of_nothing or (plan.manifest.head and plan.manifest.head.unknown):
+        with Runtime(plan, **on) as runtime:
+            report["unknown"] = measure_unknown(runtime, clips_of_nothing, found[0], progress)
     return report
 
 
@@ -95,18 +105,21 @@ def _open(
     """The data set, cut and sampled as the model wants it."""
     from ..datasets import open_dataset
 
-    sampling = model.sampling
-    return open_dataset(
+    sampling, labels = model.sampling, labels or model.labels
+    asked = labels[:-1] if labels[-1] == UNKNOWN and not has_unknown(data) else labels
+    dataset = open_dataset(
         data,
         split,
         sampling=sampling,
         preprocess=model.preprocess,
         frames=sampling.frames,
         span_s=sampling.span_s,
-        labels=labels or model.labels,
+        labels=asked,
         seed=seed,
         limit=limit,
     )
+    dataset.labels = labels  # with "unknown" for a decision, though no clip may be of it
+    return dataset
 
 
 def _head(plan: Plan, model: Classifier, dataset: ClipDataset, split: str) -> dict[str, Any]:
