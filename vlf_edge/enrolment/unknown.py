@@ -54,9 +54,10 @@ def calibrate_unknown(
         clips = read_clips(reader, wanted, set(), False, progress or (lambda what, done, total: None))
     logits = np.concatenate([clip.reading.windows for clip in clips])[:, kept]
     if not enough(len(logits), false_accepts):
+        needed = math.ceil(1 / false_accepts - 1)
         raise VlfError(
             f"the {len(clips)} clip(s) of nothing have {len(logits)} windows; to hold false accepts to "
-            f"{false_accepts:g} of them takes {math.ceil(1 / false_accepts - 1)}: give more, or a larger --false-accepts"
+            f"{false_accepts:g} of them takes {needed}: give more, or a larger --false-accepts"
         )
     # In probabilities: measured on rendered motion and people doing other things, they tell more than logits do.
     top = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)

@@ -48,8 +48,9 @@ def evaluate(
 
     data, split, limit, seed: see ``open_dataset``. against: what to compare with, see ``open_reference``. none: files,
     folders or globs of clips that show none of the labels; where a plan knows "unknown", those of a class of that name
-    in the data are such too. live: also play the same clips through the streaming pipeline. backend, device, rebuild, cuda_graph, threads: see
-    ``open_engines``. batch: clips, frames and windows at a time. progress: called with (what, done, total).
+    in the data are such too. live: also play the same clips through the streaming pipeline. backend, device, rebuild,
+    cuda_graph, threads: see ``open_engines``. batch: clips, frames and windows at a time. progress: called with (what,
+    done, total).
 
     The report holds what ran on what, the files that are missing, what ``summarize`` gives, latency_ms {stage: {p50,
     p99}}, and, where asked for, "against" (what ``contrast`` gives) and "live" (clips, windows, top1, clip_top1 on the
