@@ -124,7 +124,7 @@ def test_unknown_holds_its_rate_of_false_accepts_on_clips_it_has_not_seen(share)
     nothing that get a label is the one asked for, within three standard errors."""
     labels = ["wave", "stop", "come", UNKNOWN]
     centres = 4.0 * np.random.default_rng(5).standard_normal((4, SIZE))
-    before = Taught((), (), (), empty(SIZE))
+    before = Taught((), (), (), False, empty(SIZE))
     accepted, right = [], []
     for seed in range(30):
         clips = some_clips(seed, [0, 1, 2] * 5 + [3] * 30, centres)
@@ -142,10 +142,10 @@ def test_unknown_holds_its_rate_of_false_accepts_on_clips_it_has_not_seen(share)
 def test_enrolling_again_is_enrolling_at_once():
     labels = ["wave", "stop", "come", UNKNOWN]
     clips = some_clips(3, [0, 0, 0, 1, 1, 1, 3, 3, 3, 3, 2, 2, 2])
-    nothing = Taught((), (), (), empty(SIZE))
+    nothing = Taught((), (), (), False, empty(SIZE))
     at_once = teach(nothing, labels[:3], taught(clips, labels), [], [], 0.1)
     first = teach(nothing, labels[:2], taught(clips[:10], labels), [], [], 0.1)
-    remembered = Taught(("wave", "stop"), (), (), statistics_of(as_head(first)), first.record)
+    remembered = Taught(("wave", "stop"), (), (), True, statistics_of(as_head(first)), first.record)
     again = teach(remembered, labels[:3], taught(clips[10:], labels), [], [], 0.1)
     assert again.labels == at_once.labels and again.record["unknown_from"] == "none clips"
     assert {name: one["clips"] for name, one in again.record["labels"].items()} == {"wave": 3, "stop": 3, "come": 3}

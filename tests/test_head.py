@@ -40,7 +40,7 @@ def lesson(reads: tuple[str, ...], seed: int = 0) -> Lesson:
     """A head of random numbers: two labels where it reads features, three classes where it reads logits, unknown."""
     rng = np.random.default_rng(seed)
     enrolled, kept = ("wave", "stop") * ("features" in reads), (4, 0, 2) * ("logits" in reads)
-    rows = len(enrolled) + bool(enrolled and kept) + 1 if enrolled else 0
+    rows = len(enrolled) + len(kept) + 1 if enrolled else 0
     arrays = {"bias": rng.standard_normal(rows or 1).astype(np.float32)}
     if rows:
         arrays["weight"] = rng.standard_normal((rows, FEATURES)).astype(np.float32)
@@ -66,7 +66,8 @@ def slow(head: Head, values: np.ndarray) -> list[float]:
     if weight is None:
         return [*logits, total + float(bias[0])]
     rows = [sum(float(w) * float(x) for w, x in zip(row, features)) + float(b) for row, b in zip(weight, bias)]
-    return [*rows[:2], *(one - total + rows[2] for one in logits), rows[-1]]
+    gate = np.log(sum(np.exp(row) for row in rows[2:-1])) if kept else 0.0
+    return [*rows[:2], *(one - total + gate for one in logits), rows[-1]]
 
 
 @pytest.mark.parametrize("reads", READS)
@@ -99,8 +100,8 @@ WRONG = {
     "reads what it does not need": lambda one: replace(one, kept=(), labels=("wave", "stop", UNKNOWN)),
     "a bias too short": lambda one: replace(one, arrays=one.arrays | {"bias": np.zeros(3, np.float32)}),
     "no weight": lambda one: replace(one, arrays={"bias": one.arrays["bias"]}),
-    "not a number": lambda one: replace(one, arrays=one.arrays | {"bias": np.full(4, np.nan, np.float32)}),
-    "other features": lambda one: replace(one, arrays=one.arrays | {"weight": np.zeros((4, 6), np.float32)}),
+    "not a number": lambda one: replace(one, arrays=one.arrays | {"bias": np.full(6, np.nan, np.float32)}),
+    "other features": lambda one: replace(one, arrays=one.arrays | {"weight": np.zeros((6, 6), np.float32)}),
     "too large": lambda one: replace(one, arrays=one.arrays | {"more": np.zeros((1 << 18) + 1, np.float32)}),
 }
 

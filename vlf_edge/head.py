@@ -66,7 +66,7 @@ class HeadInfo:
         """Raises PlanError unless all of it fits together, and the plan's labels."""
         enrolled, rows = self.enrolled(labels), 0
         if "features" in self.reads:
-            rows = enrolled + bool(self.kept) + self.unknown
+            rows = enrolled + len(self.kept) + self.unknown
         weight, bias = (self.array(name) for name in ("weight", "bias"))
         sound = (
             self.reads in READS
@@ -95,8 +95,8 @@ class Head:
     It makes logits of what it reads: features f (D,), the model's logits l (C,), or f and then l in one row.
 
         enrolled labels   weight f + bias, a row each: (E, D) and (E,)
-        kept classes      log softmax of the l of those kept; beside enrolled labels, plus a row of weight and bias that
-                          says how much it is one of them at all
+        kept classes      log softmax of the l of those kept; beside enrolled labels, plus log sum exp of as many rows
+                          of weight f + bias, which say how much it is one of them at all
         UNKNOWN           the last row; of a head that reads logits alone, log sum exp of the kept l + bias: it then
                           wins where no probability reaches exp(bias)
 
@@ -129,9 +129,9 @@ class Head:
         rows = np.einsum("...d,rd->...r", values[..., : self._features], self._weight) + self._bias
         if len(self._kept) == 0:
             return rows
-        kept = values[..., self._features + self._kept]
-        kept = kept - _log_sum_exp(kept) + rows[..., self._enrolled : self._enrolled + 1]
-        return np.concatenate([rows[..., : self._enrolled], kept, rows[..., self._enrolled + 1 :]], axis=-1)
+        kept, end = values[..., self._features + self._kept], self._enrolled + len(self._kept)
+        kept = kept - _log_sum_exp(kept) + _log_sum_exp(rows[..., self._enrolled : end])
+        return np.concatenate([rows[..., : self._enrolled], kept, rows[..., end:]], axis=-1)
 
 
 def head_from_json(raw: dict[str, Any]) -> HeadInfo:

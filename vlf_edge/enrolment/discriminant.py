@@ -59,7 +59,7 @@ class Statistics:
         return weight, -0.5 * (weight * centres).sum(axis=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """One clip with the features of its windows. label: number of its row. windows: (n, D) float64, n >= 1."""
 

@@ -71,7 +71,8 @@ def enrol(
     options: dict[str, Any] = {"backend": backend, "device": device, "rebuild": rebuild}
     with Reader(plan, answer, **options, cuda_graph=cuda_graph, threads=threads) as reader:
         mirrored = mirrored_labels(labels, plan.manifest.labels) if mirror else set()
-        still = none is None and not before.unknown_from_clips
+        # Of kept classes one may be that nothing moves.
+        still = none is None and not before.unknown_from_clips and not (keep or before.kept)
         clips = read_clips(reader, wanted, mirrored, still, progress)
         kept = read_kept(reader, plan, keep, labels, progress) if keep else []
     return write_head(plan, output, teach(before, labels, clips, kept, plan.manifest.classes, false_accepts))

@@ -51,7 +51,6 @@ def _lesson(plan: Plan, head: Head | None, left: Sequence[str], rename: Mapping[
     labels = plan.manifest.labels
     unknown = head is not None and head.info.unknown
     enrolled = 0 if head is None else head.info.enrolled(labels)
-    stays = np.array([label in left for label in labels[:enrolled]], bool)
     classes = labels[enrolled : len(labels) - unknown]
     numbers = range(len(classes)) if head is None else head.info.kept
     kept = tuple(number for number, label in zip(numbers, classes) if label in left)
@@ -60,11 +59,10 @@ def _lesson(plan: Plan, head: Head | None, left: Sequence[str], rename: Mapping[
         record["labels"] = {rename.get(name, name): one for name, one in record["labels"].items() if name in left}
     arrays = {} if head is None else dict(head.arrays)
     if enrolled:
-        gate_goes = bool(head.info.kept) and not kept
-        rows = np.concatenate([stays, *([[not gate_goes]] if head.info.kept else []), [True]])
+        rows = [label in left for label in labels]
         arrays = _with_rows(head, np.flatnonzero(rows))
-    reads = tuple(role for role, used in (("features", stays.any()), ("logits", bool(kept))) if used)
-    if reads == ("logits",) and enrolled:
+    reads = tuple(role for role, used in (("features", enrolled), ("logits", kept)) if used)
+    if enrolled and not any(label in left for label in labels[:enrolled]):
         raise VlfError("the enrolled labels cannot all go; take the plan that they were enrolled on")
     return Lesson(tuple(rename.get(label, label) for label in left), reads, kept, arrays, record, unknown)
 

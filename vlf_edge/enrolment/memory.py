@@ -30,13 +30,14 @@ class Taught:
     """What a plan was taught so far.
 
     labels: those enrolled. kept: numbers of the model's own classes that it decides between beside them, and their
-    labels. statistics: of the clips, by row: one for each label, one for all kept classes if there are any, one for
-    UNKNOWN. record: of the head.
+    labels. unknown: whether it knows UNKNOWN. statistics: of the clips, by row: one for each label, one for each kept
+    class, one for UNKNOWN. record: of the head.
     """
 
     labels: tuple[str, ...]
     kept: tuple[int, ...]
     kept_labels: tuple[str, ...]
+    unknown: bool
     statistics: Statistics
     record: Mapping[str, Any] = field(default_factory=dict)
 
@@ -50,14 +51,15 @@ class Taught:
         """Raises PlanMismatch for a head that does not remember what it was made of."""
         head = plan.head()
         if head is None or "features" not in head.info.reads:
-            return cls((), (), (), empty(features_of(plan.manifest)))
+            return cls((), (), (), False, empty(features_of(plan.manifest)))
         statistics = statistics_of(head)
         if statistics is None:
             raise PlanMismatch(
                 f"{plan.path} does not remember what its labels were taught with; enrol on the plan it was made from"
             )
-        enrolled = head.info.enrolled(head.labels)
-        return cls(head.labels[:enrolled], head.info.kept, head.labels[enrolled:-1], statistics, head.info.record)
+        info, enrolled = head.info, head.info.enrolled(head.labels)
+        kept_labels = head.labels[enrolled : enrolled + len(info.kept)]
+        return cls(head.labels[:enrolled], info.kept, kept_labels, info.unknown, statistics, info.record)
 
 
 def features_of(manifest: Manifest) -> int:
