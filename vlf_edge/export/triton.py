@@ -246,26 +246,30 @@ def _clip(name: str, stages: _Stages, source: _Source) -> dict[str, Any]:
 
 
 def _ensemble(name: str, stages: _Stages) -> dict[str, Any]:
-    def step(model: str, given: tuple[str, str], made: tuple[str, str]) -> dict[str, Any]:
-        maps = {"input_map": given, "output_map": made}
-        entries = {field: {"key": own, "value": tensor} for field, (own, tensor) in maps.items()}
+    def step(model: str, given: tuple[str, str], *made: tuple[str, str]) -> dict[str, Any]:
+        maps = {"input_map": [given], "output_map": made}
+        entries = {field: [{"key": own, "value": name} for own, name in pairs] for field, pairs in maps.items()}
         return {"model_name": model, "model_version": -1, **entries}
 
+    beside = [(spec.name, spec.name) for spec in stages.beside]
     return {
         "name": name,
         "platform": "ensemble",
         "max_batch_size": 0,
         "input": {**_tensor(stages.image), "name": "clip", "dims": list(stages.clip_shape)},
-        "output": {
-            **_tensor(stages.logits),
-            "name": "logits",
-            "reshape": {"shape": [1, stages.classes]},
-            "label_filename": _LABELS,
-        },
+        "output": [
+            {
+                **_tensor(stages.logits),
+                "name": "logits",
+                "reshape": {"shape": [1, stages.classes]},
+                "label_filename": _LABELS,
+            },
+            *({**_tensor(spec), "reshape": {"shape": [1, *spec.shape[1:]]}} for spec in stages.beside),
+        ],
         "ensemble_scheduling": {
             "step": [
                 step(f"{name}_frame", (stages.image.name, "clip"), (stages.tokens.name, "tokens")),
-                step(f"{name}_clip", (stages.window.name, "tokens"), (stages.logits.name, "logits")),
+                step(f"{name}_clip", (stages.window.name, "tokens"), (stages.logits.name, "logits"), *beside),
             ]
         },
     }
