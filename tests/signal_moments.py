@@ -44,6 +44,7 @@ VERBS = {
               "--batch", "8", "--val-clips", "8", "--workers", "2"),
     "capture": (*VLF_EDGE, "capture", f"{VIDEO}60", "--clips", "3", "-o", "clips"),
     "export": (*VLF_EDGE, "export", PLAN, "--onnx", "onnx", "--triton", "triton", "--target", "cpu"),
+    "doctor": (*VLF_EDGE, "doctor", PLAN, "--bundle", "bug.zip"),
     "camera.py": (ROOT / "demos" / "camera.py", "--engine", PLAN, "--source", f"{VIDEO}10", "--save", "out.avi"),
 }  # fmt: skip
 

@@ -35,7 +35,8 @@ def test_plans_hold_what_they_say(plans):
         assert window.shape == ("N", 8, *tokens.shape[1:])
         for member in plan.manifest.members:
             plan.read(member)
-    assert set(Plan.open(plans["fp32"]).manifest.members) == {"frame.fp32.onnx", "clip.fp32.onnx", "report.json"}
+    graphs, golden = {"frame.fp32.onnx", "clip.fp32.onnx"}, {"golden.json", "golden.frames"}
+    assert set(Plan.open(plans["fp32"]).manifest.members) == {*graphs, *golden, "report.json"}
 
 
 def test_int8_says_how_it_was_calibrated_and_what_it_costs(plans):
