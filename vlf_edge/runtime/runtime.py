@@ -76,11 +76,12 @@ class Runtime:
         self._pushing = threading.Lock()
 
         def accept(engines: Mapping[str, Engine]) -> None:
-            recognizer = Recognizer(manifest, engines, sampling=sampling, topk=topk, max_streams=max_streams)
+            head = self.plan.head()
+            made = Recognizer(manifest, engines, head=head, sampling=sampling, topk=topk, max_streams=max_streams)
             if self_test:
-                check_answers(self.plan, recognizer.executor, engines, device=device, cuda_graph=cuda_graph)
-                recognizer.stats.reset()
-            self.recognizer = recognizer
+                check_answers(self.plan, made.executor, engines, device=device, cuda_graph=cuda_graph)
+                made.stats.reset()
+            self.recognizer = made
 
         self._engines = open_engines(
             self.plan,
