@@ -80,3 +80,12 @@ def test_the_layout_names_every_room():
     assert rooms | files <= told, (rooms | files) - told
     named = set(re.findall(r"\b[a-z]\w*\.py\b", layout))
     assert named <= {p.name for p in package.rglob("*.py")}, named - {p.name for p in package.rglob("*.py")}
+
+
+def test_every_fault_that_is_told_of_is_held_by_tests_that_are_there():
+    text = (ROOT / "docs/reliability.md").read_text().partition("## Faults")[2].partition("## ")[0]
+    rows = [row.split("|") for row in text.splitlines() if row.startswith("| ")][1:]
+    assert {row[1].strip() for row in rows} == {"source", "preprocessing", "engine", "sink"}
+    for row in rows:
+        named = re.findall(r"`(tests/\w+\.py)`", row[4])
+        assert named and all((ROOT / name).is_file() for name in named), row
