@@ -250,14 +250,10 @@ class Runtime:
         ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
         self._sinks = tuple(sinks)
-        every_frame = any(sink.every_frame for sink in sinks)
-
-        def begin() -> Pipeline:
-            delay_ms = max_batch_delay_ms
-            return self.pipeline(source, fps=fps, every_frame=every_frame, max_batch_delay_ms=delay_ms, limits=limits)
-
+        how = {"fps": fps, "max_batch_delay_ms": max_batch_delay_ms, "limits": limits}
+        how["every_frame"] = any(sink.every_frame for sink in sinks)
         detect = None if events is None else lambda: self.event_detector(events)
-        play(begin, self._sinks, detect, duration_s)
+        play(lambda: self.pipeline(source, **how), self._sinks, detect, duration_s)
 
     def change_sources(self, gone: Collection[str] = (), new: Mapping[str, Any] | None = None) -> None:
         """While a run goes on, and from any thread: ends the streams that are ``gone``, begins those of ``new``.
