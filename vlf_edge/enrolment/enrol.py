@@ -8,6 +8,7 @@ them: "unknown" is a label that is taught like the others, and then made harder 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +20,11 @@ from .clips import Clips, Progress, check_labels, list_clips, mirrored_labels, r
 from .kept import read_kept
 from .lesson import teach
 from .memory import Taught, features_of
+from .open_set import why_not_held
 from .reading import Reader
 from .writing import write_head
+
+log = logging.getLogger(__name__)
 
 
 def enrol(
@@ -59,7 +63,7 @@ def enrol(
         raise VlfError(
             f"false_accepts is {false_accepts}; expected a share of windows above 0 and below 1, such as 0.01"
         )
-    _check_enrollable(plan)
+    check_enrollable(plan)
     check_labels(list(actions))
     check_output(output)
     before = Taught.of(plan)
@@ -75,10 +79,13 @@ def enrol(
         still = none is None and not before.unknown_from_clips and not (keep or before.kept)
         clips = read_clips(reader, wanted, mirrored, still, progress)
         kept = read_kept(reader, plan, keep, labels, progress) if keep else []
-    return write_head(plan, output, teach(before, labels, clips, kept, plan.manifest.classes, false_accepts))
+    lesson = teach(before, labels, clips, kept, plan.manifest.classes, false_accepts)
+    if why := why_not_held(lesson.record):
+        log.warning(why)
+    return write_head(plan, output, lesson)
 
 
-def _check_enrollable(plan: Plan) -> None:
+def check_enrollable(plan: Plan) -> None:
     """Raises PlanMismatch for a plan without features, with the command that gives it some."""
     if features_of(plan.manifest):
         return
