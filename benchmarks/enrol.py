@@ -9,7 +9,8 @@ name, whose recording it is: in every draw some groups are asked about and the c
 Each draw takes --ways labels, half of the groups to ask about, and k clips of each label from the other groups, which
 are enrolled as `vlf-edge enrol` does. A clip is decided by the mean of the probabilities of its live windows: among the
 labels alone ("right"), and with "unknown" an answer like them. Clips of nothing are given and asked about by group too:
-false accepts are counted as `vlf-edge eval --none` counts them. 20 draws; mean and 95 % interval of the mean.
+false accepts are counted as `vlf-edge eval --none` counts them, and those apart that last three windows or more. 20
+draws; mean and 95 % interval of the mean.
 
 --heads compares the discriminant with nearest mean, cosine, ridge and logistic regression, on the same draws.
 """
@@ -40,6 +41,7 @@ from vlf_edge.evaluation.metrics import auroc
 from vlf_edge.head import UNKNOWN
 from vlf_edge.video.sources import expand_clips
 
+LASTING = 3  # windows in a row
 Head = Callable[[np.ndarray], np.ndarray]
 
 
@@ -166,7 +168,7 @@ def _right(labels: list[str], asked: Sequence[Shown], decide: Head) -> float:
 
 
 def _unknown(labels: list[str], asked: Sequence[Shown], decide: Head) -> dict[str, float]:
-    right, missed, margins, of_nothing, runs, seconds = [], [], [], [], 0, 0.0
+    right, missed, margins, of_nothing, runs, lasting, seconds = [], [], [], [], 0, 0, 0.0
     for one in asked:
         z = decide(one.live)
         margin = z[:, :-1].max(axis=1) - z[:, -1]
@@ -176,8 +178,9 @@ def _unknown(labels: list[str], asked: Sequence[Shown], decide: Head) -> dict[st
             missed.append(best == len(labels))
             margins.append(margin)
             continue
-        accepted = margin > 0
-        runs += int(accepted[0]) + int((accepted[1:] & ~accepted[:-1]).sum())
+        accepted = np.flatnonzero(margin > 0)
+        lengths = [len(run) for run in np.split(accepted, np.flatnonzero(np.diff(accepted) > 1) + 1) if len(run)]
+        runs, lasting = runs + len(lengths), lasting + sum(length >= LASTING for length in lengths)
         seconds += one.clip.reading.seconds
         of_nothing.append(margin)
     nothing = np.concatenate(of_nothing)
@@ -187,6 +190,7 @@ def _unknown(labels: list[str], asked: Sequence[Shown], decide: Head) -> dict[st
         "missed_windows": float((np.concatenate(margins) <= 0).mean()),
         "accepted_windows": float((nothing > 0).mean()),
         "accepted_per_hour": 3600 * runs / seconds,
+        "lasting_per_hour": 3600 * lasting / seconds,
         "auroc": auroc(np.concatenate(margins), nothing),
     }
 
@@ -267,7 +271,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         cells = []
         for name in names:
-            scale, digits = (1, 2) if name in ("teach_s", "temperature", "accepted_per_hour", "auroc") else (100, 1)
+            scale, digits = (
+                (1, 2)
+                if name in ("teach_s", "temperature", "accepted_per_hour", "lasting_per_hour", "auroc")
+                else (100, 1)
+            )
             mean, half = row.get(name, (None, None))
             cells.append("" if mean is None else f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}")
         lines.append([str(row["shots"]), row["head"], *cells])

@@ -28,7 +28,8 @@ class KeptClip:
 
 
 def read_kept(reader: Reader, plan: Plan, data: str, labels: Sequence[str], progress: Progress) -> list[KeptClip]:
-    """Some clips of each class of the model. data: see ``open_dataset``; its classes must be the model's.
+    """Some clips of each class of the model, of rendered ones those for validation: what a model was trained on, it
+    knows too well. data: see ``open_dataset``; its classes must be the model's.
 
     labels: those enrolled. Raises VlfError if one of them is a class too, SourceError if no clip gives a window.
     """
@@ -36,7 +37,7 @@ def read_kept(reader: Reader, plan: Plan, data: str, labels: Sequence[str], prog
     both = sorted({*labels} & {*manifest.classes})
     if both:
         raise VlfError(f"{both[0]!r} is a class that --keep keeps, and a label to enrol: choose another label for it")
-    split = "train" if data == "motion" else "all"
+    split = "val" if data == "motion" else "all"
     dataset = open_dataset(
         data,
         split,

@@ -161,12 +161,16 @@ class Unseen:
     def thresholds(self, false_accepts: float, from_clips: bool) -> tuple[np.ndarray, dict[str, Any]]:
         """(what to add to each row's logits, what the record says of it)."""
         shifts = np.zeros(self.rows.count)
-        lost = [self._others(z) - self._gate(clip, z) for clip, z in self._kept_ones()]
+        found = self._unknown_threshold(shifts, false_accepts, from_clips) if self.rows.has_unknown else {}
+        # Last, since kept classes must win over UNKNOWN as it is then.
+        lost = [self._others(z + shifts) - self._gate(clip, z) for clip, z in self._kept_ones()]
         if lost:
             bound = upper_bound(np.concatenate(lost), KEPT_LOSS)
             shifts[self.rows.enrolled : self.rows.known] = max(0.0, bound)
-        if not self.rows.has_unknown:
-            return shifts, {}
+        return shifts, found
+
+    def _unknown_threshold(self, shifts: np.ndarray, false_accepts: float, from_clips: bool) -> dict[str, Any]:
+        """Sets the shift of UNKNOWN, the last; returns what the record says of it."""
         of_labels, of_nothing = self._of(range(self.rows.enrolled)), self._of([self.rows.known])
         found: dict[str, Any] = {"none_windows": len(of_nothing) if from_clips else 0}
         if from_clips and len(of_nothing):
@@ -175,7 +179,7 @@ class Unseen:
             found |= {"false_accepts_asked": false_accepts, "false_accepts": round(accepted, 5)}
         elif not from_clips and len(of_labels):
             shifts[-1] = min(0.0, -upper_bound(-self._margin(of_labels), MISSES))
-        return shifts, found
+        return found
 
     def right(self, row: int, shifts: np.ndarray) -> float | None:
         """The share of a label's clips that were decided right, by the mean of their windows' probabilities; None if
