@@ -59,10 +59,7 @@ def enrol(
     """
     plan = plan if isinstance(plan, Plan) else Plan.open(plan)
     progress = progress or (lambda what, done, total: None)
-    if not 0 < false_accepts < 1:
-        raise VlfError(
-            f"false_accepts is {false_accepts}; expected a share of windows above 0 and below 1, such as 0.01"
-        )
+    check_share(false_accepts)
     check_enrollable(plan)
     check_labels(list(actions))
     check_output(output)
@@ -83,6 +80,14 @@ def enrol(
     if why := why_not_held(lesson.record):
         log.warning(why)
     return write_head(plan, output, lesson)
+
+
+def check_share(false_accepts: float) -> None:
+    """Raises VlfError for what is no share of windows."""
+    if not 0 < false_accepts < 1:
+        raise VlfError(
+            f"false_accepts is {false_accepts}; expected a share of windows above 0 and below 1, such as 0.01"
+        )
 
 
 def check_enrollable(plan: Plan) -> None:

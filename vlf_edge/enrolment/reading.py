@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..backends.selection import open_engines
-from ..errors import SourceError
+from ..errors import ModelError, SourceError
 from ..plan import Plan
 from ..runtime.executor import Executor
 from ..runtime.open_executor import open_executor
@@ -108,7 +108,7 @@ class Follower:
 
     def push(self, frame: Frame) -> tuple[np.ndarray | None, list[np.ndarray | None]]:
         """(the frame as the model takes it, None if it is not on the grid; what is answered to the window of each
-        stream, None where it is not full)."""
+        stream, None where it is not full). Raises ModelError for an answer that is no number."""
         slots = [stream.sampler.accept(frame.t_s, begins=frame.begins) for stream in self._streams]
         if slots[0] is None:
             return None, [None] * len(slots)
@@ -117,7 +117,10 @@ class Follower:
         for stream, slot, shown in zip(self._streams, slots, (image, image[:, ::-1])):
             stream.begin(slot)
             due.append(DueFrame(stream, np.ascontiguousarray(shown), slot, frame.t_s, frame.seq, time.monotonic()))
-        return image, self._executor.step(due)
+        answers = self._executor.step(due)
+        if not all(answer is None or np.isfinite(answer).all() for answer in answers):
+            raise ModelError(f"the model's answer is not a number, on {self._executor.backend}: its engines are broken")
+        return image, answers
 
     def forget(self) -> None:
         """Frees what is kept of the frames."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..errors import VlfError
 from ..head import UNKNOWN
+from ..plan import Plan
 from ..types import Frame
 from ..video.motion_energy import how_much
 from .clips import check_labels
@@ -25,6 +26,7 @@ NOTHING = ("nothing", UNKNOWN)  # how people call what is none of their labels
 ESCAPE, ENTER, ERASE = "\x1b", "\r\n", "\x7f\b"
 HELP = "0-9 an example   n new label   u undo   s save   q quit"
 _MOST_LABELS = 9
+MOST_S = 60.0
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Session:
 
     reader: of the teaching's plan and answer. labels: those with a key, in order; those of the plan come first.
     output: where to save. seconds: how long an example is. countdown_s: before it. wants_more: False once it is over.
-    messages: what happened, in lines, for the caller to take away.
+    messages: what happened, in lines, for the caller to take away. saved: the plan as it was written last.
     """
 
     def __init__(
@@ -54,8 +56,16 @@ class Session:
         seconds: float,
         countdown_s: float,
     ):
+        if not reader.least_s <= seconds <= MOST_S:
+            raise VlfError(
+                f"an example is to be {seconds:g} s long; expected from {reader.least_s:g} s, one window of this plan, "
+                f"to {MOST_S:g} s"
+            )
+        if not 0 <= countdown_s <= MOST_S:
+            raise VlfError(f"the countdown is {countdown_s:g} s; expected from 0 to {MOST_S:g}")
         self.teaching, self.wants_more = teaching, True
         self.messages: list[str] = []
+        self.saved: Plan | None = None
         self._reader, self._live, self._output = reader, reader.follow(), output
         self._seconds, self._countdown_s = seconds, countdown_s
         wanted = [UNKNOWN if label in NOTHING else label for label in labels]
@@ -98,6 +108,13 @@ class Session:
         counts = self.teaching.examples
         numbered = [(str(n), named(label), counts.get(label, 0)) for n, label in enumerate(self.labels, 1)]
         return numbered if UNKNOWN in self.labels else [*numbered, ("0", named(UNKNOWN), counts[UNKNOWN])]
+
+    @property
+    def status(self) -> str:
+        """All of it in one line."""
+        keys = "  ".join(f"{key} {label} {count}" for key, label, count in self.keys)
+        decided = "" if self.decided is None else f"{named(self.decided[0])} {self.decided[1]:.0%}"
+        return " | ".join(part for part in (self.doing, decided, keys) if part)
 
     @property
     def doing(self) -> str:
@@ -158,14 +175,23 @@ class Session:
     def save(self) -> None:
         """Writes the plan; a message says so, or why not."""
         try:
-            plan = self.teaching.save(self._output)
+            self.saved = plan = self.teaching.save(self._output)
         except VlfError as error:
             self.messages.append(str(error))
         else:
             self.messages.append(f"saved {plan.path}: {', '.join(plan.manifest.labels)}")
 
+    @property
+    def loses(self) -> int:
+        """How many examples that came, or went, would be lost if it ended now."""
+        return self.teaching.unsaved if self.teaching.labels else 0
+
+    def stop(self) -> None:
+        """Ends it; any thread may call."""
+        self.wants_more = False
+
     def _leave(self, sure: bool) -> None:
-        if self.teaching.unsaved and self.teaching.labels and not sure:
+        if self.loses and not sure:
             self._leaving = True
             self.messages.append("not saved yet: s saves, q once more leaves without")
         else:

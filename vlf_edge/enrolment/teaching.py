@@ -15,7 +15,7 @@ from ..errors import VlfError
 from ..head import UNKNOWN, Head
 from ..plan import Plan
 from .clips import TaughtClip, check_labels, mirrored_labels, why_useless
-from .enrol import check_enrollable
+from .enrol import check_enrollable, check_share
 from .lesson import Lesson, teach
 from .memory import Taught
 from .reading import Reading
@@ -32,6 +32,7 @@ class Teaching:
 
     def __init__(self, plan: Plan, *, false_accepts: float = 0.01, mirror: bool = True):
         check_enrollable(plan)
+        check_share(false_accepts)
         self.plan, self._false_accepts, self._mirror = plan, false_accepts, mirror
         self.before = Taught.of(plan)
         self.head: Head | None = plan.head() if self.before.labels else None
