@@ -178,7 +178,7 @@ def test_eval_tells_misses_and_false_accepts(plan, tmp_path, capsys):
     for label, motion in {**GESTURES, "unknown": "still"}.items():
         save(clip(motion, 21), data / label / "1.avi")
     save(clip("counter-clockwise", 22), tmp_path / "nothing" / "1.avi")
-    report = evaluate(plan, str(data), split="all", none=[str(tmp_path / "nothing")])
+    report = evaluate(plan, str(data), split="all", nothing=[str(tmp_path / "nothing")])
     assert report["top1"] == 1 and report["labels"] == list(plan.manifest.labels)
     unknown = report["unknown"]
     assert unknown["clips"] == 2 and unknown["misses"] == 0 and unknown["auroc"] > 0.9

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from vlf_edge import Plan, Runtime
+from vlf_edge.golden_windows import read_golden
 
 GOLDEN = Path(__file__).parent / "golden"
 # Logits of the first and the last decision of ``frames``, by ONNX Runtime; of int8, its graphs computed in float.
@@ -34,6 +35,8 @@ DECIDED = {
         (-2.537413597, 5.313358784, 3.494033575, 5.154499531, -2.684842587),
     ),
 }
+# The same graphs, with golden windows beside them.
+DECIDED["format1-fp32-golden-windows"] = DECIDED["format1-fp32"]
 # What an int8 graph answers depends on the CPU's instructions a little: sums are rounded elsewhere.
 TOLERANCE = {"fp32": 1e-5, "int8": 0.02}
 
@@ -76,6 +79,13 @@ def test_the_digest_of_a_plan_is_what_it_was_on_its_day(name):
     with zipfile.ZipFile(GOLDEN / f"{name}.plan") as archive:
         written = archive.read("manifest.json")
     assert Plan.open(GOLDEN / f"{name}.plan").digest == hashlib.sha256(written).hexdigest()
+
+
+def test_the_golden_windows_of_its_day_are_understood():
+    found = {name: read_golden(Plan.open(GOLDEN / f"{name}.plan")) for name in DECIDED}
+    golden = found.pop("format1-fp32-golden-windows")
+    assert (len(golden), golden.frames.shape, golden.logits.shape) == (16, (21, 32, 32, 3), (16, 5))
+    assert {*found.values()} == {None}
 
 
 def test_every_golden_plan_is_tested():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..golden_windows import GoldenWindows, read_golden
 from ..head import Head
 from ..manifest import Manifest
 from ..plan import Plan
@@ -36,8 +37,8 @@ class Fp32Model:
     """Where a build starts: the fp32 graphs and all that is known about them.
 
     stages: the PyTorch stages that the graphs were exported from; torch: the same as functions, each (N, ...) array ->
-    (N, ...) float32 array. Both are empty if the graphs come from a plan. labels: what the logits are for. head: what
-    the plan decides by, if it is not them.
+    (N, ...) float32 array. Both are empty if the graphs come from a plan. labels: what the logits are for. golden: of
+    that plan, if it has any. head: what the plan decides by, if it is not the logits.
     """
 
     model: dict[str, Any]
@@ -49,6 +50,7 @@ class Fp32Model:
     versions: dict[str, str]
     stages: tuple[Stage, ...] = ()
     torch: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    golden: GoldenWindows | None = None
     head: Head | None = None
 
     @property
@@ -115,6 +117,7 @@ def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
         graphs={stage: with_features(plan.graph(stage, "fp32")) for stage in manifest.stages},
         versions=manifest.versions,
         head=plan.head(),
+        golden=None if recipe.no_golden_windows else read_golden(plan),
     )
 
 

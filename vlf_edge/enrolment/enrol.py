@@ -41,6 +41,7 @@ def enrol(
     rebuild: str = "auto",
     cuda_graph: bool = True,
     threads: int | None = None,
+    self_test: bool = True,
     progress: Progress | None = None,
 ) -> Plan:
     """Teaches a plan labels from a few clips of each, and writes it to ``output``. Takes seconds and no PyTorch.
@@ -69,7 +70,7 @@ def enrol(
         wanted[UNKNOWN] = list_clips("nothing", none)
     labels = [*before.labels, *(label for label in actions if label not in before.labels)]
     answer = ("features", "logits") if keep else ("features",)
-    options: dict[str, Any] = {"backend": backend, "device": device, "rebuild": rebuild}
+    options: dict[str, Any] = {"backend": backend, "device": device, "rebuild": rebuild, "self_test": self_test}
     with Reader(plan, answer, **options, cuda_graph=cuda_graph, threads=threads) as reader:
         mirrored = mirrored_labels(labels, plan.manifest.labels) if mirror else set()
         # Of kept classes one may be that nothing moves.

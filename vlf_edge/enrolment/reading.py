@@ -14,6 +14,7 @@ from ..errors import ModelError, SourceError
 from ..plan import Plan
 from ..runtime.executor import Executor
 from ..runtime.open_executor import open_executor
+from ..runtime.self_test import accepting
 from ..runtime.stream import DueFrame, Stream
 from ..types import Frame, Sampling
 from ..video.motion_energy import moved_between
@@ -40,7 +41,7 @@ class Reading:
 
 class Reader:
     """A plan on its engines. answer: roles of the outputs of its last stage to read, as of an Executor; other
-    arguments: see ``open_engines``. Close it after use, or use it as a context manager."""
+    arguments: see ``open_engines`` and ``Runtime``. Close it after use, or use it as a context manager."""
 
     def __init__(
         self,
@@ -52,11 +53,18 @@ class Reader:
         rebuild: str = "auto",
         cuda_graph: bool = True,
         threads: int | None = None,
+        self_test: bool = True,
     ):
         manifest = plan.manifest
         self.sampling = replace(manifest.sampling, phases=PHASES)
         self._engines = open_engines(
-            plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+            plan,
+            backend=backend,
+            device=device,
+            rebuild=rebuild,
+            cuda_graph=cuda_graph,
+            threads=threads,
+            accept=accepting(plan, device=device, cuda_graph=cuda_graph) if self_test else None,
         )
         try:
             self._executor = open_executor(manifest, self._engines, self.sampling, answer=answer)

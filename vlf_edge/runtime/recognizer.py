@@ -163,12 +163,11 @@ class Recognizer:
         stream.last_used_s = captured_s
         seq = stream.next_seq if seq is None else seq
         stream.next_seq = seq + 1
-        counts = stream.stats.counts
         slot = stream.sampler.accept(t_s, begins=begins)
-        counts["captured"] += 1
         if slot is None:
-            counts["off_grid"] += 1
+            stream.stats.add(captured=1, off_grid=1)
             return None
+        stream.stats.add(captured=1, waiting=1)
         started_s = time.perf_counter()
         try:
             prepared = image
@@ -179,7 +178,7 @@ class Recognizer:
             # The grid has moved past this frame: what comes next must not share a window with what was before.
             stream.sampler.reset()
             stream.ring.clear()
-            counts["failed"] += 1
+            stream.stats.add(waiting=-1, failed=1)
             raise
         return DueFrame(stream, prepared, slot, t_s, seq, captured_s, time.perf_counter() - started_s)
 
@@ -196,7 +195,7 @@ class Recognizer:
             for frame in due:
                 frame.stream.sampler.reset()
                 frame.stream.ring.clear()
-                frame.stream.stats.counts["failed"] += 1
+                frame.stream.stats.add(waiting=-1, failed=1)
             raise
         predictions = [self._predict(frame, gap, answer) for frame, gap, answer in zip(due, gaps, decided)]
         if any(prediction.state == "ok" for prediction in predictions):
@@ -222,7 +221,7 @@ class Recognizer:
         answer = self.executor.classify(clip[np.newaxis])[0]
         if not np.isfinite(answer).all():
             raise ModelError("the model's answer to this clip is not a number: its weights or engines are broken")
-        self.stats.counts["clips"] += 1
+        self.stats.add(clips=1)
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
         return self._decision(answer, MAIN, first_s, last_s, chosen[-1], captured_s)
 
@@ -250,7 +249,7 @@ class Recognizer:
 
     def _predict(self, frame: DueFrame, gap: bool, answer: np.ndarray | None) -> Prediction:
         stream, ring = frame.stream, frame.stream.ring
-        stream.stats.counts["encoded"] += 1
+        stream.stats.add(waiting=-1, encoded=1)
         if answer is None:
             return self._without(frame, "gap" if gap else "warming")
         if not np.isfinite(answer).all():
@@ -266,7 +265,7 @@ class Recognizer:
         stream = frame.stream
         stream.ring.clear()
         stream.failures += 1
-        stream.stats.counts["not_numbers"] += 1
+        stream.stats.add(not_numbers=1)
         return self._without(frame, "failed")
 
     def _without(self, frame: DueFrame, state: str) -> Prediction:
