@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..enrolment.clips import check_labels
 from ..enrolment.recording import Recorder, Take, least_seconds, usual_seconds
-from ..enrolment.session import MOST_S, NOTHING
+from ..enrolment.session import NOTHING
 from ..errors import SourceError, VlfError
 from ..plan import Plan
 from ..printable import printable
@@ -41,7 +41,7 @@ def record(
     seconds = usual_seconds(manifest) if seconds is None else seconds
     if seconds < least_seconds(manifest):
         raise VlfError(
-            f"--seconds is {seconds:g}; a window of {plan.path} takes {least_seconds(manifest):g}, and a clip must hold one"
+            f"--seconds is {seconds:g}; a clip must hold one window of {plan.path}: {least_seconds(manifest):g} or more"
         )
     recorder, done = Recorder(manifest, seconds, countdown_s), 0
     place = _folder_of(folder, label)

@@ -10,6 +10,7 @@ Press 1 and wave, 2 and stop; 0 and do nothing of it, as often as can be: what i
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from .. import signals
@@ -70,11 +71,13 @@ def main(args: argparse.Namespace) -> int:
     plan = Plan.open(args.plan)
     check_output(args.output)
     teaching = Teaching(plan, false_accepts=args.false_accepts, mirror=not args.no_mirror)
-    window = LessonWindow() if args.show else None
     keyboard, line = Keyboard(), StatusLine()
-    if not (keyboard.present or window):
+    if not (keyboard.present or args.show):
         raise VlfError("keys are read from a terminal, and stdin is none; give --show where there is a screen")
-    with Reader(plan, teaching.answer, **backend_options(args)) as reader:
+    with (
+        LessonWindow("leave --show out and press keys in the terminal") if args.show else nullcontext() as window,
+        Reader(plan, teaching.answer, **backend_options(args)) as reader,
+    ):
         session = Session(
             reader,
             teaching,

@@ -165,7 +165,7 @@ class Session:
             self._typed = ""
         elif key == "u":
             label = self.teaching.undo()
-            self.messages.append("there is nothing to undo" if label is None else f"undone: an example of {named(label)}")
+            self.messages.append(f"undone: an example of {named(label)}" if label else "there is nothing to undo")
             self.decided = None
         elif key == "s":
             self.save()
