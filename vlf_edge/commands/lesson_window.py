@@ -23,6 +23,7 @@ class LessonWindow:
         self,
         image: np.ndarray,
         doing: str,
+        news: str = "",
         decided: tuple[str, float] | None = None,
         keys: Sequence[tuple[str, str, int]] = (),
     ) -> str:
@@ -32,8 +33,8 @@ class LessonWindow:
         lines = []
         if keys:
             lines.append(("  ".join(f"[{key}] {printable(label)} {count}" for key, label, count in keys), _WHITE))
-        if doing:
-            lines.append((printable(doing), _RED if "now" in doing else _WHITE))
+        if doing or news:
+            lines.append((printable(doing or news), _RED if ": now, " in doing else _WHITE))
         write_lines(shown, lines)
         if decided is not None:
             write_bar(shown, f"{printable(decided[0])}  {decided[1]:.0%}", decided[1])

@@ -61,7 +61,6 @@ def main(args: argparse.Namespace) -> int:
     """Teaches until Q is pressed or the source ends; prints how well left-out examples are known."""
     from ..enrolment.reading import Reader
     from ..enrolment.recording import usual_seconds
-    from ..enrolment.session import HELP as KEYS
     from ..enrolment.session import Session
     from ..enrolment.teaching import Teaching
     from ..plan import Plan, check_output
@@ -88,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
         )
         source = open_source(args.source, SourceOptions(**given_options(args, SourceOptions)))
         with signals.telling(session.stop, lambda: _lost(session)), source, keyboard, line:
-            line.tell(KEYS)
+            line.tell(session.news)
             _teach(source, session, keyboard, line, window)
     if session.saved and not signals.asked():
         record = session.saved.manifest.head.record
@@ -105,7 +104,7 @@ def _teach(source: Source, session: Session, keyboard: Keyboard, line: StatusLin
             session.see(frame)
             session.press(keyboard.read())
             if window is not None:
-                session.press(window.show(frame.image, session.doing, session.decided, session.keys))
+                session.press(window.show(frame.image, session.doing, session.news, session.decided, session.keys))
             if bool(doing) != bool(session.doing):
                 line.ring()
             _tell(session, line)

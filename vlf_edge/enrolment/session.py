@@ -43,7 +43,8 @@ class Session:
 
     reader: of the teaching's plan and answer. labels: those with a key, in order; those of the plan come first.
     output: where to save. seconds: how long an example is. countdown_s: before it. wants_more: False once it is over.
-    messages: what happened, in lines, for the caller to take away. saved: the plan as it was written last.
+    messages: what happened, in lines, for the caller to take away; news: the latest of it, or what keys there are.
+    saved: the plan as it was written last.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Session:
             raise VlfError(f"the countdown is {countdown_s:g} s; expected from 0 to {MOST_S:g}")
         self.teaching, self.wants_more = teaching, True
         self.messages: list[str] = []
+        self.news = HELP
         self.saved: Plan | None = None
         self._reader, self._live, self._output = reader, reader.follow(), output
         self._seconds, self._countdown_s = seconds, countdown_s
@@ -86,7 +88,7 @@ class Session:
     def see(self, frame: Frame) -> None:
         """The next frame."""
         if self._example and (frame.begins or (self._now_s is not None and frame.t_s < self._now_s)):
-            self.messages.append(f"the example of {named(self._example.label)} is given up: the camera was interrupted")
+            self._say(f"the example of {named(self._example.label)} is given up: the camera was interrupted")
             self._drop()
         self._now_s = frame.t_s
         _, (answer,) = self._live.push(frame)
@@ -128,6 +130,10 @@ class Session:
             return f"{label} in {math.ceil(left_s)}"
         return f"{label}: now, for {max(0.0, left_s + self._seconds):.1f} s"
 
+    def _say(self, text: str) -> None:
+        self.news = text
+        self.messages.append(text)
+
     def _continue(self, example: Example, frame: Frame) -> None:
         if frame.t_s < example.begin_s:
             return
@@ -144,10 +150,10 @@ class Session:
         try:
             self.teaching.add(label, reading, self._reader.least_s)
         except VlfError as error:
-            self.messages.append(str(error))
+            self._say(str(error))
             return
         took_ms = (time.perf_counter() - begun_s) * 1e3
-        self.messages.append(
+        self._say(
             f"{named(label)}: example {self.teaching.examples[label]}, {how_much(reading.moved)} moved "
             f"({reading.moved:.0f} of 255); learned in {took_ms:.0f} ms"
         )
@@ -160,12 +166,12 @@ class Session:
             self._ask(int(key))
         elif key == ESCAPE and self._example is not None:
             self._drop()
-            self.messages.append("given up")
+            self._say("given up")
         elif key == "n":
             self._typed = ""
         elif key == "u":
             label = self.teaching.undo()
-            self.messages.append(f"undone: an example of {named(label)}" if label else "there is nothing to undo")
+            self._say(f"undone: an example of {named(label)}" if label else "there is nothing to undo")
             self.decided = None
         elif key == "s":
             self.save()
@@ -177,9 +183,9 @@ class Session:
         try:
             self.saved = plan = self.teaching.save(self._output)
         except VlfError as error:
-            self.messages.append(str(error))
+            self._say(str(error))
         else:
-            self.messages.append(f"saved {plan.path}: {', '.join(plan.manifest.labels)}")
+            self._say(f"saved {plan.path}: {', '.join(plan.manifest.labels)}")
 
     @property
     def loses(self) -> int:
@@ -193,15 +199,15 @@ class Session:
     def _leave(self, sure: bool) -> None:
         if self.loses and not sure:
             self._leaving = True
-            self.messages.append("not saved yet: s saves, q once more leaves without")
+            self._say("not saved yet: s saves, q once more leaves without")
         else:
             self.wants_more = False
 
     def _ask(self, number: int) -> None:
         if number > len(self.labels):
-            self.messages.append(f"no label has the key {number}; n names a new one")
+            self._say(f"no label has the key {number}; n names a new one")
         elif self._now_s is None:
-            self.messages.append("there is no picture yet")
+            self._say("there is no picture yet")
         else:
             self._drop()
             label = self.labels[number - 1] if number else UNKNOWN
@@ -232,10 +238,10 @@ class Session:
             if len(self.labels) == _MOST_LABELS:
                 raise VlfError(f"all {_MOST_LABELS} keys are taken; teach more labels with vlf-edge enrol")
         except VlfError as error:
-            self.messages.append(str(error))
+            self._say(str(error))
             return
         self.labels.append(label)
-        self.messages.append(f"{label!r} has the key {len(self.labels)}")
+        self._say(f"{label!r} has the key {len(self.labels)}")
 
 
 def named(label: str) -> str:
