@@ -64,7 +64,7 @@ class Reader:
             rebuild=rebuild,
             cuda_graph=cuda_graph,
             threads=threads,
-            accept=accepting(plan, device=device, cuda_graph=cuda_graph) if self_test else None,
+            accept=accepting(plan, device=device, cuda_graph=cuda_graph) if self_test else lambda engines: None,
         )
         try:
             self._executor = open_executor(manifest, self._engines, self.sampling, answer=answer)
