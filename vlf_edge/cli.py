@@ -28,6 +28,7 @@ from .commands import (
     inspect,
     labels,
     run,
+    teach,
     train,
 )
 from .commands.cameras import OF_CAMERAS
@@ -39,6 +40,7 @@ from .printable import printable
 _VERBS = {
     "build": build, "run": run, "eval": eval, "bench": bench, "inspect": inspect, "train": train, "capture": capture,
     "export": export, "doctor": doctor, "enrol": enrol, "labels": labels, "calibrate-unknown": calibrate_unknown,
+    "teach": teach,
 }  # fmt: skip
 _EXIT_CODES = {AccuracyError: 3, CameraError: 4}
 _EXAMPLES = """examples:

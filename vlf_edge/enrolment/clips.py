@@ -13,14 +13,13 @@ import numpy as np
 from ..datasets.augment import find_mirrors
 from ..errors import SourceError, VlfError
 from ..head import UNKNOWN
+from ..video.motion_energy import STILL
 from ..video.sources import expand_clips
 from .reading import Reader, Reading
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 Clips = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-# Noise of a camera and of its compression stays below this; a hand that moves does not.
-STILL = 6.0
 _NAMES_SHOWN = 3
 
 
@@ -101,7 +100,7 @@ def read_clips(
             progress("read clips", done, total)
             reading = reader.read(name, mirror=label in mirrored, still=still and label != UNKNOWN)
             done += 1
-            why = _why_useless(label, reading, reader.least_s)
+            why = why_useless(label, reading, reader.least_s)
             if why:
                 useless[name] = why
             else:
@@ -112,7 +111,8 @@ def read_clips(
     return taught
 
 
-def _why_useless(label: str, reading: Reading, least_s: float) -> str:
+def why_useless(label: str, reading: Reading, least_s: float) -> str:
+    """Why a clip can teach a label nothing; empty if it can."""
     if len(reading.windows) == 0:
         return f"it has {reading.seconds:.2f} s without a gap, and one window takes {least_s:.2f} s"
     if label != UNKNOWN and reading.moved < STILL:

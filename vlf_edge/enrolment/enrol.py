@@ -8,6 +8,7 @@ them: "unknown" is a label that is taught like the others, and then made harder 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +20,11 @@ from .clips import Clips, Progress, check_labels, list_clips, mirrored_labels, r
 from .kept import read_kept
 from .lesson import teach
 from .memory import Taught, features_of
+from .open_set import why_not_held
 from .reading import Reader
 from .writing import write_head
+
+log = logging.getLogger(__name__)
 
 
 def enrol(
@@ -56,11 +60,8 @@ def enrol(
     """
     plan = plan if isinstance(plan, Plan) else Plan.open(plan)
     progress = progress or (lambda what, done, total: None)
-    if not 0 < false_accepts < 1:
-        raise VlfError(
-            f"false_accepts is {false_accepts}; expected a share of windows above 0 and below 1, such as 0.01"
-        )
-    _check_enrollable(plan)
+    check_share(false_accepts)
+    check_enrollable(plan)
     check_labels(list(actions))
     check_output(output)
     before = Taught.of(plan)
@@ -76,10 +77,21 @@ def enrol(
         still = none is None and not before.unknown_from_clips and not (keep or before.kept)
         clips = read_clips(reader, wanted, mirrored, still, progress)
         kept = read_kept(reader, plan, keep, labels, progress) if keep else []
-    return write_head(plan, output, teach(before, labels, clips, kept, plan.manifest.classes, false_accepts))
+    lesson = teach(before, labels, clips, kept, plan.manifest.classes, false_accepts)
+    if why := why_not_held(lesson.record):
+        log.warning(why)
+    return write_head(plan, output, lesson)
 
 
-def _check_enrollable(plan: Plan) -> None:
+def check_share(false_accepts: float) -> None:
+    """Raises VlfError for what is no share of windows."""
+    if not 0 < false_accepts < 1:
+        raise VlfError(
+            f"false_accepts is {false_accepts}; expected a share of windows above 0 and below 1, such as 0.01"
+        )
+
+
+def check_enrollable(plan: Plan) -> None:
     """Raises PlanMismatch for a plan without features, with the command that gives it some."""
     if features_of(plan.manifest):
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +13,8 @@ from .clips import TaughtClip
 from .discriminant import Clip, Statistics, left_out
 from .kept import KeptClip
 from .memory import NONE_CLIPS, STILL_FRAMES, Taught, arrays_of, condensed
-from .open_set import enough, fit_temperature, upper_bound
+from .open_set import fit_temperature, upper_bound
 
-log = logging.getLogger(__name__)
 MISSES = 0.05  # of the windows of one's own clips: what UNKNOWN may cost where no clips of other things were given
 KEPT_LOSS = 0.005  # of the windows of kept classes: what may be taken for something new
 
@@ -180,14 +177,6 @@ class Unseen:
             shifts[-1] = upper_bound(self._margin(of_nothing), false_accepts)
             accepted = float((self._margin(of_nothing) > shifts[-1]).mean())
             found |= {"false_accepts_asked": false_accepts, "false_accepts": round(accepted, 5)}
-            if not enough(len(of_nothing), false_accepts):
-                log.warning(
-                    "the clips of nothing have %d windows, too few to hold false accepts to %g of them: that takes %d; "
-                    "the one most like a label sets the threshold",
-                    len(of_nothing),
-                    false_accepts,
-                    math.ceil(1 / false_accepts - 1),
-                )
         elif not from_clips and len(of_labels):
             shifts[-1] = min(0.0, -upper_bound(-self._margin(of_labels), MISSES))
         return found

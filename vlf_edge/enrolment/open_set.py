@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,3 +49,14 @@ def upper_bound(values: np.ndarray, share: float) -> float:
 def enough(count: int, share: float) -> bool:
     """Whether so many values can bound a share."""
     return math.ceil((count + 1) * (1 - share) - 1e-9) <= count
+
+
+def why_not_held(record: Mapping[str, Any]) -> str:
+    """Why a head's rate of false accepts is not the one asked for; empty if it is. record: the head's."""
+    asked, count = record.get("false_accepts_asked"), record.get("none_windows", 0)
+    if asked is None or enough(count, asked):
+        return ""
+    return (
+        f"the clips of nothing have {count} windows, too few to hold false accepts to {asked:g} of them: that takes "
+        f"{math.ceil(1 / asked - 1)}; the one most like a label sets the threshold"
+    )
