@@ -10,6 +10,7 @@ Press 1 and wave, 2 and stop; 0 and do nothing of it, as often as can be: what i
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Teaches until Q is pressed or the source ends; prints how well left-out examples are known."""
+    from ..enrolment.open_set import why_not_held
     from ..enrolment.reading import Reader
     from ..enrolment.recording import usual_seconds
     from ..enrolment.session import Session
@@ -92,6 +94,8 @@ def main(args: argparse.Namespace) -> int:
     if session.saved and not signals.asked():
         record = session.saved.manifest.head.record
         print("\n".join(map(printable, [f"{session.saved.path}:", *head_rows(record)])))
+        if why := why_not_held(record):
+            print(printable(why), file=sys.stderr)
     return 0
 
 
