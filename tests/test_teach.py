@@ -97,6 +97,7 @@ def test_keys_teach_undo_and_save_and_the_terminal_is_given_back(terminal, tmp_p
     assert terminal.before[3] & echo == echo and terminal.modes[3] & echo == 0 and terminal.modes[3] & termios.ISIG
     terminal.press("1")
     terminal.wait_for(r"yes: now, for [\s\S]*yes: example 1, (some|much) moved .*learned in \d+ ms[\s\S]*yes \d+%")
+    assert re.search(r"yes in 1[^\a]*\a[^\a]*yes: now, for [^\a]*\a[^\a]*yes: example 1", terminal.said)  # it rings
     for key, said in [
         ("2", "no: example 1"),
         ("u", "undone: an example of no"),

@@ -104,12 +104,12 @@ def _teach(source: Source, session: Session, keyboard: Keyboard, line: StatusLin
     if the source ends or fails, but not after a signal."""
     try:
         for frame in source:
-            doing = session.doing
+            acting = session.acting
             session.see(frame)
             session.press(keyboard.read())
             if window is not None:
                 session.press(window.show(frame.image, session.doing, session.news, session.decided, session.keys))
-            if bool(doing) != bool(session.doing):
+            if acting != session.acting:
                 line.ring()
             _tell(session, line)
             line.show(session.status)
