@@ -10,7 +10,7 @@ from vlf_edge.enrolment.clips import TaughtClip, check_labels, mirrored_labels
 from vlf_edge.enrolment.discriminant import PRIOR_CLIPS, Clip, Statistics, empty, left_out
 from vlf_edge.enrolment.lesson import teach
 from vlf_edge.enrolment.memory import Taught, arrays_of, condensed, statistics_of
-from vlf_edge.enrolment.open_set import enough, fit_temperature, upper_bound
+from vlf_edge.enrolment.open_set import enough, fit_temperature, upper_bound, why_not_held
 from vlf_edge.enrolment.reading import Reading
 from vlf_edge.head import UNKNOWN, Head, HeadArray, HeadInfo
 
@@ -111,6 +111,13 @@ def test_a_bound_is_exceeded_by_no_more_than_its_share():
     beyond = [np.exp(-upper_bound(rng.exponential(size=60), 0.05)) for _ in range(3000)]  # the true share above it
     assert np.mean(beyond) <= 0.05 and np.mean(beyond) >= 0.03
     assert enough(19, 0.05) and not enough(18, 0.05) and upper_bound(np.arange(5.0), 0.01) == 4
+
+
+def test_a_rate_that_cannot_be_held_is_said():
+    record = {"unknown_from": "none clips", "false_accepts_asked": 0.01, "none_windows": 98}
+    assert "98 windows, too few to hold false accepts to 0.01 of them: that takes 99" in why_not_held(record)
+    assert not why_not_held({**record, "none_windows": 99}) and not why_not_held({"unknown_from": "still frames"})
+    assert "one clip of nothing sets no threshold" in why_not_held({"unknown_from": "none clips"})
 
 
 def taught(clips: list[Clip], labels: list[str]) -> list[TaughtClip]:

@@ -18,8 +18,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vlf_edge import Plan, Runtime
+from vlf_edge import CameraError, Plan, Runtime, open_source
 from vlf_edge.cli import main
+from vlf_edge.video.sources import Source
 
 GOLDEN = Path(__file__).parent / "golden" / "format2-fp32.plan"
 NOD = "test://motion?label=nod&seconds=100000&fps=12&width=96&height=72"
@@ -96,6 +97,7 @@ def test_keys_teach_undo_and_save_and_the_terminal_is_given_back(terminal, tmp_p
     assert terminal.before[3] & echo == echo and terminal.modes[3] & echo == 0 and terminal.modes[3] & termios.ISIG
     terminal.press("1")
     terminal.wait_for(r"yes: now, for [\s\S]*yes: example 1, (some|much) moved .*learned in \d+ ms[\s\S]*yes \d+%")
+    assert re.search(r"yes in 1[^\a]*\a[^\a]*yes: now, for [^\a]*\a[^\a]*yes: example 1", terminal.said)  # it rings
     for key, said in [
         ("2", "no: example 1"),
         ("u", "undone: an example of no"),
@@ -146,10 +148,35 @@ def test_keys_of_the_window_and_what_it_shows(monkeypatch, tmp_path, capsys):
     told = capsys.readouterr()
     assert "yes: example 1" in told.err and "nothing: example 1" in told.err and "has ended" in told.err
     assert f"saved {output}: yes, unknown" in told.err and "yes  1 clip(s)" in told.out
+    assert "one clip of nothing sets no threshold for unknown: give more of them" in told.err
     assert Plan.open(output).manifest.labels == ("yes", "unknown")
     assert len(screen.pictures) == 120
     legend, bar = screen.pictures[0][:10], screen.pictures[-1][-10:]
     assert legend.std() > 10 and bar.std() > 10
+
+
+class FailingCamera(Source):
+    """Frames of a video, and then the cable is pulled."""
+
+    def __init__(self):
+        super().__init__("camera")
+        self._inner = open_source(NOD.replace("100000", "5"))
+
+    def read(self):
+        frame = self._inner.read()
+        if frame is None:
+            raise CameraError("the camera is gone")
+        return frame
+
+
+def test_what_was_taught_is_saved_when_the_camera_fails(monkeypatch, tmp_path, capsys):
+    Screen(monkeypatch, {5: "1"})
+    monkeypatch.setattr("vlf_edge.video.open_source", lambda *what: FailingCamera())
+    output = tmp_path / "mine.plan"
+    assert main(["teach", str(GOLDEN), "0", "--show", "--labels", "yes", "-o", str(output), "--countdown", "0"]) == 4
+    told = capsys.readouterr().err
+    assert f"saved {output}: yes, unknown" in told and told.endswith("vlf-edge: the camera is gone\n")
+    assert Plan.open(output).manifest.labels == ("yes", "unknown")
 
 
 def test_without_a_terminal_or_a_screen_it_says_so(monkeypatch, tmp_path, capsys):

@@ -48,6 +48,7 @@ _EXAMPLES = """examples:
   vlf-edge train my-clips/ --from vlf-tiny --out my.safetensors
   vlf-edge build --precision int8 --weights my.safetensors --calib-data my-clips/
   vlf-edge enrol vlf.plan wave=clips/wave/ stop=clips/stop/ --none clips/nothing/ -o mine.plan
+  vlf-edge teach vlf.plan 0 --labels wave stop -o mine.plan
   vlf-edge eval vlf.plan my-clips/ --live
   vlf-edge run vlf.plan /dev/video0
   vlf-edge run vlf.plan street.mp4 --save annotated.mp4

@@ -10,6 +10,7 @@ Press 1 and wave, 2 and stop; 0 and do nothing of it, as often as can be: what i
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Teaches until Q is pressed or the source ends; prints how well left-out examples are known."""
+    from ..enrolment.open_set import why_not_held
     from ..enrolment.reading import Reader
     from ..enrolment.recording import usual_seconds
     from ..enrolment.session import Session
@@ -92,6 +94,8 @@ def main(args: argparse.Namespace) -> int:
     if session.saved and not signals.asked():
         record = session.saved.manifest.head.record
         print("\n".join(map(printable, [f"{session.saved.path}:", *head_rows(record)])))
+        if why := why_not_held(record):
+            print(printable(why), file=sys.stderr)
     return 0
 
 
@@ -100,12 +104,12 @@ def _teach(source: Source, session: Session, keyboard: Keyboard, line: StatusLin
     if the source ends or fails, but not after a signal."""
     try:
         for frame in source:
-            doing = session.doing
+            acting = session.acting
             session.see(frame)
             session.press(keyboard.read())
             if window is not None:
                 session.press(window.show(frame.image, session.doing, session.news, session.decided, session.keys))
-            if bool(doing) != bool(session.doing):
+            if acting != session.acting:
                 line.ring()
             _tell(session, line)
             line.show(session.status)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .memory import NONE_CLIPS
+
 # Logits of a discriminant of so few clips claim far more than they know. Where too few clips were left out to find out
 # how much, this is what five labels of five clips needed (benchmarks/enrol.py).
 USUAL_TEMPERATURE = 8.0
@@ -54,6 +56,8 @@ def enough(count: int, share: float) -> bool:
 def why_not_held(record: Mapping[str, Any]) -> str:
     """Why a head's rate of false accepts is not the one asked for; empty if it is. record: the head's."""
     asked, count = record.get("false_accepts_asked"), record.get("none_windows", 0)
+    if record.get("unknown_from") == NONE_CLIPS and asked is None:
+        return "one clip of nothing sets no threshold for unknown: give more of them"
     if asked is None or enough(count, asked):
         return ""
     return (

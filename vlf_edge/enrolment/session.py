@@ -119,6 +119,11 @@ class Session:
         return " | ".join(part for part in (self.doing, decided, keys) if part)
 
     @property
+    def acting(self) -> bool:
+        """Whether an example is being watched: its countdown is over."""
+        return self._example is not None and self._example.watch is not None
+
+    @property
     def doing(self) -> str:
         """What goes on, in a few words; empty if nothing does."""
         if self._typed is not None:

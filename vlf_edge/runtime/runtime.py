@@ -67,7 +67,7 @@ class Runtime:
         self_test: bool = True,
     ):
         self.plan = plan if isinstance(plan, Plan) else Plan.open(plan)
-        manifest = self.plan.manifest
+        manifest, head = self.plan.manifest, self.plan.head()
         sampling = manifest.sampling if phases is None else replace(manifest.sampling, phases=phases)
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
@@ -76,7 +76,6 @@ class Runtime:
         self._pushing = threading.Lock()
 
         def accept(engines: Mapping[str, Engine]) -> None:
-            head = self.plan.head()
             made = Recognizer(manifest, engines, head=head, sampling=sampling, topk=topk, max_streams=max_streams)
             if self_test:
                 check_answers(self.plan, made.executor, engines, device=device, cuda_graph=cuda_graph)
