@@ -23,7 +23,6 @@ from typing import Any
 from .. import signals
 from ..options import add_options, given_options
 from ..printable import printable
-from ..software import require_packages
 from .progress import Progress
 
 HELP = "train a model on clips, or fine-tune one"
@@ -53,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Trains; prints what came of it."""
-    require_packages("models", "training", ("torch", "timm", "safetensors"))
     from ..training import Settings, train
 
     asked, kept = threading.Event(), Path(args.out).with_suffix(".resume.safetensors")

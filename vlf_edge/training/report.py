@@ -20,7 +20,7 @@ from .judgement import Answer, Judgement
 BEGINNING = b"<!doctype html>\n<!-- A training report of vlf-edge. -->"
 _MATRIX_CLASSES = 40  # with more, only what was mistaken most often is shown
 _PAIRS_SHOWN = 30
-_SHADED_SHARE = 0.55  # from here on a cell is dark: white ink
+_PALEST, _FULLEST = 12, 60  # per cent of colour in a cell: so that the text keeps its contrast in light and dark
 _JPEG_QUALITY = 82
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 260, 44, 14, 12, 34  # of a chart, in its own units
 # Nothing but what the file itself holds, and no script: whatever a label or the name of a clip may say.
@@ -72,9 +72,11 @@ def _head(run: Run) -> str:
     broken = sum(record["broken"].values())
     if broken:
         facts["Not readable"] = f"{broken} clips"
-    advice = f'<p class="advice" role="note">{_text(run.advice)}</p>' if run.advice else ""
+    said = f"{run.advice[0].upper()}{run.advice[1:]}" if run.advice else ""
+    advice = f'<p class="advice">{_text(said)}</p>' if said else ""
     rows = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())
-    return f'<h1>{_text(run.weights)}</h1>\n{advice}<section><h2>The run</h2><dl class="facts">{rows}</dl></section>'
+    head = f'<p class="soft">Training report</p>\n<h1>{_text(run.weights)}</h1>\n{advice}'
+    return f'{head}<section><h2>The run</h2><dl class="facts">{rows}</dl></section>'
 
 
 def _curves(run: Run) -> str:
@@ -99,7 +101,7 @@ def _curves(run: Run) -> str:
         f'<div class="curves">{"".join(charts)}</div>'
         '<p class="soft">The dotted line is the epoch whose weights were kept. Training clips are changed anew each '
         "time they are seen, validation clips never; so validation may look better.</p>"
-        f"<details><summary>The numbers</summary>{_table('', heads, table)}</details></section>"
+        f"<details><summary>The numbers</summary>{_table('Every epoch', heads, table)}</details></section>"
     )
 
 
@@ -151,7 +153,7 @@ def _confusion(run: Run) -> str:
     for i, label in enumerate(labels):
         cells = "".join(_cell(int(confusion[i, j]), int(counts[i]), i == j) for j in range(len(labels)))
         rows += f'<tr><th scope="row">{_text(label)}</th>{cells}</tr>'
-    caption = "Validation clips: a row for what they show, a column for what the model decided"
+    caption = "Validation clips: a row for what they show, a column for what the model decided."
     return f"<section><h2>Confusion</h2>{_table(caption, ('', *labels), rows, 'confusion')}</section>"
 
 
@@ -159,8 +161,8 @@ def _cell(count: int, total: int, right: bool) -> str:
     if not count:
         return "<td></td>"
     share = count / total
-    kind = f"{'dark ' if share >= _SHADED_SHARE else ''}{'right' if right else ''}".strip()
-    return f'<td class="{kind}" style="--share:{80 * share + 15 * (not right):.0f}%">{count}</td>'
+    colour = _PALEST + (_FULLEST - _PALEST) * share
+    return f'<td class="{"right" if right else "mistaken"}" style="--share:{colour:.0f}%">{count}</td>'
 
 
 def _classes(run: Run) -> str:
@@ -184,7 +186,9 @@ def _classes(run: Run) -> str:
     hint = ""
     if uneven and not run.record["settings"].get("balance"):
         hint = "<p>Some classes have three times the clips of others: <code>--balance</code> draws them alike.</p>"
-    caption = "Recall: share of a class's clips that were recognised. Precision: share of its decisions that were right"
+    caption = (
+        "Recall: share of a class's clips that were recognised. Precision: share of its decisions that were right."
+    )
     return f"<section><h2>Classes</h2>{hint}{_table(caption, heads, rows)}</section>"
 
 
@@ -230,17 +234,17 @@ def _settings(run: Run) -> str:
     build = f"vlf-edge build --precision int8 --weights {run.weights} --calib-data {record['data']}"
     return (
         f"<section><h2>From here</h2><p>A plan that cameras run on:</p><pre>{_text(build)}</pre>{command}"
-        f"<details><summary>All settings</summary>{_table('', ('', 'value'), rows)}</details></section>"
+        f"<details><summary>All settings</summary>{_table('Settings and versions', ('', 'value'), rows)}</details>"
+        "</section>"
     )
 
 
 def _table(caption: str, heads: Sequence[str], rows: str, kind: str = "plain") -> str:
     """A table that scrolls by itself where it is too wide, with the keyboard too."""
     cells = "".join(f'<th scope="col">{_text(head)}</th>' if head else "<td></td>" for head in heads)
-    about = f"<caption>{_text(caption)}</caption>" if caption else ""
-    name = _text(caption or "table")
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table class="{kind}">{about}'
+        f'<p class="soft">{_text(caption)}</p><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{_text(caption)}"><table class="{kind}">'
         f"<thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 

@@ -159,3 +159,6 @@ class Settings:
         """Plain JSON values of all that changes the result."""
         values = {name: value for name, value in asdict(self).items() if name not in _FREE}
         return {**values, "teachers": list(self.teachers), "lr": self.peak_lr, "patience": self.most_idle_epochs}
+
+
+TrainingSettings = Settings  # at the front door, where there are others
