@@ -59,6 +59,7 @@ _HOME = {
     "Recipe": "compiler",
     "TrainingSettings": "training",
     "build": "compiler",
+    "enrol": "enrolment",
     "evaluate": "evaluation",
     "find_source": "video",
     "load_recipe": "compiler",

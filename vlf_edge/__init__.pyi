@@ -4,6 +4,7 @@ from ._version import __version__ as __version__
 from .compiler.builder import build as build
 from .compiler.recipe import Recipe as Recipe
 from .compiler.recipe import load_recipe as load_recipe
+from .enrolment.enrol import enrol as enrol
 from .errors import BackendMissing as BackendMissing
 from .errors import CalibrationError as CalibrationError
 from .errors import CameraError as CameraError
