@@ -18,14 +18,14 @@ PAGE = (ROOT / "docs" / "python.md").read_text()
 
 @pytest.mark.slow
 def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch):
-    write_clips(tmp_path / "my-clips", per_class=8)  # enough windows to calibrate on
+    write_clips(tmp_path / "my-clips", per_class=18)  # enough to calibrate on, and to judge by
     (tmp_path / "my-clips" / LABELS[0]).rename(tmp_path / "my-clips" / "wave")
     monkeypatch.chdir(tmp_path)
     found: dict = {"__name__": "example"}
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)):
         exec(compile(code, f"docs/python.md, example {number}", "exec"), found)
     assert found["plan"].manifest.precision == "int8" and "wave" in found["plan"].manifest.labels
-    assert found["report"]["clips"] in range(4, 9) and found["prediction"].state == "ok"
+    assert found["report"]["clips"] in range(8, 20) and found["prediction"].label in found["plan"].manifest.labels
     assert (tmp_path / "my.html").is_file()
 
 
