@@ -100,3 +100,15 @@ def test_workers_start_although_opencv_has_threads():
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(threads)
+
+
+def test_balanced_batches_hold_every_class_alike_and_all_of_its_clips():
+    classes = ((0, 3, 5, 6, 7, 8, 9), (1,), (2, 4))
+    balanced = ResumableBatchSampler(**{**vars(SAMPLER), "batch": 6, "classes": classes})
+    steps = [[ticket.index for ticket in batch] for batch in balanced]
+    of = {index: number for number, members in enumerate(classes) for index in members}
+    assert all(sorted(of[index] for index in step) == [0, 0, 1, 1, 2, 2] for step in steps)
+    drawn = [index for step in steps for index in step if of[index] == 0]
+    assert sorted(drawn[:7]) == sorted(drawn[7:14]) == list(classes[0]) and drawn[:7] != drawn[7:14]
+    later = ResumableBatchSampler(**{**vars(balanced), "first": 5})
+    assert [[ticket.index for ticket in batch] for batch in later] == steps[5:]

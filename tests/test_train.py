@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from toy_clips import LABELS, Squares, write_clips, write_weights
+from toy_model import build_toy
 
 from vlf_edge.commands import train as command
 from vlf_edge.errors import VlfError, WeightsError
@@ -22,6 +23,7 @@ from vlf_edge.models.weights import load_weights
 from vlf_edge.options import given_options
 from vlf_edge.training import Settings, curves, start, train
 from vlf_edge.training.checkpoint import Outputs
+from vlf_edge.training.frozen import freeze_stage
 
 
 @pytest.fixture
@@ -121,6 +123,41 @@ def test_a_new_model_is_made_by_name(tmp_path):
     assert equal(model.state_dict(), same.state_dict())
 
 
+def test_a_frozen_stage_does_not_move(settings):
+    before, after = tensors(settings.start), tensors(train(replace(settings, freeze="frame")).best)
+    moved = {name.split(".")[0] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved == {"clip"}
+    free = tensors(train(settings).best)
+    assert not torch.equal(before["frame.project.1.running_mean"], free["frame.project.1.running_mean"])
+
+
+def test_a_model_without_the_stage_cannot_freeze_it():
+    model = build_toy()
+    frame, clip = model.stages()
+    for stages in ((clip,), (frame,)):
+        model.stages = lambda stages=stages: stages
+        with pytest.raises(VlfError, match=f"vlf-tiny has the stages {stages[0].name}; leave out --freeze frame"):
+            freeze_stage(model, "frame")
+
+
+def test_balanced_classes_are_seen_as_often_and_count_as_much(settings, sets):
+    for name, count in (("train", 32), ("val", 8)):  # half of "left" and nothing else of it; all of the others
+        sets[name] = Squares(count)
+        rare = [clip for clip in sets[name].clips if clip.label or clip.name == "square 0"]
+        order = [int(clip.name.split()[1]) for clip in rare]
+        sample = sets[name].sample
+        sets[name].clips = rare
+        sets[name].sample = lambda index, rng, sample=sample, order=order: sample(order[index], rng)
+    seen = []
+    sample = sets["train"].sample
+    sets["train"].sample = lambda index, rng: seen.append(sets["train"].clips[index].label) or sample(index, rng)
+    record = train(replace(settings, balance=True)).record
+    assert np.bincount(seen).tolist() == [16, 16, 16, 16]
+    val = record["val"]
+    assert val["top1"] == pytest.approx(np.mean(list(val["recall"].values())), abs=1e-3)
+    assert (val["clips"], val["chance"], record["settings"]["balance"]) == (7, 0.25, True)
+
+
 def test_settings_that_make_no_run_are_refused(settings):
     for changes, said in (
         ({"epochs": 0}, "--epochs is 0; expected 1 or more"),
@@ -133,6 +170,9 @@ def test_settings_that_make_no_run_are_refused(settings):
         ({"size_px": 96, "frames": 4}, "leave out --size and --frames, or --from"),
         ({"hint_weight": 1.0}, "name some with --teacher"),
         ({"start": None, "qat": True}, "--qat fine-tunes"),
+        ({"freeze": "head"}, "--freeze is 'head', expected one of frame"),
+        ({"start": None, "freeze": "frame"}, "--freeze frame keeps what was learned"),
+        ({"freeze": "frame", "qat": True}, "leave out --freeze frame, or --qat"),
     ):
         with pytest.raises(VlfError, match=said):
             replace(settings, **changes)
@@ -232,6 +272,11 @@ def test_curves_are_a_table_and_a_picture(settings, tmp_path):
         left, right = ((half == colour).all(axis=2).sum() for half in np.array_split(image[40:], 2, axis=1))
         assert left > 100 and right > 100
     curves.picture([{name: 0.0 for name in curves.COLUMNS}])  # an epoch without any loss
+    page = outputs.report.read_text()
+    assert f"{round(8 * outcome.record['val']['top1'])} of 8 clips right" in page and page.count('class="film"') == 8
+    outputs.report.write_text("somebody's page")
+    with pytest.raises(WeightsError, match="would overwrite .*w.html"):
+        train(settings)
 
 
 def test_the_command_trains_on_a_folder(tmp_path, capsys):

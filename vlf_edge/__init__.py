@@ -56,11 +56,16 @@ _HOME = {
     "VlfError": "errors",
     "WeightsError": "errors",
     "WrongAnswers": "errors",
+    "Recipe": "compiler",
+    "TrainingSettings": "training",
     "build": "compiler",
     "enrol": "enrolment",
+    "evaluate": "evaluation",
     "find_source": "video",
+    "load_recipe": "compiler",
     "open_source": "video",
     "to_json": "runtime",
+    "train": "training",
 }
 
 __all__ = sorted([*_HOME, "__version__"])

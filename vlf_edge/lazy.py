@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
@@ -15,6 +16,8 @@ def lazy(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f".{home[name]}", package), name)
+        if isinstance(value, ModuleType):  # imported before, it hides what is called as its module is: train.train
+            value = getattr(value, name, value)
         setattr(sys.modules[package], name, value)
         return value
 

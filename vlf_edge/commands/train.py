@@ -6,7 +6,7 @@ vlf-edge train my-clips/ --model vlf --pretrained           a bigger model, its 
 torchrun --nproc-per-node 4 -m vlf_edge train my-clips/     on four GPUs
 
 Beside the best weights (OUT) are written the last ones (.last.safetensors), the state that --resume continues from
-(.resume.safetensors) and the learning curves (.csv, .png).
+(.resume.safetensors), the learning curves (.csv, .png) and, at the end, a report to open in a browser (.html).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 from .. import signals
 from ..options import add_options, given_options
 from ..printable import printable
-from ..software import require_packages
 from .progress import Progress
 
 HELP = "train a model on clips, or fine-tune one"
@@ -38,12 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on with the run of the same command that was stopped or killed"
     )
     model, learning = parser.add_argument_group("model"), parser.add_argument_group("learning")
-    add_options(model, Settings, "model", "backbone", "size_px", "frames", "pretrained", "start", "qat", "teachers")
+    add_options(model, Settings, "model", "backbone", "size_px", "frames", "pretrained", "start", "freeze", "qat")
+    add_options(model, Settings, "teachers")
     add_options(
         learning,
         Settings,
-        *("epochs", "batch", "clips_per_epoch", "patience", "val_clips", "span_s", "lr", "warmup", "weight_decay"),
-        *("clip_norm", "label_smoothing", "ema_decay", "motion_weight", "motion_weight_end", "hint_weight", "seed"),
+        *("epochs", "batch", "clips_per_epoch", "balance", "patience", "val_clips", "span_s", "lr", "warmup"),
+        *("weight_decay", "clip_norm", "label_smoothing", "ema_decay", "motion_weight", "motion_weight_end"),
+        *("hint_weight", "seed"),
     )
     add_options(parser, Settings, "workers", "compile", "max_minutes")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -51,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Trains; prints what came of it."""
-    require_packages("models", "training", ("torch", "timm", "safetensors"))
     from ..training import Settings, train
 
     asked, kept = threading.Event(), Path(args.out).with_suffix(".resume.safetensors")
@@ -76,12 +76,16 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _measure(record: dict[str, Any]) -> str:
+    return "mean recall of the classes" if record["settings"]["balance"] else "top-1"
+
+
 def _report(outcome: Any) -> str:
     record, val = outcome.record, outcome.record["val"]
     rows = [
         f"{outcome.best}: {record['model']} after epoch {record['epochs']:g}, "
         f"{record['clips']} clips, {record['minutes']:g} minutes",
-        f"validation: top-1 {val['top1']:.1%} of {val['clips']} clips, loss {val['loss']:.4f}",
+        f"validation: {_measure(record)} {val['top1']:.1%} of {val['clips']} clips, loss {val['loss']:.4f}",
     ]
     recall = {printable(label): share for label, share in val["recall"].items()}
     width = max(map(len, recall))

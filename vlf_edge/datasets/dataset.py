@@ -70,6 +70,13 @@ class ClipDataset(ABC):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def by_class(self) -> tuple[tuple[int, ...], ...]:
+        """The indices of the clips of each class that has some, in the order of the labels."""
+        found: dict[int, list[int]] = {}
+        for index, clip in enumerate(self.clips):
+            found.setdefault(clip.label, []).append(index)
+        return tuple(tuple(found[label]) for label in sorted(found))
+
     def keep(self, most_bytes: int, threads: int = 1) -> bool:
         """Reads all clips once and holds what training draws its samples from, if that takes ``most_bytes`` at most;
         samples stay what they were. Processes forked afterwards share the memory. True if it is held."""

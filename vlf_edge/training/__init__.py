@@ -1,8 +1,17 @@
 """Training: clips and labels -> weights. Needs PyTorch, but for ``Settings``."""
 
-from ..lazy import lazy
+from typing import Any
 
-_HOME = {"Outcome": "trainer", "Settings": "settings", "train": "train"}
+from ..lazy import lazy
+from ..software import require_packages
+
+_HOME = {"Outcome": "trainer", "Settings": "settings", "TrainingSettings": "settings", "train": "train"}
 
 __all__ = sorted(_HOME)
-__getattr__ = lazy(__name__, _HOME)
+_find = lazy(__name__, _HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Outcome", "train"):
+        require_packages("models", "training", ("torch", "timm", "safetensors"))
+    return _find(name)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..atomic import replacing
 from ..errors import WeightsError
 from ..models.weights import read_regular, read_safetensors
-from . import curves
+from . import curves, report
 
 _KEY = "vlf_edge_run"
 
@@ -24,7 +24,7 @@ _KEY = "vlf_edge_run"
 @dataclass(frozen=True)
 class Outputs:
     """The files of a run, named after the first. best, last: weights. resume: its whole state. table, picture: the
-    learning curves."""
+    learning curves. report: all of it to read, once the run is finished."""
 
     best: Path
 
@@ -44,9 +44,13 @@ class Outputs:
     def picture(self) -> Path:
         return self.best.with_suffix(".png")
 
+    @property
+    def report(self) -> Path:
+        return self.best.with_suffix(".html")
+
     def check(self, inputs: Sequence[str]) -> None:
-        """Raises WeightsError if no weights can be written there, or only over ``inputs`` or over a table of something
-        else: better now than after the first epoch."""
+        """Raises WeightsError if no weights can be written there, or only over ``inputs`` or over a table or page of
+        something else: better now than after the first epoch."""
         if self.best.suffix != ".safetensors":
             raise WeightsError(f"--out is {self.best}; weights are written as .safetensors")
         try:
@@ -57,20 +61,22 @@ class Outputs:
             raise WeightsError(f"weights cannot be written to {self.best}: {error.strerror}") from None
         if self.best.is_dir():
             raise WeightsError(f"weights cannot be written to {self.best}: it is a folder")
-        written = {path.resolve() for path in (self.best, self.last, self.resume, self.table, self.picture)}
+        files = (self.best, self.last, self.resume, self.table, self.picture, self.report)
+        written = {path.resolve() for path in files}
         lost = [Path(path) for path in inputs if Path(path).resolve() in written]
-        if not lost and _is_foreign_table(self.table):
-            lost = [self.table]
+        if not lost:
+            ours = {self.table: curves.HEADER, self.report: report.BEGINNING}
+            lost = [path for path, beginning in ours.items() if _is_foreign(path, beginning)]
         if lost:
             raise WeightsError(f"--out {self.best} would overwrite {lost[0]}; name another file")
 
 
-def _is_foreign_table(path: Path) -> bool:
-    """True for a CSV file that no run wrote, such as an annotation."""
+def _is_foreign(path: Path, beginning: bytes) -> bool:
+    """True for a file that no run wrote, such as an annotation: it does not begin so."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return not file.readline().startswith(curves.HEADER)
+        return file.read(len(beginning)) != beginning
 
 
 def write_bytes(path: Path, data: bytes) -> None:

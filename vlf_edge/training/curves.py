@@ -33,7 +33,7 @@ def picture(history: Sequence[Mapping[str, Any]]) -> bytes:
     image = np.full((_HEIGHT_PX, _WIDTH_PX, 3), 255, np.uint8)
     losses = [_column(history, "loss"), _column(history, "val_loss")]
     shares = [[100 * value for value in _column(history, name)] for name in ("train_top1", "top1")]
-    _plot(image, _LEFT_PX, "loss", losses, 0, _round_up(max(filter(math.isfinite, sum(losses, [])), default=1)))
+    _plot(image, _LEFT_PX, "loss", losses, 0, round_up(max(filter(math.isfinite, sum(losses, [])), default=1)))
     _plot(image, _WIDTH_PX // 2 + _LEFT_PX, "top-1, %", shares, 0, 100)
     return load_cv2().imencode(".png", image)[1].tobytes()
 
@@ -73,7 +73,7 @@ def _column(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     return [float(row[name]) for row in history]
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """The next readable number: a fifth of it, the distance of two lines, has few digits too."""
     scale = 10 ** math.floor(math.log10(max(value, 1e-6)))
     return next(step * scale for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * scale >= value)

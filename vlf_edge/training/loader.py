@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -74,8 +75,10 @@ class ResumableBatchSampler(Sampler):
     """The tickets of every step from ``first`` on.
 
     clips: as many as the data set has, visited in an order that is drawn anew whenever all were seen; None: the data
-    set never ends and is read in its own order. easy_first: clips get harder from epoch to epoch; else they are as hard
-    as they come from the start. rank, world: this process takes its share of each batch, in one piece.
+    set never ends and is read in its own order. classes: those clips by class; where there are some, each class is
+    drawn equally often, its clips in an order that is drawn anew whenever all of its own were seen. easy_first: clips
+    get harder from epoch to epoch; else they are as hard as they come from the start. rank, world: this process takes
+    its share of each batch, in one piece.
     """
 
     clips: int | None
@@ -87,23 +90,46 @@ class ResumableBatchSampler(Sampler):
     easy_first: bool = True
     rank: int = 0
     world: int = 1
+    classes: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.epochs - self.first
 
     def __iter__(self) -> Iterator[list[Ticket]]:
         share = self.batch // self.world
-        turn, order = -1, np.arange(0)
+        draw = self._balanced() if self.classes else self._shuffled() if self.clips else int
         for step in range(self.first, self.steps_per_epoch * self.epochs):
             progress = (step // self.steps_per_epoch) / max(1, self.epochs - 1) if self.easy_first else 1.0
-            tickets, begin = [], step * self.batch + self.rank * share
-            for place in range(begin, begin + share):
-                if self.clips and place // self.clips != turn:
-                    turn = place // self.clips
-                    order = np.random.default_rng((self.seed, turn)).permutation(self.clips)
-                index = int(order[place % self.clips]) if self.clips else place
-                tickets.append(Ticket(index, place, progress))
-            yield tickets
+            begin = step * self.batch + self.rank * share
+            yield [Ticket(draw(place), place, progress) for place in range(begin, begin + share)]
+
+    def _shuffled(self) -> Callable[[int], int]:
+        """Place in the run -> clip: all of them once in every turn."""
+
+        @lru_cache(1)
+        def order(turn: int) -> np.ndarray:
+            return np.random.default_rng((self.seed, turn)).permutation(self.clips)
+
+        return lambda place: int(order(place // self.clips)[place % self.clips])
+
+    def _balanced(self) -> Callable[[int], int]:
+        """Place in the run -> clip: one of each class in every turn, so that a class's n-th clip is drawn in turn n."""
+
+        @lru_cache(1)
+        def order(turn: int) -> np.ndarray:
+            return np.random.default_rng((self.seed, turn)).permutation(len(self.classes))
+
+        @lru_cache(len(self.classes))
+        def of_class(number: int, round_: int) -> np.ndarray:
+            return np.random.default_rng((self.seed, number, round_)).permutation(self.classes[number])
+
+        def draw(place: int) -> int:
+            turn, at = divmod(place, len(self.classes))
+            number = int(order(turn)[at])
+            round_, one = divmod(turn, len(self.classes[number]))
+            return int(of_class(number, round_)[one])
+
+        return draw
 
 
 class _Reader(Dataset):

@@ -30,6 +30,8 @@ class Settings:
     out: the best weights; what else a run writes is named after it.
     batch: clips of a step, over all processes. lr: reached after the share ``warmup`` of all steps and falling to zero
     by a cosine. weight_decay: not on norms, biases and positions.
+    freeze: the name of a stage that is kept as it is. balance: draw every class equally often in training, and
+    give each the same weight in validation; training data that never ends is balanced as it is.
     motion_weight, motion_weight_end: of no effect on data that does not know its motion.
     workers: for each process that trains.
     Raises VlfError for values that make no run.
@@ -96,6 +98,16 @@ class Settings:
         "X",
         least=0,
     )
+    freeze: str | None = option(
+        None,
+        "a stage of --from that does not move, the statistics of its BatchNorm included: steps are faster, and there "
+        "is less to learn by heart",
+        choices=("frame",),
+    )
+    balance: bool = option(
+        False,
+        "classes count alike however few clips they have: as often in training, as much in what validation says",
+    )
     qat: bool = option(False, "fine-tune --from for int8: the plan takes over the scales learned")
     seed: int = option(0, "the same seed gives the same weights (default: 0)", "N", least=0, most=_LARGEST_SEED)
     workers: int | None = option(None, "processes that read clips (default: one a core, at most 16)", "N", least=0)
@@ -110,6 +122,10 @@ class Settings:
             raise VlfError(f"--from {self.start} brings a model as it is; leave out {' and '.join(asked)}, or --from")
         if self.hint_weight and not self.teachers:
             raise VlfError(f"--hint-weight {self.hint_weight:g} is of the teachers' tokens; name some with --teacher")
+        if self.freeze and not self.start:
+            raise VlfError(f"--freeze {self.freeze} keeps what was learned; name its weights with --from WEIGHTS")
+        if self.freeze and self.qat:
+            raise VlfError(f"--qat has every stage learn around int8; leave out --freeze {self.freeze}, or --qat")
         if self.qat and not self.start:
             raise VlfError("--qat fine-tunes a trained model; name its weights with --from WEIGHTS")
 
@@ -143,3 +159,6 @@ class Settings:
         """Plain JSON values of all that changes the result."""
         values = {name: value for name, value in asdict(self).items() if name not in _FREE}
         return {**values, "teachers": list(self.teachers), "lr": self.peak_lr, "patience": self.most_idle_epochs}
+
+
+TrainingSettings = Settings  # at the front door, where there are others

@@ -30,6 +30,7 @@ from .checkpoint import (
     write_bytes,
 )
 from .device import Device
+from .frozen import freeze_stage
 from .loader import Batch, ResumableBatchSampler, shuffled_batches
 from .objective import Objective, Student, load_teachers
 from .optimizer import WeightAverage, learning_rate, make_optimizer
@@ -97,6 +98,8 @@ class Trainer:
         teachers = load_teachers(settings.teachers, model, train_set.labels, device.torch, settings.hint_weight > 0)
         student = Student(model, len(train_set.targets), teachers.hints if teachers else 0)
         self.student = student.to(device.torch, memory_format=torch.channels_last).train()
+        if settings.freeze:
+            freeze_stage(model, settings.freeze)
         if settings.compile:
             self.student.compile()
         self.parallel = device.distributed(self.student)
@@ -114,7 +117,8 @@ class Trainer:
         )
         self.steps_per_epoch = settings.steps_per_epoch(len(train_set))
         self.steps = self.steps_per_epoch * settings.epochs
-        self.validator = Validator(val_set, device, max(1, settings.batch // device.world), settings.workers)
+        share = max(1, settings.batch // device.world)
+        self.validator = Validator(val_set, device, share, settings.workers, settings.balance)
         self.broken = BrokenClips(train_set, "training")
         self.step, self.clips, self.history = 0, 0, []
         self.best: dict[str, Any] | None = None
@@ -170,7 +174,8 @@ class Trainer:
         path = self.outputs.resume
         tensors, values = load_state(path)
         check_values(path, values)
-        check_same_run(path, values["identity"], self._identity())
+        # States from before there were these know nothing of them.
+        check_same_run(path, {"freeze": None, "balance": False, **values["identity"]}, self._identity())
         try:
             self._check_progress(values)
             self.student.load_state_dict(tensors["learner"])
@@ -199,8 +204,10 @@ class Trainer:
 
     def _batches(self) -> Iterator[Batch]:
         settings, device = self.settings, self.device
+        endless = getattr(self.train_set, "endless", False)
         sampler = ResumableBatchSampler(
-            clips=None if getattr(self.train_set, "endless", False) else len(self.train_set),
+            clips=None if endless else len(self.train_set),
+            classes=self.train_set.by_class() if settings.balance and not endless else (),
             batch=settings.batch,
             steps_per_epoch=self.steps_per_epoch,
             epochs=settings.epochs,

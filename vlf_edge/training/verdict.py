@@ -34,9 +34,10 @@ def verdict(record: Mapping[str, Any], history: Sequence[Mapping[str, Any]], cli
     val, settings = record["val"], record["settings"]
     if not is_guessing(val["top1"], val["clips"], val["chance"]):
         return None
+    most = "each class counts for" if settings.get("balance") else "the most frequent class is"
     said = (
         f"it has not learned: {val['top1']:.0%} of {val['clips']} validation clips is what guessing gives "
-        f"(the most frequent class is {val['chance']:.0%} of them)"
+        f"({most} {val['chance']:.0%} of them)"
     )
     seen = max(row["train_top1"] for row in history)
     if is_guessing(seen, history[-1]["clips"], val["chance"]) or seen < 2 * val["chance"]:
