@@ -11,9 +11,11 @@ What every graph holds to, checked before it is handed out:
 from __future__ import annotations
 
 import ast
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -213,10 +215,14 @@ def _count_layer_norms(traced: torch.export.ExportedProgram) -> int:
     return sum(node.target in targets for node in traced.graph.nodes)
 
 
-def _dynamic_axes(stage: Stage) -> tuple[dict[int, torch.export.Dim], ...]:
-    """For each input: position -> axis, of the axes named by a string."""
+def _dynamic_axes(stage: Stage) -> tuple[Any, ...]:
+    """For each input: position -> axis, of the axes named by a string; those that the module takes as ``*rest`` in a
+    tuple of their own."""
     axes = {axis: torch.export.Dim(axis) for spec in stage.inputs for axis in spec.shape if isinstance(axis, str)}
-    return tuple({i: axes[axis] for i, axis in enumerate(spec.shape) if axis in axes} for spec in stage.inputs)
+    given = tuple({i: axes[axis] for i, axis in enumerate(spec.shape) if axis in axes} for spec in stage.inputs)
+    taken = inspect.signature(stage.module.forward).parameters.values()
+    named = sum(parameter.kind is not inspect.Parameter.VAR_POSITIONAL for parameter in taken)
+    return given if named == len(taken) else (*given[:named], given[named:])
 
 
 def _example(spec: TensorSpec, device: torch.device) -> Tensor:

@@ -10,13 +10,27 @@ from typing import TYPE_CHECKING, Any
 from ..errors import VlfError
 
 if TYPE_CHECKING:
-    from .vlf import VLF, VLFSizes
+    from .model import Model
+    from .sizes import Sizes
 
 # Name -> file. Each file has SIZES: name -> sizes, which know to_json(), from_json() and build().
 _HOME = {
     "vlf": "vlf",
     "vlf-lite": "vlf",
     "vlf-tiny": "vlf",
+    "tsn": "tsn",
+    "tsn-mobilenetv2": "tsn",
+    "tsm": "tsm",
+    "tsm-mobilenetv2": "tsm",
+    "tsm-online": "tsm",
+    "tsm-online-mobilenetv2": "tsm",
+    "vtn": "vtn",
+    "vtn-mobilenetv2": "vtn",
+    "vtn-diff": "vtn",
+    "vtn-two-stream": "vtn",
+    "xvit": "xvit",
+    "xvit-small": "xvit",
+    "xvit-tiny": "xvit",
 }
 MODELS = tuple(_HOME)
 
@@ -32,7 +46,7 @@ def create_model(
     frames: int | None = None,
     pretrained: bool = False,
     seed: int | None = None,
-) -> VLF:
+) -> Model:
     """A model with fresh weights, in training mode.
 
     name: one of MODELS. classes: C. backbone: another timm model for f. size_px: height and width of an image; frames:
@@ -51,7 +65,7 @@ def create_model(
         return sizes.build(pretrained)
 
 
-def sizes_of(name: str, size_px: int | None = None, frames: int | None = None) -> VLFSizes:
+def sizes_of(name: str, size_px: int | None = None, frames: int | None = None) -> Sizes:
     """The sizes a name stands for, with other images or another number of frames if asked. Raises VlfError for a name
     that is none, and for sizes no model can have."""
     if name not in _HOME:
@@ -61,7 +75,7 @@ def sizes_of(name: str, size_px: int | None = None, frames: int | None = None) -
     return replace(sizes, **{field: value for field, value in asked.items() if value is not None})
 
 
-def sizes_from_json(raw: Any) -> VLFSizes:
+def sizes_from_json(raw: Any) -> Sizes:
     """Sizes from what ``to_json`` gave; raw["name"] says which model they are of. Raises VlfError."""
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         raise VlfError("sizes are not an object with a model's name in it")

@@ -1,4 +1,4 @@
-"""The CNN f of the paper: any timm ``features_only`` model by name, one of its feature maps."""
+"""Networks of timm by name: one feature map of an image, as the CNN f of the VLF paper, or one vector."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..errors import VlfError, WeightsError, one_line
+from .model import Normalise
 
 # Options arrive from weights files too: whatever chooses the network's source, files or outputs is not an option.
 _RESERVED_OPTIONS = frozenset(inspect.signature(timm.create_model).parameters) | {
@@ -39,24 +40,17 @@ class Backbone(nn.Module):
         pretrained: bool = False,
     ):
         super().__init__()
-        _check_request(name, options)
-        if pretrained and options:
-            raise WeightsError(
-                f"timm has no pretrained weights for backbone {name!r} with the sizes {options}; take a model with a "
-                "standard one, such as vlf-lite, or name one with --backbone"
-            )
-        levels = _create(name, 0, options).feature_info.info
+        _check_request(name, options, pretrained)
+        levels = _create(name, options, features_only=True, out_indices=(0,)).feature_info.info
         reductions = [level["reduction"] for level in levels]
         if reduction not in reductions:
             offered = ", ".join(map(str, sorted(set(reductions))))
             raise VlfError(f"backbone {name!r} has no feature map of reduction {reduction}; available: {offered}")
         index = len(reductions) - 1 - reductions[::-1].index(reduction)  # the deepest map of that size
-        self.net = _create(name, index, options, pretrained)
+        self.net = _create(name, options, pretrained, features_only=True, out_indices=(index,))
         self.channels = int(levels[index]["num_chs"])
         self.channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
-        config = getattr(self.net, "pretrained_cfg", None) or {}
-        self.mean = tuple(map(float, config.get("mean") or IMAGENET_DEFAULT_MEAN))
-        self.std = tuple(map(float, config.get("std") or IMAGENET_DEFAULT_STD))
+        self.mean, self.std = _mean_and_std(self.net)
         self.map_size = self._measure(name, height_px, width_px)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -80,7 +74,36 @@ class Backbone(nn.Module):
         return int(shape[2]), int(shape[3])
 
 
-def _check_request(name: str, options: dict[str, Any]) -> None:
+class Encoder(nn.Module):
+    """Images (N, H, W, 3) uint8 BGR -> one vector each, (N, channels) float32: the mean over the network's last map.
+
+    name, options, pretrained: as for ``Backbone``. Raises VlfError, WeightsError.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any], pretrained: bool = False):
+        super().__init__()
+        _check_request(name, options, pretrained)
+        self.net = _create(name, options, pretrained, num_classes=0, global_pool="")
+        self.normalise = Normalise(*_mean_and_std(self.net))
+        self.channels = int(self.net.num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.normalise(images))
+
+    def pool(self, normalised: Tensor) -> Tensor:
+        """The same of images that are normalised, (N, 3, H, W) float32 RGB."""
+        return self.net.forward_features(normalised).mean(dim=(2, 3))
+
+
+def _mean_and_std(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    config = getattr(net, "pretrained_cfg", None) or {}
+    return (
+        tuple(map(float, config.get("mean") or IMAGENET_DEFAULT_MEAN)),
+        tuple(map(float, config.get("std") or IMAGENET_DEFAULT_STD)),
+    )
+
+
+def _check_request(name: str, options: dict[str, Any], pretrained: bool) -> None:
     """Only networks that timm itself defines, never a hub or a folder: those could bring code or files along."""
     architecture = name.split(".")[0]
     if not timm.is_model(architecture) or ":" in name:
@@ -90,12 +113,17 @@ def _check_request(name: str, options: dict[str, Any]) -> None:
     reserved = sorted(_RESERVED_OPTIONS & set(options))
     if reserved:
         raise VlfError(f"backbone options cannot set {', '.join(reserved)}; they are for the network's own options")
+    if pretrained and options:
+        raise WeightsError(
+            f"timm has no pretrained weights for backbone {name!r} with the sizes {options}; take a model with a "
+            "standard one, such as vlf-lite, or name one with --backbone"
+        )
 
 
-def _create(name: str, index: int, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
-    """The timm feature extractor for one map; layers past that map are cut off by timm."""
+def _create(name: str, options: dict[str, Any], pretrained: bool = False, **form: Any) -> nn.Module:
+    """The timm network. form: what of it; layers past that are cut off by timm."""
     try:
-        return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(index,), **options)
+        return timm.create_model(name, pretrained=pretrained, **form, **options)
     except Exception as error:
         if pretrained:
             raise WeightsError(

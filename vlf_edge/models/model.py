@@ -1,0 +1,62 @@
+"""What every model is: tokens of each frame, mixed over time, decided upon."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .sizes import Sizes
+from .stage import Stage
+
+
+class Model(nn.Module, ABC):
+    """A video model: ``decide(mix(encode(clips)))``. Its stages are the same parameters as graphs.
+
+    sizes: everything but the weights. tokens: S, of a frame. head: the linear layer that gives the logits.
+    Images are (H, W, 3) uint8 in BGR order, 0..255, as OpenCV gives them. Logits are raw: no softmax.
+    """
+
+    sizes: Sizes
+    tokens: int
+    head: nn.Linear
+
+    @abstractmethod
+    def encode(self, clips: Tensor) -> Tensor:
+        """clips (N, K, H, W, 3) uint8, oldest frame first -> tokens of each frame (N, K, S, D) float32."""
+
+    def mix(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, K, S, D), each knowing its own frame -> (N, K, S, D), each knowing all; the same if no part of
+        the model does that."""
+        return tokens
+
+    @abstractmethod
+    def decide(self, mixed: Tensor) -> Tensor:
+        """What ``mix`` gave, (N, K, S, D) -> logits (N, C) float32."""
+
+    @abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """The graphs that are exported, in the order in which a frame goes through them."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """clips (N, K, H, W, 3) uint8, oldest frame first -> logits (N, C) float32."""
+        return self.decide(self.mix(self.encode(clips)))
+
+
+class Normalise(nn.Module):
+    """Images (N, H, W, 3) uint8 BGR -> (N, 3, H, W) float32 RGB, normalised.
+
+    mean, std: RGB, of images scaled to 0..1.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        # In pixel units: (x / 255 - mean) / std = (x - 255 mean) / (255 std), one subtraction and one division.
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.float().permute(0, 3, 1, 2)  # (N, 3, H, W) BGR; the cast comes first, TensorRT asks for it
+        return (x.flip(1) - self.mean) / self.std
