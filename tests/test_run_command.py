@@ -122,7 +122,7 @@ def test_what_fails_in_a_sink_is_raised_by_the_next_write_or_by_close():
 
 
 def test_a_sink_that_hangs_is_left_alone(monkeypatch, caplog):
-    monkeypatch.setattr("vlf_edge.runtime.threaded_sink._CLOSE_S", 0.05)
+    monkeypatch.setattr("vlf_edge.runtime.sinks.threaded._CLOSE_S", 0.05)
     gate = Gate()
     sink = ThreadedSink(gate)
     sink.write(*step(0))

@@ -84,9 +84,10 @@ def add_options(
             if kind is tuple:
                 given["nargs"] = "+"
         if f.default is MISSING and not about.flags:
-            parser.add_argument(name, **given)
+            action = parser.add_argument(name, **given)
         else:
-            parser.add_argument(*(about.flags or (_flag(name),)), dest=name, **given)
+            action = parser.add_argument(*(about.flags or (_flag(name),)), dest=name, **given)
+        action.option = about  # for configuration files, which are held to the same limits
 
 
 def given_options(args: argparse.Namespace, cls: type) -> dict[str, Any]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from ..errors import BackendMissing, VlfError
+from ..errors import VlfError
 from ..manifest import PRECISIONS
 from ..models import MODELS
 from ..options import check_options, option
+from ..toml_file import TomlFile
 
 METHODS = ("minmax", "entropy", "percentile")
 BEST = "best"  # fp16 or int8, whichever is faster here and passes the gate
@@ -149,37 +148,24 @@ def packaged_recipe(name: str | os.PathLike[str]) -> Path | None:
 
 
 def _from_toml(path: Path, beside: Path) -> dict[str, Any]:
-    toml = _toml_reader()
-    try:
-        raw = toml.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise VlfError(f"cannot read the recipe {path}: {why}") from None
+    file = TomlFile(path, "recipe")
     known = {f.name: f for f in fields(Recipe)}
     values: dict[str, Any] = {}
-    for name, value in raw.items():
+    for name, value in file.values.items():
         if name not in known:
-            raise VlfError(f"{path}: unknown entry {name!r}; a recipe has: {', '.join(known)}")
+            raise VlfError(f"{file.place(name)}: unknown entry {name!r}; a recipe has: {', '.join(known)}")
         kind = known[name].type
         listed = kind.startswith("tuple")
         wanted = {"str": str, "bool": bool, "int": int, "float": (int, float)}.get(kind.split(" ")[0], list)
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            raise VlfError(f"{path}: {name} is {value!r}, expected {'a list' if listed else kind.split(' ')[0]}")
+            expected = "a list" if listed else kind.split(" ")[0]
+            raise VlfError(f"{file.place(name)}: {name} is {value!r}, expected {expected}")
         values[name] = tuple(str(item) for item in value) if listed else value
     if "calib_data" in values:
         values["calib_data"] = tuple(_beside(beside, clips, MOTION) for clips in values["calib_data"])
     if "weights" in values:
         values["weights"] = _beside(beside, values["weights"], SHIPPED_WEIGHTS)
     return values
-
-
-def _toml_reader() -> ModuleType:
-    for name in ("tomllib", "tomli"):  # Python 3.10 has no tomllib
-        try:
-            return import_module(name)
-        except ModuleNotFoundError:
-            continue
-    raise BackendMissing("recipes need tomli on Python 3.10, not installed here: pip install 'vlf_edge[build]'")
 
 
 def _beside(recipe: Path, name: str, word: str) -> str:

@@ -9,7 +9,7 @@ _HOME = {
     "Recognizer": "recognizer",
     "Runtime": "runtime",
     "Sink": "sinks",
-    "ThreadedSink": "threaded_sink",
+    "ThreadedSink": "sinks",
     "VideoSink": "sinks",
     "VideoWriter": "sinks",
     "to_json": "sinks",

@@ -1,76 +1,20 @@
-"""Where decisions go. A sink runs on the caller's thread, and errors are the caller's; a ThreadedSink has its own."""
+"""Videos: what is written frame by frame, and is there when it is whole."""
 
 from __future__ import annotations
 
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from ..atomic import Replacement, check_replaceable
-from ..errors import SourceError
-from ..opencv import load_cv2
-from ..printable import printable
-from ..types import Event, Frame, Prediction
-from ..video.sources import DEFAULT_FPS, IMAGE_SUFFIXES, Source
-
-RANDOM_WEIGHTS_NOTE = "[random weights: labels mean nothing]"
-
-
-class Sink(ABC):
-    """Takes the steps of a pipeline one by one."""
-
-    every_frame = False
-    """True if the sink also wants the frames that led to no prediction."""
-
-    @abstractmethod
-    def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
-        """One step: a frame and, where it led to one, its prediction. Both name their stream.
-
-        frame: None where a camera gives none, and the prediction's state is "no_signal".
-        """
-
-    def write_event(self, event: Event) -> None:
-        """An action that has begun (``t_end_s`` is None) or ended, where events are asked for; without effect here."""
-
-    @property
-    def wants_more(self) -> bool:
-        """False ends the run, as when somebody has closed the window."""
-        return True
-
-    def close(self) -> None:
-        """Finishes the output; idempotent."""
-
-    def __enter__(self) -> Sink:
-        return self
-
-    def __exit__(self, *exc_info) -> None:
-        self.close()
-
-
-class PrintSink(Sink):
-    """One line per prediction, for people."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-
-    def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
-        if prediction is not None:
-            print(describe(prediction), file=self._stream, flush=True)
-
-
-class JsonLinesSink(Sink):
-    """One JSON object per prediction and line, for programs: see ``to_json``."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-
-    def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
-        if prediction is not None:
-            print(json.dumps(to_json(prediction)), file=self._stream, flush=True)
+from ...atomic import Replacement, check_replaceable
+from ...errors import SourceError
+from ...opencv import load_cv2
+from ...types import Frame, Prediction
+from ...video.sources import DEFAULT_FPS, IMAGE_SUFFIXES, Source
+from .annotation import annotate
+from .sink import Sink
 
 
 class VideoWriter:
@@ -182,57 +126,3 @@ class VideoSink(Sink):
 
     def close(self) -> None:
         self._writer.close()
-
-
-def describe(prediction: Prediction) -> str:
-    """A prediction as one line of text."""
-    words = [] if prediction.stream == "main" else [f"{prediction.stream:12s}"]
-    words += [f"{prediction.t_end_s:9.2f} s", f"{prediction.state:8s}"]
-    if prediction.label is not None:
-        words += [f"{printable(prediction.label):24s} {prediction.score:6.1%}"]
-    words += [f"{prediction.age_ms:7.1f} ms old"]
-    if prediction.dropped:
-        words += [f"{prediction.dropped} dropped"]
-    if prediction.random_weights and prediction.label is not None:
-        words += [RANDOM_WEIGHTS_NOTE]
-    return "  ".join(words)
-
-
-def to_json(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as plain JSON values, under the names of Prediction's fields; scores and logits are left out."""
-    return {
-        "stream": prediction.stream,
-        "state": prediction.state,
-        "label": prediction.label,
-        "score": None if prediction.score is None else round(prediction.score, 6),
-        "topk": [[label, round(score, 6)] for label, score in prediction.topk],
-        "t_start_s": round(prediction.t_start_s, 6),
-        "t_end_s": round(prediction.t_end_s, 6),
-        "age_ms": round(prediction.age_ms, 3),
-        "seq": prediction.seq,
-        "dropped": prediction.dropped,
-        "random_weights": prediction.random_weights,
-    }
-
-
-def annotate(image: np.ndarray, prediction: Prediction | None) -> np.ndarray:
-    """A copy of the image (H, W, 3) uint8 BGR with the decision written along its lower edge."""
-    cv2 = load_cv2()
-    shown = image.copy()
-    if prediction is None:
-        return shown
-    height, width = image.shape[:2]
-    scale = max(0.4, min(height, width) / 600)
-    bar = round(44 * scale)
-    shown[height - bar :] = shown[height - bar :] // 3
-    text, colour = prediction.state, (0, 200, 255)
-    if prediction.label is not None:
-        text, colour = f"{printable(prediction.label)}  {prediction.score:.0%}", (255, 255, 255)
-        reach = round((width - 1) * prediction.score)
-        cv2.rectangle(shown, (0, height - bar), (reach, height - bar + max(1, round(4 * scale))), (90, 220, 90), -1)
-        if prediction.random_weights:
-            text += "  (random weights)"
-    origin = (round(12 * scale), height - round(13 * scale))
-    thick = max(1, round(1.6 * scale))
-    cv2.putText(shown, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale * 0.8, colour, thick, cv2.LINE_AA)
-    return shown

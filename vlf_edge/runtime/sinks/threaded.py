@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from ..types import Frame, Prediction
-from .channel import Channel, ChannelClosed
-from .sinks import Sink
+from ...types import Frame, Prediction
+from ..channel import Channel, ChannelClosed
+from .sink import Sink
 
 log = logging.getLogger(__name__)
 _CLOSE_S = 5.0

@@ -1,0 +1,121 @@
+"""Configuration files of a verb: its options under their own names, and cameras each with a table of its own.
+
+    plan = "vlf.plan"
+    threads = 2
+
+    [cameras.door]
+    source = "rtsp://viewer@192.168.1.7/stream"
+    flip = "rotate180"
+
+Whatever the command line takes may stand there, held to the same types and limits; the command line wins. Files are
+named relative to the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import VlfError
+from ..toml_file import TomlFile
+
+_CAMERAS = "cameras"
+_FILES = ("PLAN", "FILE", "FOLDER")  # metavars of arguments that name one
+_NEVER = ("config", "help", "verbose", "source", "cameras")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes", list: "a list"}
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera of a configuration. options: {argument: value} of those that a camera may set for itself."""
+
+    source: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a configuration sets. defaults: {argument: value}. cameras: {stream name: Camera}."""
+
+    defaults: dict[str, Any]
+    cameras: dict[str, Camera]
+
+
+def read_config(path: str | Path, parser: argparse.ArgumentParser, of_cameras: frozenset[str]) -> Config:
+    """The configuration in a TOML file.
+
+    parser: of the verb. of_cameras: names of the arguments that a camera may set for itself. Raises VlfError that
+    names the line for whatever the command line would not take either, and for entries that nobody knows.
+    """
+    file = TomlFile(path, "configuration")
+    reader = _Reader(file, parser)
+    defaults = {
+        dest: value
+        for name, raw in file.values.items()
+        if name != _CAMERAS
+        for dest, value in [reader.value((name,), raw, reader.arguments)]
+    }
+    tables = file.values.get(_CAMERAS, {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise VlfError(f"{file.place(_CAMERAS)}: expected a table for each camera, such as [{_CAMERAS}.door]")
+    return Config(defaults, {name: reader.camera(name, table, of_cameras) for name, table in tables.items()})
+
+
+class _Reader:
+    def __init__(self, file: TomlFile, parser: argparse.ArgumentParser):
+        self._file = file
+        self.arguments = {_called(a): a for a in parser._actions if a.dest not in _NEVER}
+
+    def camera(self, name: str, table: dict[str, Any], allowed: frozenset[str]) -> Camera:
+        place = self._file.place(_CAMERAS, name)
+        source = table.get("source")
+        if isinstance(source, bool) or not isinstance(source, (str, int)):
+            raise VlfError(f'{place}: camera {name!r} needs a source, such as source = 0 or source = "/dev/video0"')
+        known = {called: action for called, action in self.arguments.items() if action.dest in allowed}
+        read = [self.value((_CAMERAS, name, key), raw, known) for key, raw in table.items() if key != "source"]
+        return Camera(self._beside(str(source)), dict(read))
+
+    def value(self, keys: tuple[str, ...], raw: Any, known: dict[str, argparse.Action]) -> tuple[str, Any]:
+        """The argument that an entry sets, and its value."""
+        name, place = keys[-1], self._file.place(*keys)
+        action = known.get(name.replace("_", "-"))
+        if action is None:
+            also = f" (it stands for all cameras, outside of [{_CAMERAS}])" if name in self.arguments else ""
+            raise VlfError(f"{place}: unknown entry {name!r}{also}; known here: {', '.join(sorted(known))}")
+        if action.nargs in ("+", "*"):
+            if not isinstance(raw, list):
+                raise VlfError(f"{place}: {name} is {raw!r}; expected {_KINDS[list]}")
+            return action.dest, [self._checked(place, name, one, action) for one in raw]
+        return action.dest, self._checked(place, name, raw, action)
+
+    def _checked(self, place: str, name: str, raw: Any, action: argparse.Action) -> Any:
+        kind = bool if action.nargs == 0 else action.type if action.type in (int, float) else str
+        fits = isinstance(raw, (int, float) if kind is float else kind) and isinstance(raw, bool) == (kind is bool)
+        if not fits:
+            raise VlfError(f"{place}: {name} is {raw!r}; expected {_KINDS[kind]}")
+        about = getattr(action, "option", None)
+        if about is not None and kind in (int, float) and not about.allows(raw):
+            raise VlfError(f"{place}: {name} is {raw}; expected {about.limits}")
+        if action.choices is not None and raw not in action.choices:
+            raise VlfError(f"{place}: {name} is {raw!r}; expected one of {', '.join(map(str, action.choices))}")
+        if kind is bool:
+            return action.const if raw else action.default
+        if callable(action.type) and kind is str:
+            try:
+                raw = action.type(raw)
+            except (ValueError, argparse.ArgumentTypeError) as error:
+                raise VlfError(f"{place}: {name} is {raw!r}: {error}") from None
+        return self._beside(raw) if action.metavar in _FILES else raw
+
+    def _beside(self, name: str) -> str:
+        """A file as it is named beside the configuration; anything else, such as a URL or a camera, as it is."""
+        other = "://" in name or " ! " in name or name.isdigit() or Path(name).is_absolute()
+        return name if other else str(self._file.path.parent / name)
+
+
+def _called(action: argparse.Action) -> str:
+    """What an argument is called in a file: its long flag, or its own name where it has none."""
+    long = [flag[2:] for flag in action.option_strings if flag.startswith("--")]
+    return long[0] if long else action.dest
