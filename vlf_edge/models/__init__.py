@@ -29,6 +29,8 @@ _HOME = {
     "vtn-diff": "vtn",
     "vtn-two-stream": "vtn",
     "xvit": "xvit",
+    "xvit-16": "xvit",
+    "xvit-kinetics": "xvit",
     "xvit-small": "xvit",
     "xvit-tiny": "xvit",
 }

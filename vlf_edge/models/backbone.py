@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -51,41 +52,26 @@ class Backbone(nn.Module):
         self.channels = int(levels[index]["num_chs"])
         self.channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
         self.mean, self.std = _mean_and_std(self.net)
-        self.map_size = self._measure(name, height_px, width_px)
+        self.map_size = _map_size(self, self, name, self.channels, height_px, width_px)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.net(images)[0]
         return features.permute(0, 3, 1, 2) if self.channels_last else features  # (N, channels, h, w)
 
-    @torch.no_grad()
-    def _measure(self, name: str, height_px: int, width_px: int) -> tuple[int, int]:
-        """Height and width of the map, from one image: networks round odd sizes each in its own way."""
-        mode = self.training
-        self.eval()
-        try:
-            shape = self(torch.zeros(1, 3, height_px, width_px)).shape
-        except Exception as error:
-            size = f"{width_px}x{height_px} px"
-            raise VlfError(f"backbone {name!r} does not take {size} images: {_line(error)}") from error
-        finally:
-            self.train(mode)
-        if len(shape) != 4 or shape[1] != self.channels:
-            raise VlfError(f"backbone {name!r} gives a map of shape {tuple(shape)}, expected {self.channels} channels")
-        return int(shape[2]), int(shape[3])
-
 
 class Encoder(nn.Module):
     """Images (N, H, W, 3) uint8 BGR -> one vector each, (N, channels) float32: the mean over the network's last map.
 
-    name, options, pretrained: as for ``Backbone``. Raises VlfError, WeightsError.
+    name, options, height_px, width_px, pretrained: as for ``Backbone``. Raises VlfError, WeightsError.
     """
 
-    def __init__(self, name: str, options: dict[str, Any], pretrained: bool = False):
+    def __init__(self, name: str, options: dict[str, Any], height_px: int, width_px: int, pretrained: bool = False):
         super().__init__()
         _check_request(name, options, pretrained)
         self.net = _create(name, options, pretrained, num_classes=0, global_pool="")
         self.normalise = Normalise(*_mean_and_std(self.net))
         self.channels = int(self.net.num_features)
+        _map_size(self.net, self.net.forward_features, name, self.channels, height_px, width_px)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.pool(self.normalise(images))
@@ -93,6 +79,25 @@ class Encoder(nn.Module):
     def pool(self, normalised: Tensor) -> Tensor:
         """The same of images that are normalised, (N, 3, H, W) float32 RGB."""
         return self.net.forward_features(normalised).mean(dim=(2, 3))
+
+
+@torch.no_grad()
+def _map_size(
+    module: nn.Module, mapped: Callable[[Tensor], Tensor], name: str, channels: int, height_px: int, width_px: int
+) -> tuple[int, int]:
+    """Height and width of the map, from one image: networks round odd sizes each in its own way."""
+    mode = module.training
+    module.eval()
+    try:
+        shape = mapped(torch.zeros(1, 3, height_px, width_px)).shape
+    except Exception as error:
+        size = f"{width_px}x{height_px} px"
+        raise VlfError(f"backbone {name!r} does not take {size} images: {_line(error)}") from error
+    finally:
+        module.train(mode)
+    if len(shape) != 4 or shape[1] != channels:
+        raise VlfError(f"backbone {name!r} gives a map of shape {tuple(shape)}, expected {channels} channels")
+    return int(shape[2]), int(shape[3])
 
 
 def _mean_and_std(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import ShapeError
+from ..types import TensorSpec
 from .sizes import Sizes
-from .stage import Stage
+from .stage import BATCH_AXIS, Stage
 
 
 class Model(nn.Module, ABC):
@@ -17,6 +19,7 @@ class Model(nn.Module, ABC):
 
     sizes: everything but the weights. tokens: S, of a frame. head: the linear layer that gives the logits.
     Images are (H, W, 3) uint8 in BGR order, 0..255, as OpenCV gives them. Logits are raw: no softmax.
+    Called with tensors of another shape or kind, a model raises ShapeError.
     """
 
     sizes: Sizes
@@ -42,7 +45,17 @@ class Model(nn.Module, ABC):
 
     def forward(self, clips: Tensor) -> Tensor:
         """clips (N, K, H, W, 3) uint8, oldest frame first -> logits (N, C) float32."""
+        s = self.sizes
+        clips = checked(clips, TensorSpec("clips", "uint8", (BATCH_AXIS, s.frames, s.height_px, s.width_px, 3)))
         return self.decide(self.mix(self.encode(clips)))
+
+
+def checked(tensor: Tensor, spec: TensorSpec) -> Tensor:
+    """The tensor. A float image in 0..1 would pass through a network and mean nothing: raises ShapeError for it."""
+    kind_differs = tensor.is_floating_point() != (spec.dtype == "float32")
+    if kind_differs or tuple(tensor.shape[1:]) != spec.shape[1:]:
+        raise ShapeError(f"got {str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}, expected {spec}")
+    return tensor
 
 
 class Normalise(nn.Module):

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError, VlfError
+from ..errors import VlfError
 from ..types import TensorSpec
 from .backbone import Backbone
-from .model import Model
+from .model import Model, checked
 from .sizes import Sizes
 from .stage import BATCH_AXIS, Stage
 
@@ -89,6 +89,9 @@ class VLF(Model):
     def head(self) -> nn.Linear:
         return self.clip.mlp[-1]
 
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.classify_tokens(self.encode(clips))
+
     def encode(self, clips: Tensor) -> Tensor:
         return self.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])  # (N, K, S, D)
 
@@ -103,12 +106,12 @@ class VLF(Model):
     def encode_frames(self, images: Tensor) -> Tensor:
         """g(f(x)): images (N, H, W, 3) uint8 -> tokens (N, S, D) float32. A frame's tokens know nothing of time."""
         frame, _ = self.stages()
-        return self.frame(_checked(images, frame.inputs[0]))
+        return self.frame(checked(images, frame.inputs[0]))
 
     def classify_tokens(self, tokens: Tensor) -> Tensor:
         """MLP(h(z1, ..., zk)): tokens (N, K, S, D) float32, oldest frame first -> logits (N, C) float32."""
         _, clip = self.stages()
-        return self.clip(_checked(tokens, clip.inputs[0]))
+        return self.clip(checked(tokens, clip.inputs[0]))
 
     def stages(self) -> tuple[Stage, Stage]:
         """("frame": image -> tokens, "clip": tokens -> logits), sharing this model's parameters."""
@@ -238,14 +241,6 @@ def _sines(count: int, dim: int) -> Tensor:
     frequency = (2 * torch.pi / _LONGEST_WAVE) ** (torch.arange(half) / half)
     angle = torch.arange(count).unsqueeze(1) * frequency  # (count, half)
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :dim]
-
-
-def _checked(tensor: Tensor, spec: TensorSpec) -> Tensor:
-    """A float image in 0..1 would pass through the network and mean nothing: refuse it at the border."""
-    kind_differs = tensor.is_floating_point() != (spec.dtype == "float32")
-    if kind_differs or tuple(tensor.shape[1:]) != spec.shape[1:]:
-        raise ShapeError(f"got {str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}, expected {spec}")
-    return tensor
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -144,7 +144,9 @@ class _Projected(nn.Module):
 
     def __init__(self, sizes: VTNSizes, pretrained: bool):
         super().__init__()
-        self.encoder = Encoder(sizes.backbone, sizes.backbone_options, pretrained)
+        self.encoder = Encoder(
+            sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained
+        )
         same = self.encoder.channels == sizes.token_dim
         self.reduce = nn.Identity() if same else nn.Linear(self.encoder.channels, sizes.token_dim)
 
@@ -190,7 +192,8 @@ class ClipStage(nn.Module):
             decoder.decide(x[:, 1:] if name == "diff" else x)
             for (name, decoder), x in zip(self.decoders.items(), mixed.unbind(2))
         ]
-        return torch.stack(logits).mean(dim=0)
+        # Of one modality as its layer gives them: what that layer reads are then the model's features.
+        return torch.stack(logits).mean(dim=0) if len(logits) > 1 else logits[0]
 
 
 class Decoder(nn.Module):

@@ -7,13 +7,15 @@ over the frames' class tokens decides. One stage, whole clip.
 Where text and code differ (1adrianb/video-transformers), ``split`` chooses: "code" moves the first channels of all
 heads laid side by side, so whole heads look at a neighbour; "paper" (equation 9) moves some channels of every head.
 
-``compat`` gives what the released configurations run, not what they say: ``temporal_rows`` position rows in time, used
-over again where a clip has more frames, and shifts within ``segment`` frames only.
+``compat`` gives what the released configurations of Kinetics run, not what they say: shifts within segments of 8 frames,
+so that of 16 frames the first 8 and the last 8 know of each other only in the end. The 8 rows of positions in time that
+the code has at any number of frames are no other model: they are loaded as rows that repeat.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +28,7 @@ from .sizes import Sizes
 from .stage import BATCH_AXIS, Stage
 
 SPLITS = ("code", "paper")
-_COMPAT_FRAMES = 8
+_SEGMENT = 8  # frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,8 @@ class XViTSizes(Sizes):
             raise VlfError(f"split is {self.split!r}, expected one of {', '.join(SPLITS)}")
         if self.share < 2:
             raise VlfError(f"share is {self.share}, expected 2 or more: both neighbours give that share")
-        if self.compat and self.frames % _COMPAT_FRAMES:
-            raise VlfError(f"compat needs frames in steps of {_COMPAT_FRAMES}, got {self.frames}")
+        if self.compat and self.frames % _SEGMENT:
+            raise VlfError(f"compat needs frames in steps of {_SEGMENT}, got {self.frames}")
 
     def build(self, pretrained: bool = False) -> XViT:
         if pretrained:
@@ -65,14 +67,16 @@ class XViTSizes(Sizes):
         return XViT(self)
 
 
-def _sizes(name: str, dim: int, heads: int) -> XViTSizes:
+def _sizes(name: str, dim: int = 768, heads: int = 12, frames: int = 8, **more: Any) -> XViTSizes:
     return XViTSizes(
-        name=name, frames=8, height_px=224, width_px=224, token_dim=dim, heads=heads, dropout=0.5
-    )  # fmt: skip
+        name=name, frames=frames, height_px=224, width_px=224, token_dim=dim, heads=heads, dropout=0.5, **more
+    )
 
 
 SIZES = {
-    "xvit": _sizes("xvit", 768, 12),
+    "xvit": _sizes("xvit"),
+    "xvit-16": _sizes("xvit-16", frames=16),  # as trained on Something-Something
+    "xvit-kinetics": _sizes("xvit-kinetics", frames=16, share=8, compat=True),  # as on Kinetics
     "xvit-small": _sizes("xvit-small", 384, 6),
     "xvit-tiny": _sizes("xvit-tiny", 192, 3),
 }
@@ -92,8 +96,8 @@ class XViT(Model):
         count = (s.height_px // s.patch_px) * (s.width_px // s.patch_px)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.position = nn.Parameter(torch.zeros(1, count + 1, dim))
-        self.time_position = nn.Parameter(torch.zeros(_COMPAT_FRAMES if s.compat else s.frames, 1, dim))
-        shift = Shift(s.heads, _COMPAT_FRAMES if s.compat else s.frames, s.share, s.split)
+        self.time_position = nn.Parameter(torch.zeros(s.frames, 1, dim))  # (K, 1, D)
+        shift = Shift(s.heads, _SEGMENT if s.compat else s.frames, s.share, s.split)
         self.layers = nn.ModuleList(Layer(dim, s.heads, 1e-6, shift) for _ in range(s.layers))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.clip = TemporalHead(dim, s.heads, s.classes, s.dropout)
@@ -110,8 +114,7 @@ class XViT(Model):
         x = self.patches(self.normalise(clips.float().flatten(0, 1)))  # (N*K, D, h, w)
         x = x.flatten(2).transpose(1, 2)  # (N*K, h*w, D)
         x = _led_by(self.class_token, x) + self.position  # (N*K, 1 + h*w, D)
-        times = self.time_position.repeat(frames // self.time_position.shape[0], 1, 1)  # (K, 1, D)
-        x = (x.unflatten(0, (-1, frames)) + times).flatten(0, 1)
+        x = (x.unflatten(0, (-1, frames)) + self.time_position).flatten(0, 1)
         for layer in self.layers:
             x = layer(x)
         return self.norm(x)[:, :1].unflatten(0, (-1, frames))  # (N, K, 1, D), the class tokens
