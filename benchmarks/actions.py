@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,7 @@ def vlf_edge(*words: str, json_too: bool = True) -> Any:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: one row a way, one column a fold."""
+    """Markdown: one row a way, one column a fold; behind all of them, where 95 % of such figures would lie."""
     folds = list(dict.fromkeys(one["fold"] for one in found))
     rows = [["from", *folds, "together", "minutes a fold"], ["---"] * (len(folds) + 3)]
     for way in dict.fromkeys(one["from"] for one in found):
@@ -96,8 +97,17 @@ def table(found: list[dict[str, Any]]) -> str:
         right = sum(one["top1"] * one["clips"] for one in ones)
         minutes = sorted(one["minutes"] for one in ones)
         cells = [f"{one['top1']:.1%}" for one in ones]
-        rows.append([way, *cells, f"{right / clips:.1%} of {clips}", f"{minutes[0]:.1f} to {minutes[-1]:.1f}"])
+        low, high = wilson(right, clips)
+        together = f"{right / clips:.1%} of {clips}, {low:.0%} to {high:.0%}"
+        rows.append([way, *cells, together, f"{minutes[0]:.1f} to {minutes[-1]:.1f}"])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def wilson(right: float, of: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share. Takes clips as independent, which those of one recording are not quite."""
+    share, z2 = right / of, 1.96**2
+    centre, half = share + z2 / (2 * of), 1.96 * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
+    return (centre - half) / (1 + z2 / of), (centre + half) / (1 + z2 / of)
 
 
 if __name__ == "__main__":

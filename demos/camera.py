@@ -6,11 +6,12 @@ python demos/camera.py --engine vlf.plan --source test://motion --show
 """
 
 import argparse
-import os
 import sys
 
 import vlf_edge
 from vlf_edge import signals
+from vlf_edge.options import add_options, given_options
+from vlf_edge.video.sources import SOURCE_FLAGS
 
 
 def arguments() -> argparse.Namespace:
@@ -18,7 +19,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--engine", default="vlf.plan", metavar="PLAN", help="a plan made by vlf-edge build (default: vlf.plan)"
     )
-    parser.add_argument("--source", default="0", help="0, /dev/video0, a file, a folder, test://motion (default: 0)")
+    parser.add_argument("--source", default="0", help="as for vlf-edge run: see --help there (default: 0)")
+    add_options(parser, vlf_edge.SourceOptions, *SOURCE_FLAGS)
     parser.add_argument("--backend", default="auto", help="what runs the plan: see vlf-edge run --help (default: auto)")
     parser.add_argument("--rebuild", choices=("never", "auto", "always"), default="auto", help="engines for this GPU")
     parser.add_argument("--no-cuda-graph", action="store_true", help="start the GPU's kernels one by one")
@@ -27,32 +29,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Window(vlf_edge.Sink):
-    """A window with the frames and the latest decision on them, until Q or Esc is pressed."""
-
-    every_frame = True
-    wants_more = True
-
-    def __init__(self):
-        import cv2
-
-        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            # OpenCV ends the whole process where there is no screen; one line is better.
-            raise vlf_edge.VlfError("--show needs a screen and there is none here; use --save FILE instead")
-        self._cv2, self._latest = cv2, None
-
-    def write(self, frame, prediction):
-        self._latest = prediction or self._latest
-        if frame is not None:
-            self._cv2.imshow("vlf_edge", vlf_edge.annotate(frame.image, self._latest))
-        self.wants_more = self._cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-
-
 def run(args: argparse.Namespace) -> None:
-    window = [Window()] if args.show else []
+    window = [vlf_edge.WindowSink()] if args.show else []
     options = {"backend": args.backend, "rebuild": args.rebuild, "cuda_graph": not args.no_cuda_graph}
     with signals.telling(), vlf_edge.Runtime(args.engine, **options) as runtime:  # a video has an end to be written
-        source = vlf_edge.open_source(args.source)
+        source = vlf_edge.find_source(
+            args.source, vlf_edge.SourceOptions(**given_options(args, vlf_edge.SourceOptions))
+        )
+        if not source.live:  # a camera is opened when it runs, and again when it fails
+            source = source.open()
         sinks = [vlf_edge.PrintSink(sys.stdout), *window]
         if args.save:
             sinks.append(vlf_edge.ThreadedSink(vlf_edge.VideoSink(args.save, source), drop_oldest=source.live))

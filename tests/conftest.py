@@ -171,20 +171,57 @@ def shared_folder(tmp_path_factory, name: str) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def exported_graphs(tmp_path_factory) -> Callable[[str], dict[str, bytes]]:
-    """A function: name of a model -> its fp32 graphs by stage, with random weights and five classes."""
+def exported_graphs(request, tmp_path_factory) -> Callable[[str], dict[str, bytes]]:
+    """A function: name of a model -> its fp32 graphs by stage, with random weights."""
 
     def graphs(model: str) -> dict[str, bytes]:
-        from vlf_edge.compiler.onnx_export import export_stage
         from vlf_edge.models import create_model
 
-        with shared_folder(tmp_path_factory, f"exported {model}") as folder:
-            if not (folder / "clip.onnx").exists():
-                for stage in create_model(model, 5, seed=0).stages():
-                    (folder / f"{stage.name}.onnx").write_bytes(export_stage(stage))
-            return {stage: (folder / f"{stage}.onnx").read_bytes() for stage in ("frame", "clip")}
+        if model == "vlf-tiny":
+            plan = Plan.open(request.getfixturevalue("plans")["fp32"])
+            return {stage: plan.graph(stage, "fp32") for stage in ("frame", "clip")}
+        return _exported_once(tmp_path_factory, model, lambda: create_model(model, 5, seed=0))
 
     return graphs
+
+
+@pytest.fixture(scope="session")
+def uneven_graphs(tmp_path_factory) -> dict[str, bytes]:
+    """The fp32 graphs of the toy model ``build_uneven``, by stage."""
+    from toy_model import build_uneven
+
+    return _exported_once(tmp_path_factory, "uneven toy", build_uneven)
+
+
+def _exported_once(tmp_path_factory, name: str, create: Callable) -> dict[str, bytes]:
+    from vlf_edge.compiler.onnx_export import export_stage
+
+    with shared_folder(tmp_path_factory, f"exported {name}") as folder:
+        if not (folder / "clip.onnx").exists():
+            for stage in create().stages():
+                (folder / f"{stage.name}.onnx").write_bytes(export_stage(stage))
+        return {stage: (folder / f"{stage}.onnx").read_bytes() for stage in ("frame", "clip")}
+
+
+@pytest.fixture(scope="session")
+def toy_models(tmp_path_factory) -> Callable[[tuple[str, ...]], tuple[Path, Path]]:
+    """A function: names of classes -> (weights file, fp32 plan built of it) of the toy model, whose windows last 1.5 s.
+    Untrained, but from a file: what a build takes for trained. Each is made once a run; nobody may change them."""
+
+    def made(labels: tuple[str, ...]) -> tuple[Path, Path]:
+        from toy_model import TOY, build_toy
+
+        from vlf_edge.compiler import Recipe, build
+        from vlf_edge.models.weights import save_weights
+
+        with shared_folder(tmp_path_factory, f"toy of {' '.join(labels)}") as folder:
+            weights, plan = folder / "toy.safetensors", folder / "toy.plan"
+            if not plan.exists():
+                save_weights(weights, build_toy(replace(TOY, classes=len(labels))), labels, {"span_s": 1.5})
+                build(Recipe(weights=str(weights), precision="fp32", target="cpu"), plan)
+            return weights, plan
+
+    return made
 
 
 def _built_plans(folder: Path) -> dict[str, Path]:

@@ -20,7 +20,9 @@ import numpy as np
 from vlf_edge import Plan
 from vlf_edge.backends.selection import open_engines
 from vlf_edge.errors import VlfError
+from vlf_edge.golden_windows import ABOUT, GoldenWindows, read_golden, to_members
 from vlf_edge.runtime.recognizer import Recognizer
+from vlf_edge.runtime.self_test import answer
 
 
 def craft(path: Path, manifest: Any, members: dict[str, bytes], raw: bytes | None = None) -> Path:
@@ -96,10 +98,24 @@ def mutate_bytes(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+def golden_members(plan: Plan) -> dict[str, bytes]:
+    """Golden windows for a plan, of noise; nobody knows what fp32 would answer."""
+    manifest, rng = plan.manifest, np.random.default_rng(0)
+    size, frames = manifest.preprocess, manifest.sampling.frames
+    images = rng.integers(0, 256, (frames + 2, size.height_px, size.width_px, 3), np.uint8)
+    windows = np.arange(3)[:, None] + np.arange(frames)
+    logits = rng.normal(size=(3, len(manifest.labels))).astype(np.float32)
+    return to_members(GoldenWindows(images, windows, logits, 0.0, 0.0, manifest.precision))
+
+
 def mutant(path: Path, manifest: dict[str, Any], members: dict[str, bytes], rng: np.random.Generator) -> str:
     """Writes a plan with its manifest, one of its graphs, or its file changed. Returns which."""
     what = str(rng.choice(["manifest", "graph", "file", "json"], p=[0.5, 0.35, 0.1, 0.05]))
-    if what == "manifest":
+    if what == "manifest" and ABOUT in members and rng.random() < 0.3:
+        what = "golden"
+        about = json.dumps(mutate_json(json.loads(members[ABOUT]), rng))
+        craft(path, manifest, members | {ABOUT: about.encode("utf-8", "replace")})
+    elif what == "manifest":
         craft(path, mutate_json(manifest, rng), members)
     elif what == "graph":
         name = str(rng.choice(sorted(members)))
@@ -119,9 +135,12 @@ def opens(path: Path, backend: str) -> str:
         assert len(plan.digest) == 64 and repr(plan)
         plan.verify()
         assert plan.report is not None
+        golden = read_golden(plan)
         engines = open_engines(plan, backend=backend)
         try:
             recognizer = Recognizer(plan.manifest, engines)
+            if golden is not None:
+                answer(recognizer.executor, golden)
             if plan.manifest.preprocess.height_px * plan.manifest.preprocess.width_px < 1 << 20:
                 for i in range(plan.manifest.sampling.frames):
                     recognizer.push(np.zeros((16, 16, 3), np.uint8), i * plan.manifest.sampling.grid_s)
@@ -143,6 +162,7 @@ def main(count: int, seed: int) -> None:
         manifest, members = parts_of(Plan.open(write_fp32_plan(path, {"name": "toy"}, "abcde")))
         roles = {"frame": {"image": "image", "tokens": "tokens"}, "clip": {"tokens": "window", "logits": "logits"}}
         manifest |= {"format": 2, "roles": roles}
+        members |= golden_members(Plan.open(path))
         for i in range(count):
             what = mutant(path, manifest, members, rng)
             try:

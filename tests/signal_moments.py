@@ -44,6 +44,7 @@ VERBS = {
               "--batch", "8", "--val-clips", "8", "--workers", "2"),
     "capture": (*VLF_EDGE, "capture", f"{VIDEO}60", "--clips", "3", "-o", "clips"),
     "export": (*VLF_EDGE, "export", PLAN, "--onnx", "onnx", "--triton", "triton", "--target", "cpu"),
+    "doctor": (*VLF_EDGE, "doctor", PLAN, "--bundle", "bug.zip"),
     "camera.py": (ROOT / "demos" / "camera.py", "--engine", PLAN, "--source", f"{VIDEO}10", "--save", "out.avi"),
 }  # fmt: skip
 
@@ -84,7 +85,7 @@ def interrupt(words: tuple, delay_s: float, number: int, whole_group: bool, twic
         send = os.killpg if whole_group else os.kill
         try:
             process.wait(delay_s)
-            return End("over")
+            return End("over" if process.returncode == 0 else f"failed undisturbed: {log.read_text(errors='replace')}")
         except subprocess.TimeoutExpired:
             ours = _obeys(process.pid)
         send(process.pid, number)
@@ -170,19 +171,24 @@ def _damaged(folder: Path) -> list[str]:
     return damaged
 
 
-def moments(verb: str, count: int, seed: int = 0, parallel: int = 2) -> list[End]:
-    """``count`` signals to one verb, at moments drawn from the time it takes undisturbed, and a little beyond."""
+def moments(verb: str, count: int, seed: int = 0, parallel: int = 2, within_s: float | None = None) -> list[End]:
+    """``count`` signals to one verb, at moments drawn from the first ``within_s`` seconds; by default from the time it
+    takes undisturbed."""
     words, rng = VERBS[verb], random.Random(f"{verb} {seed}")
-    with tempfile.TemporaryDirectory(prefix="moments-") as place:
-        begun_s = time.monotonic()
-        process = start(words, Path(place, "work"), Path(place, "stderr"))
-        if process.wait() != 0:
-            raise RuntimeError(f"{verb} fails undisturbed: {Path(place, 'stderr').read_text()}")
-        whole_s = time.monotonic() - begun_s
+    whole_s = _undisturbed_s(verb) if within_s is None else within_s
     kinds = list(itertools.product((signal.SIGINT, signal.SIGTERM), (True, False), (True, False)))
     tries = [(words, rng.uniform(0, whole_s), *kinds[i % len(kinds)]) for i in range(count)]
     with ThreadPoolExecutor(parallel) as pool:
         return list(pool.map(lambda one: interrupt(*one), tries))
+
+
+def _undisturbed_s(verb: str) -> float:
+    with tempfile.TemporaryDirectory(prefix="moments-") as place:
+        begun_s = time.monotonic()
+        process = start(VERBS[verb], Path(place, "work"), Path(place, "stderr"))
+        if process.wait() != 0:
+            raise RuntimeError(f"{verb} fails undisturbed: {Path(place, 'stderr').read_text()}")
+        return time.monotonic() - begun_s
 
 
 def main() -> int:

@@ -44,4 +44,11 @@ def test_the_table_adds_up_clips_not_folds():
         {"fold": "a", "from": "vlf-tiny", "top1": 1.0, "clips": 10, "minutes": 1.0},
         {"fold": "b", "from": "vlf-tiny", "top1": 0.5, "clips": 30, "minutes": 2.0},
     ]
-    assert "| vlf-tiny | 100.0% | 50.0% | 62.5% of 40 | 1.0 to 2.0 |" in actions.table(ones)
+    assert "| vlf-tiny | 100.0% | 50.0% | 62.5% of 40, 47% to 76% | 1.0 to 2.0 |" in actions.table(ones)
+
+
+def test_the_interval_ends_where_the_share_found_is_hardly_luck():
+    """Against its definition: shares p from which what was found is 1.96 standard deviations away."""
+    for right, of in ((25, 40), (24, 24), (0, 23), (111, 120)):
+        for p in actions.wilson(right, of):
+            assert abs(right / of - p) == pytest.approx(1.96 * (p * (1 - p) / of) ** 0.5, abs=1e-6)

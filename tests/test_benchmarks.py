@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from onnx_toys import write_fp32_plan
+from rtsp_server import RtspServer
 
 from vlf_edge.models.vlf import SIZES
+from vlf_edge.synthetic import CLASSES
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODEL = replace(
@@ -99,3 +101,28 @@ def test_startup_opens_and_decides(toy_plan):
     ]
     for row in found["first_decision"]:
         assert positive(row, "import_s", "open_s", "first_decision_s", "total_s", "goal_s")
+
+
+def test_soak_times_outages_of_a_real_server():
+    pytest.importorskip("av")
+    with RtspServer():  # skips where there is no server
+        pass
+    found = figures("soak.py", "--rounds", "1", "--minutes", "0.05", "--streams", "2", "--phases", "1")
+    rounds, soak = found["rounds"], found["soak"]
+    assert rounds["resumed_s"]["killed"]["n"] == 2 and positive(rounds["resumed_s"]["killed"], "p50", "p95", "max")
+    assert rounds["mixed_windows"] == 0 < rounds["windows"] and rounds["counts_add_up"] and soak["counts_add_up"]
+    assert rounds["threads_left"] <= 0 and rounds["descriptors_left"] <= 0
+    assert positive(soak, "memory_mb", "decisions_per_s") and {"growth_mb_per_hour", "reconnects"} <= soak.keys()
+
+
+def test_events_judges_every_kind_of_scene(tmp_path):
+    plan = write_fp32_plan(tmp_path / "toy.plan", MODEL.to_json(), CLASSES)
+    options = ("--scenes", "2", "--hours", "0.01", "--thresholds", "0.1", "--backend", "onnxruntime")
+    found = figures("events.py", str(plan), *options)
+    rows = found["rows"]
+    assert [(row["kind"], row["threshold"], row["actions"]) for row in rows] == [
+        ("clips, ends held", 0.7, 2), ("clips, ends held", 0.1, 2), ("scenes with rests", 0.7, 2),
+        ("scenes with rests", 0.1, 2), ("cuts", 0.7, 8), ("cuts", 0.1, 8), ("still scenes", 0.7, 0),
+        ("still scenes", 0.1, 0),
+    ]  # fmt: skip
+    assert all(positive(row, "streams", "hours") for row in rows) and found["settings"]["threshold"] == 0.7

@@ -24,6 +24,7 @@ def test_run_prints_decisions_and_a_summary(plans, capsys):
     assert all("class" in line and "[random weights: labels mean nothing]" in line for line in lines[7:])
     assert "9 decisions: class" in err and "120 frames captured = 16 encoded + 104 between two instants" in err
     assert "random weights" in err and "ms p50 (p95): clip stage" in err
+    assert "ms from capture to decision: p50 " in err and " s of CPU time" in err
 
 
 def test_run_json_save_and_phases(plans, tmp_path, capsys):
@@ -113,7 +114,7 @@ def test_capture_never_overwrites(tmp_path):
     [
         (["run", "none.plan", SOURCE], 1, "no plan at none.plan"),
         (["run", "{plan}", "none.mp4"], 1, "no file, folder or camera at none.mp4"),
-        (["run", "{plan}", "97"], 4, "no camera at /dev/video97"),
+        (["run", "{plan}", "97", "--max-retries", "0"], 4, "no camera at /dev/video97"),
         (["run", "{plan}", "test://["], 1, "no test pattern 'test://['; available: test://motion"),
         (["run", "{plan}", SOURCE, "--backend", "quantum"], 1, "no backend 'quantum'"),
         (["build", "--precision", "int8", "--random-weights"], 1, "INT8 needs real clips"),

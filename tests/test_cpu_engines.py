@@ -15,12 +15,14 @@ from onnx import TensorProto, helper
 from test_golden import GOLDEN
 from toy_graphs import toy_clip, toy_frame
 
-from vlf_edge import Plan
+from vlf_edge import Plan, backends, open_source
 from vlf_edge.backends.cpu import int8_saturates, said
 from vlf_edge.backends.onnxruntime import OnnxRuntimeEngine
 from vlf_edge.backends.openvino import OpenVINOEngine
 from vlf_edge.backends.selection import open_engines
 from vlf_edge.errors import PlanMismatch, VlfError
+from vlf_edge.runtime.executor import MAX_BATCH
+from vlf_edge.video.preprocess import Preprocessor
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
@@ -241,3 +243,39 @@ def test_an_int8_plan_says_that_it_is_no_faster_here(plans, caplog, monkeypatch)
         for opened in open_engines(Plan.open(plans[precision]), backend="openvino").values():
             opened.close()
         assert ("computes the int8 plan in float" in caplog.text) == said_so
+
+
+@pytest.mark.parametrize("kernels", ["of int8", "chosen here"])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_batch_is_answered_as_its_items_one_by_one(plans, backend, kernels, monkeypatch):
+    """The gate measures one by one, as a stream runs; clips and several streams run in batches."""
+    if kernels == "of int8":  # also where the CPU multiplies int8 inexactly, and a plan never gets them
+        monkeypatch.setattr(getattr(backends, backend), "int8_saturates", lambda: False)
+    plan = Plan.open(plans["int8"])
+    prepare, frames = Preprocessor(plan.manifest.preprocess), plan.manifest.sampling.frames
+    with open_source("test://motion?seconds=5&fps=8&width=96&height=64&seed=3") as source:
+        images = np.stack([prepare(frame.image) for frame in source])
+
+    def answers(stages, batch):
+        tokens = stages["frame"](images, batch)
+        windows = np.stack([tokens[first : first + frames] for first in range(len(tokens) - frames)])
+        return stages["clip"](windows, batch)
+
+    fp32 = {stage: OnnxRuntimeEngine(plan.graph(stage, "fp32")) for stage in plan.manifest.stages}
+    truth = answers(as_functions(fp32), MAX_BATCH)
+    int8 = as_functions(open_engines(plan, backend=backend))
+    alone = answers(int8, 1)
+    cost = np.linalg.norm(alone - truth)
+    assert cost > 0
+    for batch in (frames, MAX_BATCH):
+        assert np.linalg.norm(answers(int8, batch) - alone) < 0.1 * cost, batch
+
+
+def as_functions(engines):
+    """{stage: function of (items, largest batch)}"""
+
+    def function_of(engine):
+        (given,), (result,) = engine.inputs, engine.outputs
+        return lambda items, batch: engine.infer_all({given.name: items}, batch)[result.name]
+
+    return {stage: function_of(engine) for stage, engine in engines.items()}

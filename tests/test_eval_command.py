@@ -8,12 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from conftest import toy_manifest, write_toy_plan
-from toy_model import build_toy
 
-from vlf_edge import VlfError, build
+from vlf_edge import VlfError
 from vlf_edge.commands import eval as command
-from vlf_edge.compiler import Recipe
-from vlf_edge.models.weights import save_weights
 from vlf_edge.runtime.sinks import VideoWriter
 from vlf_edge.synthetic import CLASSES
 
@@ -36,12 +33,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(a real plan of the toy model, the weights it was built from); no training, but weights from a file."""
-    root = tmp_path_factory.mktemp("trained")
-    save_weights(root / "toy.safetensors", build_toy(), ("right", "left", "up", "down"), {"span_s": 1.5})
-    recipe = Recipe(weights=str(root / "toy.safetensors"), precision="fp32", target="cpu")
-    return build(recipe, root / "toy.plan").path, root / "toy.safetensors"
+def trained(toy_models):
+    """(a real plan of the toy model, the weights it was built from)"""
+    return toy_models(("right", "left", "up", "down"))[::-1]
 
 
 def run(*words):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vlf_edge import Plan, Runtime
+from vlf_edge.golden_windows import read_golden
 
 GOLDEN = Path(__file__).parent / "golden"
 # Logits of the first and the last decision of ``frames``, by ONNX Runtime; of int8, its graphs computed in float.
@@ -24,6 +25,8 @@ DECIDED = {
         (0.044736888, -0.747803509, 1.516744614, 1.706443191, 0.743675351),
     ),
 }
+# The same graphs, with golden windows beside them.
+DECIDED["format1-fp32-golden-windows"] = DECIDED["format1-fp32"]
 # What an int8 graph answers depends on the CPU's instructions a little: sums are rounded elsewhere.
 TOLERANCE = {"fp32": 1e-5, "int8": 0.02}
 
@@ -50,6 +53,13 @@ def test_what_a_plan_of_its_day_needs_is_understood(name):
     frame, clip = Plan.open(GOLDEN / f"{name}.plan").manifest.stage_roles
     assert (frame.input_role, frame.output_role) == ("image", "tokens") and not frame.state
     assert (clip.input_role, clip.output_role) == ("window", "logits")
+
+
+def test_the_golden_windows_of_its_day_are_understood():
+    found = {name: read_golden(Plan.open(GOLDEN / f"{name}.plan")) for name in DECIDED}
+    golden = found.pop("format1-fp32-golden-windows")
+    assert (len(golden), golden.frames.shape, golden.logits.shape) == (16, (21, 32, 32, 3), (16, 5))
+    assert [*found.values()] == [None, None]
 
 
 def test_every_golden_plan_is_tested():

@@ -75,6 +75,18 @@ def test_shaking_and_nodding_turn_back(label, axis):
         assert min(steps) < 0 < max(steps)
 
 
+@pytest.mark.parametrize("label", ["left", "shake", "open"])
+def test_a_mover_may_rest_before_and_after(label):
+    one, whole = clip(label, 7, seconds=6.0, rest_s=2.0), clip(label, 7, seconds=2.0)
+    assert 2.0 <= one.begins_s < one.ends_s <= 4.0 - 1 / one.fps and one.begins_s + one.ends_s == pytest.approx(
+        179 / 30
+    )
+    before, after = int(one.begins_s * one.fps), int(np.ceil(one.ends_s * one.fps))
+    assert not one.shift(0, before).any() and not one.shift(after, one.count - 1).any()
+    np.testing.assert_allclose(one.shift(before, after), whole.shift(0, whole.count - 1), atol=0.05)
+    assert (one.render(0) != one.render(before)).any(), "what else stirs does not rest"
+
+
 @pytest.mark.parametrize("label", ["left", "right", "up", "down"])
 def test_pixels_move_as_told(label):
     """Of the whole view: its shift is measured from the pixels, by phase correlation, and compared with ``shift``."""

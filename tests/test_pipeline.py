@@ -179,7 +179,7 @@ def test_close_returns_while_the_camera_hangs():
 
 
 def test_a_source_that_ignores_close_is_named(images, caplog, monkeypatch):
-    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.1)
+    monkeypatch.setattr("vlf_edge.runtime.work.JOIN_S", 0.1)
     release = threading.Event()
 
     class Deaf(SilentSource):
@@ -253,7 +253,7 @@ def test_a_pipeline_that_is_dropped_ends_its_threads_and_its_camera(images):
 
 
 def test_close_returns_while_an_engine_hangs(images, caplog, monkeypatch):
-    monkeypatch.setattr("vlf_edge.runtime.pipeline._JOIN_S", 0.1)
+    monkeypatch.setattr("vlf_edge.runtime.work.JOIN_S", 0.1)
     release = threading.Event()
     toy = toy_recognizer()
     monkeypatch.setattr(toy.executor, "step", lambda due: release.wait(DEADLINE_S) and [None] * len(due))

@@ -1,19 +1,19 @@
-"""vlf-edge run on several sources, and sinks on threads of their own."""
+"""vlf-edge run on several sources, and sources and sinks of ones own."""
 
 from __future__ import annotations
 
 import json
-import threading
+import signal
+import subprocess
+import sys
+import time
 
-import numpy as np
 import pytest
 
-from vlf_edge import Frame, Prediction, Runtime, Sink, Source, ThreadedSink, open_source
+from vlf_edge import Runtime, Sink, Source, SourceError, open_source
 from vlf_edge.cli import main
-from vlf_edge.commands.run import video_of
-from vlf_edge.runtime.runtime import name_sources
-
-WAIT_S = 10
+from vlf_edge.commands.cameras import name_sources
+from vlf_edge.runtime.sinks.video import video_of
 
 
 @pytest.fixture
@@ -51,6 +51,20 @@ def test_several_sources_run_together(toy_plan, clips, tmp_path, capsys):
     assert not out.exists() and "15 decisions" in said.err
 
 
+def test_a_video_that_cannot_be_finished_costs_no_decision_and_is_told_by_the_exit_code(
+    toy_plan, clips, tmp_path, capsys, monkeypatch
+):
+    def full(self):
+        raise SourceError("cannot write out.avi: is the disk full?")
+
+    monkeypatch.setattr("vlf_edge.runtime.sinks.video.VideoWriter.close", full)
+    words = ["run", str(toy_plan.path), clips[2], "--backend", "fake", "--json", "--save", str(tmp_path / "out.avi")]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 8 and "5 decisions" in said.err
+    assert said.err.splitlines()[-1] == "vlf-edge: cannot write out.avi: is the disk full?"
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -61,74 +75,6 @@ def test_several_sources_run_together(toy_plan, clips, tmp_path, capsys):
 def test_what_cannot_run_is_one_sentence(toy_plan, capsys, words, message):
     assert main(["run", str(toy_plan.path), *words, "--backend", "fake"]) == 1
     assert message in capsys.readouterr().err
-
-
-def step(number: int) -> tuple[Frame, Prediction]:
-    return Frame(np.zeros((2, 2, 3), np.uint8), float(number), number, 0.0), Prediction("ok", 0, number, number, 0.0)
-
-
-class Gate(Sink):
-    """Takes steps only while it is open."""
-
-    def __init__(self, fail_at: int | None = None):
-        self.entered, self.open = threading.Event(), threading.Event()
-        self.seen: list[int] = []
-        self.closed, self._fail_at = False, fail_at
-
-    def write(self, frame, prediction):
-        self.entered.set()
-        assert self.open.wait(WAIT_S)
-        if frame.seq == self._fail_at:
-            raise OSError("no space left")
-        self.seen.append(frame.seq)
-
-    def close(self):
-        self.closed = True
-
-
-def test_a_slow_sink_costs_its_own_steps_only():
-    gate = Gate()
-    sink = ThreadedSink(gate, capacity=3)
-    sink.write(*step(0))
-    assert gate.entered.wait(WAIT_S)
-    for number in range(1, 10):
-        sink.write(*step(number))  # none of these waits
-    assert sink.dropped == 6
-    gate.open.set()
-    sink.close()
-    sink.close()
-    assert gate.seen == [0, 7, 8, 9] and gate.closed
-
-
-def test_of_a_file_no_step_is_lost():
-    gate = Gate()
-    gate.open.set()
-    with ThreadedSink(gate, capacity=2, drop_oldest=False) as sink:
-        for number in range(50):
-            sink.write(*step(number))
-    assert gate.seen == list(range(50)) and sink.dropped == 0
-
-
-def test_what_fails_in_a_sink_is_raised_by_the_next_write_or_by_close():
-    for number_of_writes in (1, 50):
-        gate = Gate(fail_at=0)
-        sink = ThreadedSink(gate, capacity=2, drop_oldest=False)
-        with pytest.raises(OSError, match="no space left"):
-            for number in range(number_of_writes):
-                sink.write(*step(number))
-                gate.open.set()
-            sink.close()
-        assert gate.closed
-
-
-def test_a_sink_that_hangs_is_left_alone(monkeypatch, caplog):
-    monkeypatch.setattr("vlf_edge.runtime.sinks.threaded._CLOSE_S", 0.05)
-    gate = Gate()
-    sink = ThreadedSink(gate)
-    sink.write(*step(0))
-    sink.close()
-    assert "Gate still hangs" in caplog.text
-    gate.open.set()
 
 
 class Numbers(Source):
@@ -176,3 +122,22 @@ def test_a_run_ends_when_its_time_is_up(toy_plan, images):
     with Runtime(toy_plan, backend="fake") as runtime:
         runtime.run(source, [sink], duration_s=0.05)
     assert sink.closed and source.closed
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_camera_that_is_not_there_is_waited_for_and_a_signal_ends_that_in_two_seconds(toy_plan, number, code):
+    command = [sys.executable, "-m", "vlf_edge", "run", str(toy_plan.path), "97", "--backend", "fake", "--json"]
+    waiting = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    told = json.loads(waiting.stdout.readline())
+    assert told["state"] == "no_signal" and told["label"] is None and told["seq"] == -1
+    began_s = time.monotonic()
+    waiting.send_signal(number)
+    out, err = waiting.communicate(timeout=30)
+    assert waiting.returncode == code and time.monotonic() - began_s < 5, "two seconds where nobody else is at work"
+    lines = err.splitlines()
+    assert lines[0].startswith("main: no camera at /dev/video97; ") and "(--max-retries 0 ends instead)" in lines[0]
+    assert sum("no camera at" in line and "last error" not in line for line in lines) == 1, "not for every try"
+    assert any(line.startswith("0 decisions") for line in lines) and lines[-1] == "vlf-edge: interrupted"

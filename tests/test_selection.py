@@ -228,6 +228,7 @@ def test_the_commands_pass_their_options_on(tmp_path, monkeypatch, verb, user):
     command = verb.format(plan=plan_with(tmp_path).path).split()
     options = ["--device", "1", "--rebuild", "never", "--no-cuda-graph", "--threads", "2"]
     assert main(command) == main([*command, *options]) == 1
+    assert [options.pop("accept") is not None for options in passed] == [True, True]
     assert passed == [
         {"backend": "auto", "device": 0, "rebuild": "auto", "cuda_graph": True, "threads": None},
         {"backend": "auto", "device": 1, "rebuild": "never", "cuda_graph": False, "threads": 2},

@@ -5,13 +5,13 @@ import hashlib
 import numpy as np
 import pytest
 
-from vlf_edge import Plan
+from vlf_edge import Plan, Runtime
 from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
 from vlf_edge.datasets import open_dataset
 from vlf_edge.evaluation import evaluate
 from vlf_edge.evaluation.classifier import open_classifier
 from vlf_edge.models.weights import SHIPPED, load_weights
-from vlf_edge.synthetic import CLASSES, REVERSES
+from vlf_edge.synthetic import CLASSES, HELD_OUT_SEED, REVERSES, MotionClip
 
 CLIPS = 130
 
@@ -77,3 +77,17 @@ def test_live_and_clip_by_clip_agree():
     report = evaluate(SHIPPED_PLAN, "motion", live=True, limit=26)
     assert report["live"]["clips"] == 26 and not report["live"]["too_short"]
     assert report["live"]["agreement"] >= 0.9
+
+
+def test_events_of_the_shipped_model_have_the_times_of_the_action():
+    """Six scenes that rest, move and rest: five or more found, within half a second in the middle of them."""
+    found, starts_s, ends_s = 0, [], []
+    with Runtime(SHIPPED_PLAN) as runtime:
+        for number, label in enumerate(("left", "approach", "clockwise", "shake", "nod", "up")):
+            clip = MotionClip(label, HELD_OUT_SEED + 900 + number, 85, 64, fps=12, seconds=8.0, rest_s=2.75)
+            events = runtime.events(map(clip.render, range(clip.count)), fps=12)
+            own = [event for event in events if event.label == label and event.t_end_s is not None]
+            found += len(own) == 1
+            starts_s += [own[0].t_start_s - clip.begins_s] if own else []
+            ends_s += [own[0].t_end_s - clip.ends_s] if own else []
+    assert found >= 5 and abs(np.median(starts_s)) < 0.5 and abs(np.median(ends_s)) < 0.5

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from signal_moments import VERBS, moments
+from signal_moments import VERBS, interrupt, moments
 
 from vlf_edge import BackendMissing, backends, signals
 from vlf_edge.atomic import replacing
@@ -38,9 +38,15 @@ def ending(monkeypatch):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_signal_at_any_moment_ends_a_verb(verb, interruptible):
-    """All the hundred: python tests/signal_moments.py"""
-    ends = moments(verb, 1 if verb in ("build from weights", "train") else 2, seed=1)  # those two take longest
+    """All the hundred, over the whole of what a verb does: python tests/signal_moments.py"""
+    # Those two take longest.
+    ends = moments(verb, 1 if verb in ("build from weights", "train") else 2, seed=1, within_s=5.0)
     assert {end.how for end in ends} <= {"interrupted", "before us", "over"}, ends
+
+
+def test_a_verb_that_fails_before_its_signal_is_noticed():
+    end = interrupt(("-c", "raise SystemExit('no such thing')"), 20.0, signal.SIGINT, whole_group=False, twice=False)
+    assert end.how == "failed undisturbed: no such thing\n"
 
 
 def toy(main: str, *, number: int, times: int = 1, ready: str = "ready\n") -> subprocess.CompletedProcess:

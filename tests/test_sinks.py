@@ -2,15 +2,18 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import cv2
 import numpy as np
 import pytest
 
-from vlf_edge import Frame, Prediction, SourceError, open_source
+from vlf_edge import Event, Frame, Prediction, SourceError, open_source
 from vlf_edge.atomic import PARTIAL_PREFIX
 from vlf_edge.cli import main
 from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, VideoWriter, annotate, describe
+from vlf_edge.video.sources import Address
 
 DECIDED = Prediction("ok", 1.0, 3.0, 90, 12.5, "wave", 0.875, topk=(("wave", 0.875), ("still", 0.1)), dropped=3)
 SOURCE = open_source([], fps=20)
@@ -30,6 +33,27 @@ def test_lines_for_people(images):
     assert "warming" in first and "wave" not in first
     for part in ("3.00 s", "ok", "wave", "87.5%", "12.5 ms old", "3 dropped"):
         assert part in second
+
+
+BEGUN = Event("door", "wave, \x1b[2J", 12.5, None, 0.75, 7)
+ENDED = replace(BEGUN, t_end_s=14.25, peak_score=0.9375)
+
+
+def test_events_are_lines_too():
+    text, lines = io.StringIO(), io.StringIO()
+    for sink in (PrintSink(text), JsonLinesSink(lines)):
+        sink.write_event(BEGUN)
+        sink.write_event(ENDED)
+    first, second = text.getvalue().splitlines()
+    assert "\x1b" not in first and all(part in first for part in ("door", "12.50 s", "begins", "wave", "event 7"))
+    assert all(part in second for part in ("ended", "93.8%", "1.75 s long", "event 7"))
+    begun, ended = (json.loads(line)["event"] for line in lines.getvalue().splitlines())
+    assert begun["t_end_s"] is None and ended["t_end_s"] == 14.25
+    assert {**ended, "at": None} == {
+        "id": 7, "stream": "door", "label": "wave, \x1b[2J", "t_start_s": 12.5, "t_end_s": 14.25, "peak_score": 0.9375,
+        "at": None,
+    }  # fmt: skip
+    assert datetime.fromisoformat(ended["at"].replace("Z", "+00:00")).utcoffset() == timedelta(0)
 
 
 def test_random_weights_are_said_in_every_decision():
@@ -78,10 +102,12 @@ def test_refusals(tmp_path, images):
         VideoSink(tmp_path / "none" / "out.mp4", SOURCE)
     sink = VideoSink(tmp_path / "out.mp4", SOURCE)
     sink.write(frame(images[0]), None)
-    with pytest.raises(SourceError, match=r"shape \(10, 10, 3\), the first one had \(48, 64, 3\)"):
-        sink.write(frame(images[0][:10, :10]), None)
     sink.close()
     sink.close()
+    with VideoWriter(tmp_path / "out.mp4", 20.0) as writer:
+        writer.write(images[0])
+        with pytest.raises(SourceError, match=r"shape \(10, 10, 3\), the first one had \(48, 64, 3\)"):
+            writer.write(images[0][:10, :10])
     with pytest.raises(SourceError, match="cannot write mp4v video"):
         VideoSink(tmp_path / "out.nonsense", SOURCE).write(frame(images[0]), None)
 
@@ -135,6 +161,7 @@ from vlf_edge.cli import main
 from vlf_edge.atomic import PARTIAL_PREFIX
 from vlf_edge.cli import main
 from vlf_edge.runtime.sinks import JsonLinesSink, PrintSink, VideoSink, VideoWriter, annotate, describe
+from vlf_edge.video.sources import Address
 write = VideoWriter.write
 def slow(self, image):
     write(self, image)
@@ -159,3 +186,16 @@ def test_what_is_no_file_or_no_video_is_not_written_to(tmp_path):
     for path, why in (("/dev/null", "a device"), (tmp_path / "link.avi", "a symbolic link"), ("a%03d.png", "a video")):
         with pytest.raises(SourceError, match=f"cannot write .*{why}"):
             VideoSink(path, SOURCE)
+
+
+def test_a_video_of_a_camera_has_the_rate_at_which_frames_come_and_one_size(tmp_path):
+    camera = Address("camera", True, lambda: None, again=True)
+    path = tmp_path / "camera.avi"
+    with VideoSink(path, camera, stream="door") as sink:
+        for i in range(20):
+            size = (48, 64) if i < 10 else (96, 128)  # it comes back with another
+            t_s = i / 12.5 + (5.0 if i >= 10 else 0.0)
+            sink.write(Frame(np.full((*size, 3), 9, np.uint8), t_s, i, t_s, stream="door"), None)
+            sink.write(None, Prediction("no_signal", 0.0, 0.0, seq=-1, age_ms=0.0, stream="door"))
+    written = open_source(path)
+    assert written.fps == pytest.approx(12.5) and [frame.image.shape for frame in written] == [(48, 64, 3)] * 20

@@ -11,17 +11,15 @@ import pytest
 import torch
 from onnx_toys import relative
 from torch.utils._pytree import tree_structure
-from toy_clips import LABELS, write_weights
-from toy_model import TOY, build_toy, lively
+from toy_model import TOY, build_toy, build_uneven
 
 from vlf_edge import BackendMissing, CompileError, Plan, WeightsError, backends
 from vlf_edge.backends import cuda
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build
+from vlf_edge.compiler import Recipe, build, onnx_export
 from vlf_edge.compiler import torch_tensorrt as frontend
 from vlf_edge.compiler.accuracy import candidate
 from vlf_edge.compiler.graph import Session, tensor_specs
-from vlf_edge.compiler.onnx_export import export_stage
 from vlf_edge.compiler.quantization.float16 import to_float16
 
 GPU = cuda.GpuInfo("RTX A2000", "8.6", 6 << 30, False, 26)
@@ -102,10 +100,10 @@ def here(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision, max_batch", [("fp32", 1), ("fp16", 4)])
-def test_what_is_compiled_computes_what_the_plans_graph_does(precision, max_batch):
+def test_what_is_compiled_computes_what_the_plans_graph_does(uneven_graphs, precision, max_batch):
     rng = np.random.default_rng(0)
-    for stage in lively(build_toy()).stages():
-        fp32 = export_stage(stage)
+    for stage in build_uneven().stages():
+        fp32 = uneven_graphs[stage.name]
         typed = to_float16(fp32) if precision == "fp16" else fp32
         (given,), (result,) = tensor_specs(typed)
         program = frontend.trace(stage, precision, (result,), max_batch)
@@ -132,11 +130,14 @@ def _is_tensor(node) -> bool:
 
 
 @pytest.mark.slow
-def test_a_build_puts_raw_engines_with_the_plans_interface_into_the_plan(here, tmp_path):
-    weights = write_weights(tmp_path / "toy.safetensors")
+def test_a_build_puts_raw_engines_with_the_plans_interface_into_the_plan(here, toy_models, tmp_path, monkeypatch):
+    labels = ("right", "left", "up", "down")
+    weights, exported = toy_models(labels)
+    graph_of = Plan.open(exported).graph
+    monkeypatch.setattr(onnx_export, "export_stage", lambda stage: graph_of(stage.name, "fp32"))  # which takes longest
     toolkit = here("torch_tensorrt", "tensorrt", toolkit=FakeTorchTensorRT())
     seen = []
-    recipe = Recipe(weights=weights, precision="fp16", frontend="torch-tensorrt", max_batch=4, workspace_mib=64)
+    recipe = Recipe(weights=str(weights), precision="fp16", frontend="torch-tensorrt", max_batch=4, workspace_mib=64)
     plan = build(recipe, tmp_path / "toy.plan", progress=lambda *step: seen.append(step))
     plan = Plan.open(plan.path)
     assert [(e.stage, e.target, e.library, e.version, e.compute_capabilities, e.device, e.max_batch)
@@ -144,7 +145,7 @@ def test_a_build_puts_raw_engines_with_the_plans_interface_into_the_plan(here, t
         (stage, "tensorrt:rtx-a2000", "tensorrt", "11.1.0.38", ("8.6",), "RTX A2000", 4) for stage in ("frame", "clip")
     ]  # fmt: skip
     assert [plan.read(e.member) for e in plan.manifest.engines] == [b"engine 0", b"engine 1"]
-    assert ("compile engines", 2, 2) in seen and plan.manifest.versions["torch"] and plan.manifest.labels == LABELS
+    assert ("compile engines", 2, 2) in seen and plan.manifest.versions["torch"] and plan.manifest.labels == labels
     for call, stage in zip(toolkit.calls, ("frame", "clip")):
         graph = plan.manifest.graph(stage, "typed")
         (given,), (result,) = graph.inputs, graph.outputs

@@ -33,3 +33,12 @@ def lively(model: VLF) -> VLF:
         if getattr(module, "bias", None) is not None:
             module.bias.normal_(0, 0.2, generator=generator)
     return model
+
+
+def build_uneven(sizes=TOY) -> VLF:
+    """A lively one whose LayerNorms scale each channel otherwise, too."""
+    model, generator = lively(build_toy(sizes)), torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+    return model

@@ -27,7 +27,7 @@ _DIGEST_BYTES = 65  # 64 hexadecimal digits and a line end
 def cache_folder(kind: str) -> Path:
     """Where things of one kind lie: $XDG_CACHE_HOME/vlf_edge/KIND, by default ~/.cache/vlf_edge/KIND.
 
-    kind: "engines", "timings", "kernels" or "ranges". The folder need not exist, nor be writable.
+    kind: "engines", "timings", "kernels", "ranges" or "answers". The folder need not exist, nor be writable.
     """
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(chosen):  # by its specification, a relative one is to be ignored

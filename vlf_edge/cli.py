@@ -16,13 +16,16 @@ from contextlib import contextmanager
 
 from . import signals
 from ._version import __version__
-from .commands import bench, build, capture, eval, export, inspect, run, train
+from .commands import bench, build, capture, doctor, eval, export, inspect, run, train
+from .commands.cameras import OF_CAMERAS
+from .commands.config import Config, read_config
+from .commands.parser import Parser
 from .errors import AccuracyError, CameraError, VlfError
 from .printable import printable
 
 _VERBS = {
     "build": build, "run": run, "eval": eval, "bench": bench, "inspect": inspect, "train": train, "capture": capture,
-    "export": export,
+    "export": export, "doctor": doctor,
 }  # fmt: skip
 _EXIT_CODES = {AccuracyError: 3, CameraError: 4}
 _EXAMPLES = """examples:
@@ -33,15 +36,16 @@ _EXAMPLES = """examples:
   vlf-edge run vlf.plan /dev/video0
   vlf-edge run vlf.plan street.mp4 --save annotated.mp4
   vlf-edge inspect vlf.plan
+  vlf-edge doctor vlf.plan
 
 exit codes: 0 fine, 1 an error in one line, 2 wrong usage, 3 too much accuracy lost, 4 no camera, 130 interrupted,
   143 interrupted by SIGTERM
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="vlf-edge",
         description="Streaming video action recognition with VideoLightFormer on NVIDIA edge hardware.",
         epilog=_EXAMPLES,
@@ -49,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vlf-edge {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    top.verbs = verbs.choices
     for name, module in _VERBS.items():
         verb = verbs.add_parser(
             name,
@@ -58,15 +63,19 @@ def parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(verb)
         verb.add_argument("-v", "--verbose", action="store_true", help="more log, and tracebacks of errors")
+        verb.set_defaults(usage_error=verb.error)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns its exit code."""
     _make_streams_safe()
-    args = parser().parse_args(argv)
+    top = parser()
+    args = top.parse_args(argv)
     with _log_to_stderr(args.verbose):
         try:
+            if getattr(args, "config", None) is not None:
+                args = _configured(top, args, argv)
             code = _VERBS[args.verb].main(args)
             sys.stdout.flush()
             return code
@@ -84,6 +93,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(printable(traceback.format_exc(), keep="\n"), end="", file=sys.stderr)
             print(f"vlf-edge: {error}", file=sys.stderr)
             return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+def _configured(top: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments with those of a configuration where the command line says nothing. Raises VlfError."""
+    verb, path = top.verbs[args.verb], args.config
+
+    def read() -> Config:
+        return read_config(path, verb, OF_CAMERAS)
+
+    config = read()
+    verb.set_defaults(**config.defaults, cameras=config.cameras, read_config=read)
+    return top.parse_args(argv)
 
 
 def _make_streams_safe() -> None:

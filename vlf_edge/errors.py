@@ -8,11 +8,13 @@ VlfError                 the user can fix it; the message is one sentence or two
 ├── AccuracyError        a finished plan would be worse than its gate allows, so none was written
 ├── PlanError            a plan file is damaged, foreign or unsafe
 │   └── PlanMismatch     a sound plan, but not for this model, machine or use
+│       └── WrongAnswers its engines decide otherwise here than the plan's golden windows say
 ├── BackendMissing       a library or device is not here (names the exact install line)
 ├── ModelError           a model's answers are no numbers
 ├── ShapeError           an array of the wrong shape or dtype crossed a border
 └── SourceError          a camera, file or folder gives no frames
     └── CameraError      a camera is absent, busy or silent
+        └── AccessDenied a camera refuses the user or the password
 
 Messages say what, got, expected, what is available, and the next command.
 """
@@ -65,6 +67,10 @@ class PlanMismatch(PlanError):
     """The plan is sound but does not fit this machine, model or use."""
 
 
+class WrongAnswers(PlanMismatch):
+    """Engines answer otherwise on this machine than the plan's golden windows and gate allow."""
+
+
 class BackendMissing(VlfError):
     """A library or device that the request needs is not on this machine."""
 
@@ -83,6 +89,10 @@ class SourceError(VlfError):
 
 class CameraError(SourceError):
     """A camera is absent, busy, not permitted or silent."""
+
+
+class AccessDenied(CameraError):
+    """A camera refuses the user or the password."""
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ So nothing is raised here. The system wakes a thread that does nothing else, and
 where something asked to be told first (``telling``), when that is done, a second later at most, or at the next signal.
 
 What must not be cut in two is ``unbroken``; what must not be left behind is cleared away by ``clearing``.
+SIGHUP may mean to read a configuration anew instead (``reloading``).
 Signals that came ignored (nohup, a shell's background job) stay ignored.
 """
 
@@ -49,12 +50,15 @@ class Ending:
         self.number: int | None = None
         self.stops: list[Callable[[], None]] = []
         self.clearers: list[Callable[[], None]] = []
+        self.reloads: list[Callable[[], None]] = []
         self.unbroken = threading.RLock()
         self._begun = threading.Lock()
 
     def watch(self, next_signal: NextSignal) -> None:
         """Waits for a signal and obeys it. next_signal: as ``_Wakeup.next_signal``."""
-        self.number = next_signal(None)
+        while (number := next_signal(None)) == signal.SIGHUP and self.reloads:
+            threading.Thread(target=self.reloads[-1], name="vlf-reload", daemon=True).start()
+        self.number = number
         if self.stops:
             # On yet another thread: it may hang, and the time is limited.
             threading.Thread(target=self.stops[-1], name="vlf-stop", daemon=True).start()
@@ -159,6 +163,19 @@ def telling(stop: Callable[[], None] = _nothing, more: Callable[[], str] = _no_m
         if not asked():
             _ending.stops.pop()
             _ending.more = before
+
+
+@contextmanager
+def reloading(reload: Callable[[], None]) -> Iterator[None]:
+    """SIGHUP within this block ends nothing: it is what services are told to read their configuration anew with.
+
+    reload: called then, on another thread.
+    """
+    _ending.reloads.append(reload)
+    try:
+        yield
+    finally:
+        _ending.reloads.remove(reload)
 
 
 @contextmanager

@@ -48,9 +48,9 @@ def build_in_child(onnx_bytes: bytes, what: str, **options: Any) -> BuiltEngine:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
         environment["PYTHONHASHSEED"] = "0"
         prefix = _repeatably() if options["library"] == "tensorrt_rtx" else ()
-        child = _run([*prefix, sys.executable, "-c", _CHILD], folder, environment)
+        child = run_child([*prefix, sys.executable, "-c", _CHILD], folder, environment)
         if child.returncode != 0 or not (here / _RESULT).exists():
-            raise CompileError(f"building {what} ended its process: {_how_it_ended(child)}")
+            raise CompileError(f"building {what} ended its process: {how_it_ended(child)}")
         result = json.loads((here / _RESULT).read_text())
         if "error" in result:
             raise _error(result, what)
@@ -58,8 +58,13 @@ def build_in_child(onnx_bytes: bytes, what: str, **options: Any) -> BuiltEngine:
         return BuiltEngine(data=(here / _ENGINE).read_bytes(), **result)
 
 
-def _run(command: list[str], folder: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """As ``subprocess.run``, but a signal that ends us takes the child along at once."""
+def run_child(
+    command: list[str], folder: str | None, environment: dict[str, str], limit_s: float | None = None
+) -> subprocess.CompletedProcess:
+    """As ``subprocess.run``, both streams together, but a signal that ends us takes the child along at once.
+
+    Raises subprocess.TimeoutExpired once ``limit_s`` is up; the child is gone then.
+    """
     with ExitStack() as stack:
         with signals.unbroken():
             child = subprocess.Popen(
@@ -73,7 +78,7 @@ def _run(command: list[str], folder: str, environment: dict[str, str]) -> subpro
             stack.enter_context(signals.clearing(child.kill))
         with child:
             try:
-                output, _ = child.communicate()
+                output, _ = child.communicate(timeout=limit_s)
             except BaseException:
                 child.kill()
                 raise
@@ -121,7 +126,8 @@ def _repeatably() -> tuple[str, ...]:
     return prefix if allowed else ()
 
 
-def _how_it_ended(child: subprocess.CompletedProcess) -> str:
+def how_it_ended(child: subprocess.CompletedProcess) -> str:
+    """A child's exit status or signal, and its last words."""
     last_words = child.stdout.decode(errors="replace").strip().splitlines()[-3:]
     if child.returncode >= 0:
         how = f"exit status {child.returncode}"

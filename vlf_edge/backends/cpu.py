@@ -97,6 +97,27 @@ os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 @cache
+def cpu_features(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> str:
+    """The processor's name and instructions, by which the libraries choose what they compute with."""
+    return " ".join([platform.machine(), *_cpu_facts(cpuinfo, "model name", "CPU part", "flags", "Features")])
+
+
+def cpu_name(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> str:
+    """What the processor calls itself, else its kind."""
+    return next(iter(_cpu_facts(cpuinfo, "model name")), platform.machine())
+
+
+def _cpu_facts(cpuinfo: str | os.PathLike[str], *names: str) -> list[str]:
+    """What the first processor says of these, where it does."""
+    try:
+        lines = Path(cpuinfo).read_text().splitlines()
+    except OSError:
+        lines = []
+    known = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in reversed(lines)}
+    return [known[name] for name in names if name in known]
+
+
+@cache
 def int8_saturates(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:
     """Whether this CPU cannot multiply int8 exactly: x86 without VNNI or AMX.
 

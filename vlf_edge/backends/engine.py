@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from ..errors import ShapeError, VlfError
+from ..errors import ModelError, ShapeError, VlfError
 from ..types import TensorSpec
 
 
@@ -18,10 +18,12 @@ class Engine(ABC):
     backend: its name in the table of backends.
     inputs, outputs: what goes in and comes out; a string in a shape is a dynamic axis, "N" the batch.
     dynamic_batch: whether N may change from call to call. max_batch: largest N, None if it has no limit or is fixed.
+    identity: hash of what was compiled elsewhere and is run here, "" where the library compiles it at every start.
     chains_on_gpu: whether it can be chained with others in the memory of an NVIDIA GPU.
     """
 
     chains_on_gpu = False
+    identity = ""
 
     def __init__(
         self,
@@ -45,17 +47,20 @@ class Engine(ABC):
 
         inputs: one array for each of ``self.inputs``, of its exact dtype and shape. Returns one new array for each of
         ``self.outputs``; it belongs to the caller. Raises ShapeError (got, expected) before anything is run, and
-        VlfError with the library's words if it fails, as it may for want of memory or for a graph from a stranger.
+        VlfError with the library's words if it fails, as it may for want of memory or for a graph from a stranger; and
+        ModelError if the answer has not the shape that it should have.
         """
         self.check_open()
         self._check(inputs)
         try:
-            return self._infer(inputs)
+            results = self._infer(inputs)
         except VlfError:
             raise
         except Exception as error:  # each library has classes of its own
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise VlfError(f"{self.backend} failed to run {self!r}: {said[-1][:300]}") from error
+        self._check_results(results, next(iter(inputs.values())).shape[:1])
+        return results
 
     def infer_all(self, inputs: Mapping[str, np.ndarray], batch: int | None = None) -> dict[str, np.ndarray]:
         """As ``infer``, for any number n >= 1 of items (n, ...) in every input: in batches as large as the engine
@@ -94,6 +99,15 @@ class Engine(ABC):
 
     def _close(self) -> None:
         """Frees what the backend holds; called once."""
+
+    def _check_results(self, results: Mapping[str, np.ndarray], batch: tuple[int, ...]) -> None:
+        """An answer of the wrong shape would be taken for another stream's, or another label's."""
+        for spec in self.outputs:
+            shape = results[spec.name].shape
+            same_batch = not self.dynamic_batch or shape[:1] == batch
+            known = all(isinstance(want, str) or got == want for got, want in zip(shape, spec.shape))
+            if not (same_batch and known and len(shape) == len(spec.shape)):
+                raise ModelError(f"{self.backend} gave an output of {shape} for {batch[0]} inputs, expected {spec}")
 
     def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
         names = [spec.name for spec in self.inputs]

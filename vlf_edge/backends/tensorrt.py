@@ -6,6 +6,7 @@ The two libraries differ by the name of their module; only what all of these ver
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import math
 import re
@@ -70,6 +71,7 @@ class TensorRTEngine(Engine):
         self._trt_log = collector(trt)
         gpu = cuda.probe(device)
         self._cuda_graph = cuda_graph
+        self.identity = hashlib.sha256(engine_bytes).hexdigest()
         self.stream = cuda.Stream(device)
         self._held = Holdings(self.stream)
         self._release = weakref.finalize(self, self._held.release)

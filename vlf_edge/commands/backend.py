@@ -26,9 +26,14 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         help="threads on the CPU; fewer leave cores to others (default: one for each physical core)",
     )
     parser.add_argument("--no-cuda-graph", action="store_true", help="start the GPU's kernels one by one")
+    parser.add_argument(
+        "--no-self-test",
+        action="store_true",
+        help="do not hold the engines to the plan's golden windows at their first start on this machine",
+    )
 
 
 def backend_options(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_backend_arguments`` added, as ``Runtime`` and ``evaluate`` take it."""
     options = {name: getattr(args, name) for name in ("backend", "device", "rebuild", "threads")}
-    return {**options, "cuda_graph": not args.no_cuda_graph}
+    return {**options, "cuda_graph": not args.no_cuda_graph, "self_test": not args.no_self_test}

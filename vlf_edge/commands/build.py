@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fields("precision", "model", "weights", "random_weights")
     add("--labels", metavar="FILE", help="class names for --random-weights, one a line")
     add_fields("seed", "calib_data", "calib_samples", "calib_method", "percentile", "max_drop", "target", "frontend")
-    add_fields("max_batch", "opt_batch", "workspace_mib", "span_s")
+    add_fields("max_batch", "opt_batch", "workspace_mib", "span_s", "no_golden_windows")
     add(
         "--recipe",
         nargs="+",

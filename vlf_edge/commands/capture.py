@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SourceError, VlfError
+from ..options import add_options, given_options
 from ..printable import printable
+from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 
 if TYPE_CHECKING:
     from ..types import Frame
@@ -26,7 +28,7 @@ HELP = "record clips for calibration"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="0, /dev/video0, a video file, a folder, a glob, test://motion")
+    add("source", metavar="SOURCE", help=KINDS.replace("%", "%%"))
     add(
         "-o",
         "--output",
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--clips", type=int, default=10, metavar="N", help="how many clips (default: 10)")
     add("--seconds", type=float, default=4.0, metavar="S", help="length of each (default: 4)")
+    add_options(parser.add_argument_group("sources"), SourceOptions, *SOURCE_FLAGS)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -45,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
     if args.clips < 1 or not 0 < args.seconds <= 60:
         raise VlfError(f"--clips is {args.clips} and --seconds {args.seconds:g}; expected 1 or more, and up to 60")
     folder = Path(args.output)
-    with open_source(args.source) as source:
+    with open_source(args.source, SourceOptions(**given_options(args, SourceOptions))) as source:
         taken = _first_number(folder)
         for number in range(taken, taken + args.clips):
             frames = _take(source, args.seconds)

@@ -3,6 +3,7 @@
 vlf-edge eval vlf.plan motion                              on rendered clips; needs no files
 vlf-edge eval vlf.plan my-clips/ --live                    also through the streaming pipeline, as a camera would
 vlf-edge eval vlf.plan my-clips/ --against fp32            what quantisation did
+vlf-edge eval vlf.plan my-clips/ --events                  also what happened when, and how often nothing was an event
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from ..errors import VlfError
 from ..printable import printable
 from .backend import add_backend_arguments, backend_options
+from .event_options import add_event_arguments, event_settings
 from .progress import Progress
 
 HELP = "measure a plan on labelled clips"
@@ -39,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="at most this many clips (default: all)")
     add("--seed", type=int, default=0, metavar="N", help="of rendered clips (default: 0)")
     add("--json", action="store_true", help="print the whole report as JSON")
+    add_event_arguments(parser, "also judge events, on streams made of the same clips and on annotated videos")
+    add("--none", nargs="+", default=[], metavar="SOURCE", help="with --events: footage in which nothing happens")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -53,9 +57,12 @@ def main(args: argparse.Namespace) -> int:
             raise VlfError(f"--{name} is {value}; expected 1 or more")
     if args.confusion:
         check_picture(args.confusion)
+    events = event_settings(args)
+    if args.none and events is None:
+        raise VlfError("--none is footage for --events, which is not asked for; add --events")
     names = ("split", "against", "live", "batch", "limit", "seed")
     options = {name: getattr(args, name) for name in names} | backend_options(args)
-    report = evaluate(args.plan, args.data, progress=Progress(), **options)
+    report = evaluate(args.plan, args.data, progress=Progress(), events=events, nothing=args.none, **options)
     report["cpu"] = cpu_model()
     if args.confusion:
         title = f"{report['model']} {report['precision']}: top-1 {_percent(report['top1'])} of {report['clips']} clips"
@@ -81,6 +88,7 @@ def describe(report: dict[str, Any]) -> str:
         *_named("clip(s) could not be read", report["broken"]),
         *_live(report.get("live")),
         *_against(report.get("against")),
+        *_events(report.get("events")),
         "",
         *_classes(report),
         *_worst(report["worst_confusions"]),
@@ -110,6 +118,41 @@ def _live(live: dict[str, Any] | None) -> list[str]:
         ]
     rows += _named("clip(s) are too short for one live window", live["too_short"])
     return rows + _named("clip(s) could not be played", live["broken"])
+
+
+def _events(events: dict[str, Any] | None) -> list[str]:
+    if events is None:
+        return []
+    rows = ["events: no stream with an action in it"]
+    if events["streams"]:
+        rows = [
+            f"events: F1 {_between(events, 'f1')}, precision {_between(events, 'precision')}, recall "
+            f"{_between(events, 'recall')} of {events['actions']} actions in {events['streams']} streams, "
+            f"{60 * events['hours']:.3g} minutes; right is the label with an overlap of {events['least_iou']:g}",
+            f"  median error of the start {_between(events, 'start_error_s', ' s')}, without the sign "
+            f"{_between(events, 'start_abs_error_s', ' s')}; of the end {_between(events, 'end_error_s', ' s')} and "
+            f"{_between(events, 'end_abs_error_s', ' s')}",
+            f"  told {_between(events, 'told_after_s', ' s')} after the action began; "
+            f"{_between(events, 'false_per_hour')} false events an hour",
+        ]
+    nothing = events["nothing"]
+    if nothing["streams"]:
+        rate = {"false_per_hour": nothing["false_per_hour"], "intervals": {"false_per_hour": nothing["interval"]}}
+        rows.append(
+            f"  where nothing happens: {nothing['events']} events in {60 * nothing['hours']:.3g} minutes, "
+            f"{_between(rate, 'false_per_hour')} an hour"
+        )
+    return rows + _named("stream(s) could not be played", events["broken"])
+
+
+def _between(figures: dict[str, Any], name: str, unit: str = "") -> str:
+    """A figure and its interval."""
+    value, (low, high) = figures[name], figures["intervals"][name]
+    if value is None:
+        return "-"
+    digits = ".3f" if name in ("f1", "precision", "recall") else "+.2f" if name.endswith("_error_s") else ".2f"
+    digits = ".2f" if "_abs_" in name else digits
+    return f"{value:{digits}}{unit} ({low:{digits}} to {high:{digits}})"
 
 
 def _against(against: dict[str, Any] | None) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PlanError
+from ..golden_windows import ABOUT, FRAMES, read_golden
 from ..printable import printable
 from .report import Times, accuracy_rows, hygiene_rows
 
@@ -35,6 +36,7 @@ def main(args: argparse.Namespace) -> int:
     plan = Plan.open(args.plan)
     if args.verify:
         plan.verify()
+        read_golden(plan)
     if args.json:
         json.dump(to_json(plan), sys.stdout, indent=1)
         print()
@@ -73,6 +75,7 @@ def _describe(plan: Plan, times: Times | None) -> str:
         *_quantization(manifest),
         *hygiene_rows(plan.report),
         *accuracy_rows(plan.report, times),
+        _golden(plan),
         *_engines(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))),
     ]
@@ -128,6 +131,18 @@ def _quantization(manifest: Manifest) -> list[tuple[str, str]]:
             reasons[reason] = reasons.get(reason, 0) + 1
         rows += [("in float", f"{count} nodes of the {stage} stage: {reason}") for reason, count in reasons.items()]
     return rows
+
+
+def _golden(plan: Plan) -> tuple[str, str]:
+    golden = read_golden(plan)
+    if golden is None:
+        return "golden", "golden windows: none; engines are not held to any where they start"
+    size_mb = sum(plan.manifest.members[name]["bytes"] for name in (ABOUT, FRAMES)) / 1e6
+    return (
+        "golden",
+        f"golden windows: {len(golden)}, {len(golden.frames)} images, {size_mb:.1f} MB; an engine's logits may be off "
+        f"by {golden.allowed:.1%}",
+    )
 
 
 def _engines(manifest: Manifest) -> list[tuple[str, str]]:

@@ -1,54 +1,61 @@
 """Run a plan on cameras, files, folders or the test pattern, and print its decisions.
 
-Files are run as fast as the machine can, every frame of them; cameras live, the newest frame first.
+Files are run as fast as the machine can, every frame of them; cameras live, the newest frame first. A camera that is
+absent or fails has no signal until it is back; --max-retries 0 ends the run instead.
 Stop a camera with Ctrl-C: the video of --save is finished, and a summary follows on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import threading
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from .. import signals
 from ..errors import VlfError
+from ..options import add_options, given_options
 from ..printable import printable
+from ..runtime.limits import Limits
+from ..runtime.sinks.table import add_sink_arguments
+from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
+from .cameras import Reload, find_cameras
+from .event_options import add_event_arguments, event_settings
+from .page_options import add_page_arguments, open_page
 
 if TYPE_CHECKING:
     from ..runtime import Sink
-    from ..video.sources import Source
+    from ..video.sources import Address, Source
 
 HELP = "live decisions from cameras, files or the test pattern"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("plan", metavar="PLAN", help="a vlf.plan")
+    add("plan", nargs="?", metavar="PLAN", help="a vlf.plan")
     add(
         "source",
-        nargs="+",
+        nargs="*",
         metavar="SOURCE",
-        help="0, /dev/video0, a video file, a folder, a glob, frames_%%04d.jpg, test://motion; several run together",
+        help=f"{KINDS.replace('%', '%%')}; several run together",
+    )
+    add(
+        "--config",
+        metavar="FILE",
+        help="TOML with any of these options and a table for each camera, which kill -HUP reads anew: docs/service.md",
     )
     add("--json", action="store_true", help="one JSON object a decision instead of text")
-    add(
-        "--save",
-        metavar="FILE",
-        help="also write the video with the decisions on it (.mp4 or .avi); of several sources, FILE-SOURCE each",
-    )
     add_backend_arguments(parser)
+    add_page_arguments(parser)
     add(
         "--phases",
         type=int,
         metavar="P",
         help="interleaved sampling grids: P times more decisions (default: the plan's)",
     )
-    add("--fps", type=float, metavar="HZ", help="of image files (default: 30)")
     add("--topk", type=int, default=5, metavar="N", help="classes listed with --json (default: 5)")
     add(
         "--max-batch-delay-ms",
@@ -57,17 +64,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="how long a frame may wait for frames of other sources, to be run in one batch (default: 0)",
     )
+    add_options(parser, Limits, *(f.name for f in fields(Limits)))
     add("--duration", type=float, metavar="S", help="stop after this many seconds of wall time")
+    add_options(parser.add_argument_group("sources"), SourceOptions, *SOURCE_FLAGS)
+    add_event_arguments(parser, "also tell when an action begins, and when it has ended")
+    add_sink_arguments(parser)
+    parser.set_defaults(cameras={})
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs until every source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime
-    from ..runtime.runtime import name_sources
-    from ..video import open_source
+    from ..runtime.recognizer import MAIN
 
+    if args.plan is None or not (args.source or args.cameras):
+        args.usage_error("what to run is missing: give PLAN and SOURCE, or --config FILE with a plan and cameras")
+    limits = Limits(**given_options(args, Limits))
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
+    events = event_settings(args)
     with (
         signals.telling(),
         Runtime(  # a video has an end to be written
@@ -75,29 +90,42 @@ def main(args: argparse.Namespace) -> int:
         ) as runtime,
         ExitStack() as stack,
     ):
-        named = name_sources(args.source)
-        opened = {name: stack.enter_context(open_source(source, fps=args.fps)) for name, source in named.items()}
-        source = opened if len(opened) > 1 else next(iter(opened.values()))
-        delay_ms = args.max_batch_delay_ms
-        runtime.run(source, _sinks(args, opened), duration_s=args.duration, max_batch_delay_ms=delay_ms)
+        sources = {  # a camera is opened when it runs, and again when it fails
+            name: one if one.live and one.again else stack.enter_context(one.open())
+            for name, one in find_cameras(args).items()
+        }
+        alone = len(sources) == 1 and not args.cameras
+        streams = {MAIN: next(iter(sources.values()))} if alone else sources
+        sinks = _sinks(args, streams)
+        sinks += open_page(args, runtime, {name: one.live for name, one in streams.items()}, sinks)
+        if args.config is not None:
+            stack.enter_context(signals.reloading(Reload(args, runtime)))
+        runtime.run(
+            streams,
+            sinks,
+            duration_s=args.duration,
+            max_batch_delay_ms=args.max_batch_delay_ms,
+            limits=limits,
+            events=events,
+        )
         print(printable(runtime.summary(), keep="\n"), file=sys.stderr)
+        _check_finished(sinks)
     return 0
 
 
-def _sinks(args: argparse.Namespace, sources: dict[str, Source]) -> list[Sink]:
-    from ..runtime import JsonLinesSink, PrintSink, ThreadedSink, VideoSink
+def _sinks(args: argparse.Namespace, sources: dict[str, Source | Address]) -> list[Sink]:
+    """What is printed, and what the arguments ask for besides."""
+    from ..runtime.sinks import JsonLinesSink, PrintSink, Run, ThreadedSink, open_sinks
 
-    sinks: list[Sink] = [JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)]
-    if args.save:
-        for name, source in sources.items():
-            alone = len(sources) == 1
-            path = args.save if alone else video_of(args.save, name)
-            sink = VideoSink(path, source, stream=None if alone else name)
-            sinks.append(ThreadedSink(sink, drop_oldest=source.live))
-    return sinks
+    run = Run(sources, events=getattr(args, "events", False))
+    printed = JsonLinesSink(sys.stdout) if args.json else PrintSink(sys.stdout)
+    if run.live:  # a pipe that nobody reads holds up files, as pipes do, but no camera
+        printed = ThreadedSink(printed, raises=(BrokenPipeError,))
+    return [printed, *open_sinks(args, run)]
 
 
-def video_of(path: str, stream: str) -> Path:
-    """Where the video of one of several streams goes: out.mp4 -> out-door.mp4."""
-    whole = Path(path)
-    return whole.with_name(f"{whole.stem}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stream)}{whole.suffix}")
+def _check_finished(sinks: list[Sink]) -> None:
+    """Raises what the end of a file that was to be written failed with."""
+    for sink in sinks:
+        if (error := getattr(sink, "unfinished", None)) is not None:
+            raise error

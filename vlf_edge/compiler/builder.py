@@ -23,6 +23,7 @@ from ..atomic import replacing
 from ..backends import cuda
 from ..cache import cache_folder
 from ..errors import AccuracyError, CalibrationError, CompileError, PlanMismatch, WeightsError
+from ..golden_windows import ABOUT, FRAMES, GoldenWindows, has_golden_windows, to_members
 from ..manifest import EngineInfo, Graph, Manifest
 from ..plan import Plan, check_output
 from ..software import require_packages
@@ -110,12 +111,12 @@ def _validate_and_write(
     # Engines are validated too where a GPU can run them; elsewhere they are only compiled once that is passed.
     here = bool(targets) and cuda.gpu() is not None
     to_run = compiled if here else (lambda graphs: ())
-    candidate, report = validate(fp32, precision, recipe, to_run, bool(targets), cache, progress)
+    candidate, report, golden = validate(fp32, precision, recipe, to_run, bool(targets), cache, progress)
     if not candidate.passed:
         raise _refusal(candidate, report, output)
     engines = candidate.engines if here else compiled(candidate.graphs)
     report["engines"] = measured_engines([info for info, _ in engines], candidate.rows)
-    return _write(fp32, candidate.graphs, engines, report, output)
+    return _write(fp32, candidate.graphs, engines, report, golden, output)
 
 
 def _is_default_output(path: str | os.PathLike[str]) -> bool:
@@ -208,6 +209,7 @@ def _write(
     graphs: Graphs,
     engines: Sequence[EngineFile],
     report: Mapping[str, Any],
+    golden: GoldenWindows | None,
     output: str | os.PathLike[str],
 ) -> Plan:
     from .graph import tensor_specs
@@ -236,7 +238,7 @@ def _write(
         quantization=graphs.quantization,
         versions={**fp32.versions, **graphs.versions},
     )
-    members |= {info.member: data for info, data in engines}
+    members |= {info.member: data for info, data in engines} | to_members(golden)
     written = Plan.write(output, manifest, members, report)
     _refused_report(output).unlink(missing_ok=True)  # of an earlier build, which this one makes good
     return written
@@ -245,13 +247,14 @@ def _write(
 def _add_engines(
     plan: Plan, recipe: Recipe, targets: Sequence[Target], output: str | os.PathLike[str], progress: Progress
 ) -> Plan:
-    """The same plan with engines added; those of the same target are replaced, all others kept.
+    """The same plan with engines added, or without its golden windows; engines of the same target are replaced, all
+    others kept.
 
     Nothing is measured: that needs clips, and perhaps another GPU. The report, which tells of the plan as it was, says
     so of every engine that was added.
     """
     manifest = plan.manifest
-    if not targets:
+    if not targets and not (recipe.no_golden_windows and has_golden_windows(manifest)):
         because = "--target cpu adds none" if recipe.target == "cpu" else "on this machine --target auto finds none"
         raise PlanMismatch(
             f"nothing to do for {plan.path}: give --precision to requantise it, or --target rtx, rtx-turing or "
@@ -261,7 +264,8 @@ def _add_engines(
     engines = _engines(typed, recipe, targets, progress)
     replaced = {info.member for info, _ in engines}
     kept = tuple(engine for engine in manifest.engines if engine.member not in replaced)
-    members = {name: plan.read(name) for name in manifest.members if name != "report.json"}
+    dropped = {"report.json"} | ({ABOUT, FRAMES} if recipe.no_golden_windows else set())
+    members = {name: plan.read(name) for name in manifest.members if name not in dropped}
     members |= {info.member: data for info, data in engines}
     manifest = replace(manifest, engines=(*kept, *(info for info, _ in engines)))
     known = plan.report.get("engines")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..golden_windows import GoldenWindows, read_golden
 from ..manifest import Manifest
 from ..plan import Plan
 from ..software import require_packages, versions_of
@@ -35,7 +36,7 @@ class Fp32Model:
     """Where a build starts: the fp32 graphs and all that is known about them.
 
     stages: the PyTorch stages that the graphs were exported from; torch: the same as functions, each (N, ...) array ->
-    (N, ...) float32 array. Both are empty if the graphs come from a plan.
+    (N, ...) float32 array. Both are empty if the graphs come from a plan. golden: of that plan, if it has any.
     """
 
     model: dict[str, Any]
@@ -47,6 +48,7 @@ class Fp32Model:
     versions: dict[str, str]
     stages: tuple[Stage, ...] = ()
     torch: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
+    golden: GoldenWindows | None = None
 
     @property
     def random(self) -> bool:
@@ -102,6 +104,7 @@ def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
         weights=manifest.weights,
         graphs={stage: plan.graph(stage, "fp32") for stage in manifest.stages},
         versions=manifest.versions,
+        golden=None if recipe.no_golden_windows else read_golden(plan),
     )
 
 

@@ -97,6 +97,11 @@ class Recipe:
         most=600,
     )
 
+    no_golden_windows: bool = option(
+        False,
+        "put no images of the clips into the plan; engines are then not held to them where they start",
+    )
+
     def __post_init__(self) -> None:
         check_options(self, name_of=str)
         if self.calib_samples < MIN_SAMPLES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ..backends.selection import open_engines
 from ..batches import in_batches
 from ..errors import PlanMismatch
 from ..plan import Plan
+from ..runtime.self_test import accepting
 from ..types import Preprocess, Sampling
 
 
@@ -97,11 +99,14 @@ def open_classifier(
     rebuild: str = "auto",
     cuda_graph: bool = True,
     threads: int | None = None,
+    self_test: bool = True,
 ) -> EngineClassifier:
-    """A plan on the engines that run it here; see ``open_engines`` for the arguments and errors."""
-    engines = open_engines(
-        plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
-    )
+    """A plan on the engines that run it here; see ``open_engines`` for the arguments and errors, and ``Runtime`` for
+    ``self_test``."""
+    on: dict[str, Any] = {"device": device, "cuda_graph": cuda_graph}
+    if self_test:
+        on["accept"] = accepting(plan, **on)
+    engines = open_engines(plan, backend=backend, rebuild=rebuild, threads=threads, **on)
     return EngineClassifier(plan, engines)
 
 

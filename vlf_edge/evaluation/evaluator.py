@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VlfError
 from ..plan import Plan
+from ..runtime.event_settings import EventSettings
 from ..runtime.runtime import Runtime
 from ..runtime.stats import Stats
 from . import metrics
 from .classifier import Classifier, columns_of, open_classifier
+from .event_streams import evaluate_events
 from .live import play
 from .reference import open_reference
 from .scores import Progress, Scores, contrast, rounded, score, summarize
@@ -30,11 +33,14 @@ def evaluate(
     split: str = "test",
     against: str | None = None,
     live: bool = False,
+    events: EventSettings | None = None,
+    nothing: Sequence[str] = (),
     backend: str = "auto",
     device: int = 0,
     rebuild: str = "auto",
     cuda_graph: bool = True,
     threads: int | None = None,
+    self_test: bool = True,
     batch: int = 8,
     limit: int | None = None,
     seed: int = 0,
@@ -43,13 +49,16 @@ def evaluate(
     """Measures a plan on labelled clips. Returns plain JSON values.
 
     data, split, limit, seed: see ``open_dataset``. against: what to compare with, see ``open_reference``. live: also
-    play the same clips through the streaming pipeline. backend, device, rebuild, cuda_graph, threads: see
-    ``open_engines``. batch: clips, frames and windows at a time. progress: called with (what, done, total).
+    play the same clips through the streaming pipeline. events: also judge events, made with these settings, on streams
+    made of the same data, and on the sources ``nothing``, in which none of the actions happens. backend, device,
+    rebuild, cuda_graph, threads: see ``open_engines``; self_test: see ``Runtime``. batch: clips, frames and windows at
+    a time. progress: called with (what, done, total).
 
     The report holds what ran on what, the files that are missing, what ``summarize`` gives, latency_ms {stage: {p50,
-    p99}}, and, where asked for, "against" (what ``contrast`` gives) and "live" (clips, windows, top1, clip_top1 on the
-    same clips, their agreement, too_short, broken, latency_ms). Raises PlanError, BackendMissing, WeightsError,
-    SourceError, and VlfError for data whose labels are not the plan's and for NaN logits.
+    p99}}, and, where asked for, "against" (what ``contrast`` gives), "live" (clips, windows, top1, clip_top1 on the
+    same clips, their agreement, too_short, broken, latency_ms) and "events" (what ``evaluate_events`` gives). Raises
+    PlanError, BackendMissing, WeightsError, SourceError, and VlfError for data whose labels are not the plan's, for
+    settings of events that do not fit it, and for NaN logits.
     """
     if batch < 1:
         raise VlfError(f"the batch is {batch}; expected 1 or more clips")
@@ -59,7 +68,7 @@ def evaluate(
     stats = Stats()
     with ExitStack() as stack:
         on: dict[str, Any] = {"backend": backend, "device": device, "rebuild": rebuild}
-        on |= {"cuda_graph": cuda_graph, "threads": threads}
+        on |= {"cuda_graph": cuda_graph, "threads": threads, "self_test": self_test}
         model = stack.enter_context(open_classifier(plan, **on))
         if rebuild == "always":  # what was built a moment ago is new enough for what else is opened
             on["rebuild"] = "auto"
@@ -81,6 +90,9 @@ def evaluate(
         report["against"] |= contrast(found[1], found[0], dataset.labels)
     if live:
         report["live"] = _live(plan, dataset, found[0], on, progress)
+    if events is not None:
+        whole = dataset if str(data) == "motion" else _open(data, model, "all", None, seed)
+        report["events"] = evaluate_events(plan, dataset, whole, events, nothing=nothing, on=on, progress=progress)
     return report
 
 

@@ -32,11 +32,12 @@ def open_reference(
     rebuild: str = "auto",
     cuda_graph: bool = True,
     threads: int | None = None,
+    self_test: bool = True,
 ) -> Classifier:
     """Opens what ``plan`` is to be compared with.
 
     what: "fp32" (the plan's own unquantised graphs, on the CPU), a .plan file (on its engines; backend, device,
-    rebuild, cuda_graph, threads: see ``open_engines``) or a weights file (by PyTorch, on the CPU). Raises
+    rebuild, cuda_graph, threads, self_test: see ``open_classifier``) or a weights file (by PyTorch, on the CPU). Raises
     BackendMissing, PlanError, WeightsError, and VlfError for any other kind of file.
     """
     if what == OWN_FP32:
@@ -44,7 +45,13 @@ def open_reference(
     suffix = Path(what).suffix
     if suffix == ".plan":
         return open_classifier(
-            Plan.open(what), backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+            Plan.open(what),
+            backend=backend,
+            device=device,
+            rebuild=rebuild,
+            cuda_graph=cuda_graph,
+            threads=threads,
+            self_test=self_test,
         )
     if suffix in _WEIGHTS:
         return _open_weights(what, plan)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._version import __version__
+from ..golden_windows import read_golden
 from ..manifest import Manifest
 from ..plan import Plan
 from ..types import TensorSpec
@@ -21,7 +22,7 @@ _RESIZE = (
 
 def about(plan: Plan) -> dict[str, Any]:
     """What every vlf.json says: plain JSON values."""
-    manifest = plan.manifest
+    manifest, golden = plan.manifest, read_golden(plan)
     sampling = manifest.sampling
     return {
         "made_by": f"vlf-edge {__version__}",
@@ -30,6 +31,7 @@ def about(plan: Plan) -> dict[str, Any]:
         "precision": manifest.precision,
         "random_weights": manifest.random_weights,
         "labels": list(manifest.labels),
+        "golden_windows": len(golden) if golden else 0,  # in the plan; none of them is exported
         "preprocess": {
             **asdict(manifest.preprocess),
             "layout": "HWC",

@@ -165,5 +165,5 @@ def _backbone_in(state: State, sizes: Sizes, block: str) -> dict[str, Any]:
     if name is None:
         raise WeightsError(f"this checkpoint holds a ResNet of {counts} blocks; known: {', '.join(_RESNETS.values())}")
     if "resnet" not in sizes.backbone:
-        raise WeightsError(f"this checkpoint holds a {name}, {sizes.name} is of {sizes.backbone}: choose another --model")
+        raise WeightsError(f"it holds a {name}, {sizes.name} is of {sizes.backbone}: choose another --model")
     return {"backbone": name}

@@ -1,9 +1,9 @@
-"""Which tensor of a published checkpoint is which of ours, and which of a backbone's under timm's and torchvision's names.
+"""Which tensor of a published checkpoint is which of ours; the same for backbones as timm and torchvision name them.
 
-    tsn, tsm   "base_model." and "new_fc."; the online demo's MobileNetV2: "features." and "classifier."
-    vtn        "resnet.", "self_attention_decoder." and "fc."; of differences under "motion_decoder.", of two streams
-               under "rgb_recoder." as well
-    xvit       "base_model." and "consensus."
+tsn, tsm   "base_model." and "new_fc."; the online demo's MobileNetV2: "features." and "classifier."
+vtn        "resnet.", "self_attention_decoder." and "fc."; of differences under "motion_decoder.", of two streams
+           under "rgb_recoder." as well
+xvit       "base_model." and "consensus."
 """
 
 from __future__ import annotations

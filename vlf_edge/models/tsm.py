@@ -59,9 +59,7 @@ class TSM(Model):
     def __init__(self, sizes: TSMSizes, pretrained: bool = False):
         super().__init__()
         self.sizes = sizes
-        self.frame = Encoder(
-            sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained
-        )
+        self.frame = Encoder(sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained)
         self.clip = Consensus(self.frame.channels, sizes.classes, sizes.dropout)
         self._past = Past()
         self.shifts = _insert_shifts(self.frame.net, sizes, self._past)

@@ -44,9 +44,7 @@ class TSN(Model):
     def __init__(self, sizes: TSNSizes, pretrained: bool = False):
         super().__init__()
         self.sizes = sizes
-        self.frame = Encoder(
-            sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained
-        )
+        self.frame = Encoder(sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained)
         self.clip = Consensus(self.frame.channels, sizes.classes, sizes.dropout)
 
     @property

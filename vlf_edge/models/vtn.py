@@ -144,9 +144,7 @@ class _Projected(nn.Module):
 
     def __init__(self, sizes: VTNSizes, pretrained: bool):
         super().__init__()
-        self.encoder = Encoder(
-            sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained
-        )
+        self.encoder = Encoder(sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained)
         same = self.encoder.channels == sizes.token_dim
         self.reduce = nn.Identity() if same else nn.Linear(self.encoder.channels, sizes.token_dim)
 

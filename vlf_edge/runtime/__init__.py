@@ -3,7 +3,14 @@
 from ..lazy import lazy
 
 _HOME = {
+    "ClipsSink": "sinks",
+    "CsvEventsSink": "sinks",
+    "JsonLinesFileSink": "sinks",
+    "EventDetector": "events",
+    "EventSettings": "event_settings",
     "JsonLinesSink": "sinks",
+    "Limits": "limits",
+    "MqttSink": "sinks",
     "Pipeline": "pipeline",
     "PrintSink": "sinks",
     "Recognizer": "recognizer",
@@ -12,6 +19,9 @@ _HOME = {
     "ThreadedSink": "sinks",
     "VideoSink": "sinks",
     "VideoWriter": "sinks",
+    "WebhookSink": "sinks",
+    "WindowSink": "sinks",
+    "event_to_json": "sinks",
     "to_json": "sinks",
     "annotate": "sinks",
 }

@@ -156,12 +156,11 @@ class Recognizer:
         stream.last_used_s = captured_s
         seq = stream.next_seq if seq is None else seq
         stream.next_seq = seq + 1
-        counts = stream.stats.counts
         slot = stream.sampler.accept(t_s, begins=begins)
-        counts["captured"] += 1
         if slot is None:
-            counts["off_grid"] += 1
+            stream.stats.add(captured=1, off_grid=1)
             return None
+        stream.stats.add(captured=1, waiting=1)
         started_s = time.perf_counter()
         try:
             prepared = image
@@ -172,7 +171,7 @@ class Recognizer:
             # The grid has moved past this frame: what comes next must not share a window with what was before.
             stream.sampler.reset()
             stream.ring.clear()
-            counts["failed"] += 1
+            stream.stats.add(waiting=-1, failed=1)
             raise
         return DueFrame(stream, prepared, slot, t_s, seq, captured_s, time.perf_counter() - started_s)
 
@@ -189,7 +188,7 @@ class Recognizer:
             for frame in due:
                 frame.stream.sampler.reset()
                 frame.stream.ring.clear()
-                frame.stream.stats.counts["failed"] += 1
+                frame.stream.stats.add(waiting=-1, failed=1)
             raise
         predictions = [self._predict(frame, gap, logits) for frame, gap, logits in zip(due, gaps, decided)]
         if any(prediction.state == "ok" for prediction in predictions):
@@ -215,7 +214,7 @@ class Recognizer:
         logits = self.executor.classify(clip[np.newaxis])[0]
         if not np.isfinite(logits).all():
             raise ModelError("the model's answer to this clip is not a number: its weights or engines are broken")
-        self.stats.counts["clips"] += 1
+        self.stats.add(clips=1)
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
         return self._decision(logits, MAIN, first_s, last_s, chosen[-1], captured_s)
 
@@ -243,7 +242,7 @@ class Recognizer:
 
     def _predict(self, frame: DueFrame, gap: bool, logits: np.ndarray | None) -> Prediction:
         stream, ring = frame.stream, frame.stream.ring
-        stream.stats.counts["encoded"] += 1
+        stream.stats.add(waiting=-1, encoded=1)
         if logits is None:
             return self._without(frame, "gap" if gap else "warming")
         if not np.isfinite(logits).all():
@@ -259,7 +258,7 @@ class Recognizer:
         stream = frame.stream
         stream.ring.clear()
         stream.failures += 1
-        stream.stats.counts["not_numbers"] += 1
+        stream.stats.add(not_numbers=1)
         return self._without(frame, "failed")
 
     def _without(self, frame: DueFrame, state: str) -> Prediction:

@@ -5,24 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .. import signals
+from ..backends.engine import Engine
 from ..backends.selection import open_engines
 from ..errors import ShapeError, SourceError, VlfError
 from ..plan import Plan
-from ..types import Prediction
-from ..video.sampler import segment_centres
-from ..video.sources import open_source
+from ..types import Event, Prediction
+from ..video.middles import read_middles
+from ..video.sources import Address, Source, find_source
+from .capture import PUSHED
+from .energy import Usage
+from .event_settings import EventSettings
+from .events import EventDetector
+from .limits import Limits
 from .pipeline import Pipeline
+from .play import play
 from .recognizer import MAIN, Recognizer
 from .regions import Regions
+from .self_test import check_answers
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
+from .stats import describe_run
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +42,14 @@ class Runtime:
     backends (backends/table.py), such as "openvino". device: number of the GPU. rebuild: "never", "auto" (where no
     engine of the plan fits the GPU, the first start builds one) or "always"; cuda_graph, threads: see ``open_engines``.
     phases: interleaved sampling grids, for as many times more decisions a second (default: the plan's). topk: how many
-    classes ``Prediction.topk`` lists. max_streams: most streams at a time.
+    classes ``Prediction.topk`` lists. max_streams: most streams at a time. self_test: at the first start on a machine,
+    hold the engines to the plan's golden windows (``self_test.check_answers``).
 
     >>> with Runtime("vlf.plan") as runtime:
     ...     for prediction in runtime.stream("/dev/video0"):
     ...         print(prediction.label, prediction.score)
 
-    Raises PlanError, PlanMismatch, BackendMissing, CompileError.
+    Raises PlanError, PlanMismatch (WrongAnswers after a self-test), BackendMissing, CompileError.
     """
 
     def __init__(
@@ -55,21 +64,33 @@ class Runtime:
         phases: int | None = None,
         topk: int = 5,
         max_streams: int = 1024,
+        self_test: bool = True,
     ):
         self.plan = plan if isinstance(plan, Plan) else Plan.open(plan)
         manifest = self.plan.manifest
         sampling = manifest.sampling if phases is None else replace(manifest.sampling, phases=phases)
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
+        self._sinks: Sequence[Sink] = ()
+        self._usage = Usage(device)
         self._pushing = threading.Lock()
+
+        def accept(engines: Mapping[str, Engine]) -> None:
+            recognizer = Recognizer(manifest, engines, sampling=sampling, topk=topk, max_streams=max_streams)
+            if self_test:
+                check_answers(self.plan, recognizer.executor, engines, device=device, cuda_graph=cuda_graph)
+                recognizer.stats.reset()
+            self.recognizer = recognizer
+
         self._engines = open_engines(
-            self.plan, backend=backend, device=device, rebuild=rebuild, cuda_graph=cuda_graph, threads=threads
+            self.plan,
+            backend=backend,
+            device=device,
+            rebuild=rebuild,
+            cuda_graph=cuda_graph,
+            threads=threads,
+            accept=accept,
         )
-        try:
-            self.recognizer = Recognizer(manifest, self._engines, sampling=sampling, topk=topk, max_streams=max_streams)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def backend(self) -> str:
@@ -125,20 +146,63 @@ class Runtime:
         with self._alone():
             self.recognizer.forget(stream)
 
-    def stream(self, source: Any, *, fps: float | None = None, max_batch_delay_ms: float = 0.0) -> Iterator[Prediction]:
+    def stream(
+        self,
+        source: Any,
+        *,
+        fps: float | None = None,
+        max_batch_delay_ms: float = 0.0,
+        limits: Limits | None = None,
+    ) -> Iterator[Prediction]:
         """Predictions from a source, captured and inferred on threads of their own, until it ends or the caller stops.
 
-        source: see ``open_source``; or {name: source}, run together until all of them end: each prediction names its
+        source: see ``find_source``; or {name: source}, run together until all of them end: each prediction names its
         stream. max_batch_delay_ms: how long a frame may wait for frames of other streams, to be run in one batch.
-        Of a camera the newest decision is given, and those that the caller was too slow for are counted.
-        Whatever fails in a thread is raised here. Raises SourceError, CameraError.
+        limits: how long to wait for a camera, and how late a decision may come.
+        Of a camera the newest decision is given, and those that the caller was too slow for are counted. One that is
+        absent, stalls or fails gives predictions of the state "no_signal", one a second, and is opened again until it
+        is back; a Source of the caller's own cannot be. Whatever else fails in a thread is raised here. Raises
+        SourceError; CameraError after ``limits.max_retries``.
         """
-        with self.pipeline(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms) as steps:
+        with self.pipeline(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms, limits=limits) as steps:
             for step in steps:
                 yield step.prediction
 
+    def events(
+        self,
+        source: Any,
+        settings: EventSettings | None = None,
+        *,
+        fps: float | None = None,
+        max_batch_delay_ms: float = 0.0,
+    ) -> Iterator[Event]:
+        """What lasts, in the predictions of a source: each Event as soon as it is sure (``t_end_s`` is None), and once
+        more when it has ended. At the end of the source, by itself or by an error, all of them have.
+
+        source, fps, max_batch_delay_ms: as for ``stream``. settings: see ``EventSettings``. Raises what ``stream``
+        raises, and VlfError for settings that name labels that the plan has not.
+        """
+        detector = self.event_detector(settings)
+        try:
+            for prediction in self.stream(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms):
+                yield from detector.add(prediction)
+        except VlfError:
+            yield from detector.finish()
+            raise
+        yield from detector.finish()
+
+    def event_detector(self, settings: EventSettings | None = None) -> EventDetector:
+        """For loops of your own: give it what ``push`` returns. Raises VlfError as ``events`` does."""
+        return EventDetector(self.labels, self.recognizer.sampling.span_s, settings)
+
     def pipeline(
-        self, source: Any, *, fps: float | None = None, every_frame: bool = False, max_batch_delay_ms: float = 0.0
+        self,
+        source: Any,
+        *,
+        fps: float | None = None,
+        every_frame: bool = False,
+        max_batch_delay_ms: float = 0.0,
+        limits: Limits | None = None,
     ) -> Pipeline:
         """Like ``stream``, but giving (frame, prediction) steps; with ``every_frame`` also those without prediction.
 
@@ -151,11 +215,17 @@ class Runtime:
                 named = source if isinstance(source, Mapping) else {MAIN: source}
                 if not named:
                     raise SourceError("there is no source to stream from; expected {name: source} with one or more")
-                sources = {str(name): stack.enter_context(open_source(one, fps=fps)) for name, one in named.items()}
+                found = {str(name): find_source(one, fps=fps) for name, one in named.items()}
+                sources = {name: _begun(one, stack) for name, one in found.items()}
                 for name in sources:
                     self.recognizer.reset(name)
                 self._pipeline = Pipeline(
-                    self.recognizer, sources, every_frame=every_frame, max_batch_delay_s=max_batch_delay_ms / 1e3
+                    self.recognizer,
+                    sources,
+                    every_frame=every_frame,
+                    max_batch_delay_s=max_batch_delay_ms / 1e3,
+                    limits=limits,
+                    every_second=self._usage.read,
                 )
                 stack.pop_all()  # the pipeline closes them from here on
             return self._pipeline
@@ -168,30 +238,33 @@ class Runtime:
         fps: float | None = None,
         duration_s: float | None = None,
         max_batch_delay_ms: float = 0.0,
+        limits: Limits | None = None,
+        events: EventSettings | None = None,
     ) -> None:
         """Plays a source into sinks until it ends, the time is up, or a sink wants no more (``Sink.wants_more``).
 
-        source: as for ``stream``. The sinks are closed at the end, whatever happens; in a program that runs under
+        source, limits: as for ``stream``. events: also make events, for ``Sink.write_event``; those that are open at
+        the end of the run end there. The sinks are closed at the end, whatever happens; in a program that runs under
         ``signals.run``, Ctrl-C and SIGTERM are such an end too. A slow sink belongs into a ``ThreadedSink``.
         """
-        with ExitStack() as stack:
-            for sink in sinks:
-                stack.enter_context(sink)
-            every_frame = any(sink.every_frame for sink in sinks)
-            steps = stack.enter_context(
-                self.pipeline(source, fps=fps, every_frame=every_frame, max_batch_delay_ms=max_batch_delay_ms)
-            )
-            if duration_s is not None:
-                timer = threading.Timer(duration_s, steps.close)
-                timer.daemon = True
-                timer.start()
-                stack.callback(timer.cancel)
-            stack.enter_context(signals.telling(steps.close))
-            for frame, prediction in steps:
-                for sink in sinks:
-                    sink.write(frame, prediction)
-                if not all(sink.wants_more for sink in sinks):
-                    break
+        self._sinks = tuple(sinks)
+        every_frame = any(sink.every_frame for sink in sinks)
+
+        def begin() -> Pipeline:
+            delay_ms = max_batch_delay_ms
+            return self.pipeline(source, fps=fps, every_frame=every_frame, max_batch_delay_ms=delay_ms, limits=limits)
+
+        detect = None if events is None else lambda: self.event_detector(events)
+        play(begin, self._sinks, detect, duration_s)
+
+    def change_sources(self, gone: Collection[str] = (), new: Mapping[str, Any] | None = None) -> None:
+        """While a run goes on, and from any thread: ends the streams that are ``gone``, begins those of ``new``.
+
+        new: {stream name: source, see ``find_source``}. See ``Pipeline.exchange``. Raises SourceError, VlfError.
+        """
+        if self._pipeline is None or not self._pipeline.running:
+            raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
+        self._pipeline.exchange(gone, {name: _begun(find_source(one)) for name, one in (new or {}).items()})
 
     def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
         """One decision over a whole clip: K frames, the middle of each of K equal segments.
@@ -204,20 +277,8 @@ class Runtime:
                 return self.recognizer.classify(clip)
             if not isinstance(clip, (str, os.PathLike)):
                 raise ShapeError(f"classify takes a file name or a sequence of images, got {type(clip).__name__}")
-            return self._classify_file(os.fspath(clip))
-
-    def _classify_file(self, clip: str) -> Prediction:
-        with open_source(clip) as source:
-            if source.live:
-                raise SourceError(f"{clip} is a camera and never ends: classify takes files; for cameras use stream()")
-            count = sum(1 for _ in source)
-        if count == 0:
-            raise SourceError(f"{clip} holds no frames to classify")
-        wanted = set(segment_centres(count, self.recognizer.sampling.frames))
-        with open_source(clip) as source:
-            kept = [(frame.image, frame.t_s) for frame in source if frame.seq in wanted]
-        images, times_s = zip(*kept)
-        return self.recognizer.classify(images, times_s)
+            images, times_s = read_middles(os.fspath(clip), self.recognizer.sampling.frames)
+            return self.recognizer.classify(images, times_s)
 
     def reset(self, stream: str | None = None) -> None:
         """Forgets the frames of one stream (None: of every stream); counts stay."""
@@ -225,15 +286,26 @@ class Runtime:
             self.recognizer.reset(stream)
 
     def stats(self) -> dict[str, Any]:
-        """{"backend", "counts", "labels", "ms"} of all streams together (``Stats.summary``), and "streams": {name:
-        {"counts", "labels", "ms"}} of each."""
-        streams = {name: stream.stats.summary() for name, stream in list(self.recognizer.streams.items())}
-        return {"backend": self.backend, **self.recognizer.total().summary(), "streams": streams}
+        """All figures, as plain JSON values: "backend"; "counts", "labels" and "ms" of all streams together
+        (``Stats.summary``); "process": {"cpu_s", "joules", "mj_per_decision"} since the Runtime was opened; "streams":
+        {name: {"counts", "labels", "ms"} and what is known of the source (``Capture.report``)}; "sinks": [what
+        ``Sink.stats`` gives, of the latest ``run``]. docs/reliability.md names every key."""
+        total = self.recognizer.total().summary()
+        reports = {} if self._pipeline is None else self._pipeline.reports()
+        streams = {
+            name: {**stream.stats.summary(), **reports.get(name, PUSHED)}
+            for name, stream in list(self.recognizer.streams.items())
+        }
+        process = self._usage.figures(total["counts"]["decisions"])
+        sinks = [stats for sink in self._sinks if (stats := sink.stats()) is not None]
+        return {"backend": self.backend, **total, "process": process, "streams": streams, "sinks": sinks}
 
     def summary(self) -> str:
         """``stats`` in a few lines of text, with a warning if the plan was never trained."""
         warning = f"\n{RANDOM_WEIGHTS_NOTE}" if self.plan.manifest.random_weights else ""
-        return f"{self.recognizer.total().describe()}; on {self.backend}{warning}"
+        stats = self.stats()
+        rows = [self.recognizer.total().describe(), *describe_run(stats["process"], stats["streams"])]
+        return "\n".join(rows) + f"; on {self.backend}{warning}"
 
     def close(self) -> None:
         """Ends a stream that is still running and releases the engines; idempotent."""
@@ -270,14 +342,8 @@ class Runtime:
         self.close()
 
 
-def name_sources(sources: Sequence[str]) -> dict[str, str]:
-    """A stream name for each source: the last part of its path, with a number where two are alike."""
-    named: dict[str, str] = {}
-    for source in sources:
-        name = base = os.path.basename(source.rstrip("/")) or source
-        number = 1
-        while name in named:
-            number += 1
-            name = f"{base}#{number}"
-        named[name] = source
-    return named
+def _begun(address: Address, stack: ExitStack | None = None) -> Source | Address:
+    """What a pipeline takes: a camera is opened there, again and again; anything else here, so that mistakes show."""
+    if address.live and address.again:
+        return address
+    return address.open() if stack is None else stack.enter_context(address.open())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from ..types import Frame
+from ..types import Frame, Prediction
 from .stream import DueFrame, Stream
 
 # Frames that are due, for each camera: one in the executor's hands soon, one fresh. More would only age.
@@ -21,11 +21,13 @@ _WAITING_PER_FILE = 8
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A frame of a stream on its way. due: as the executor takes it; None for a frame between two instants."""
+    """A frame of a stream on its way. due: as the executor takes it; None for a frame between two instants, and for
+    word that there is no signal, which has no frame but its prediction already."""
 
     stream: Stream
-    frame: Frame
+    frame: Frame | None
     due: DueFrame | None
+    prediction: Prediction | None = None
 
 
 class Backlog:
@@ -47,6 +49,10 @@ class Backlog:
         if live:
             self._live.add(stream)
 
+    def is_live(self, stream: Stream) -> bool:
+        """Whether a stream's frames lose their worth; also of one that was removed, for what is still on its way."""
+        return stream in self._live or stream not in self._queues
+
     def end(self, stream: Stream) -> None:
         """No more frames come from a stream; those that wait are still given out."""
         self._open.discard(stream)
@@ -58,12 +64,16 @@ class Backlog:
 
     def must_wait(self, stream: Stream) -> bool:
         """Whether a stream whose every frame counts has as many waiting as it may."""
-        return stream not in self._live and len(self._queues[stream]) >= _WAITING_PER_FILE
+        return stream not in self._live and len(self._queues.get(stream, ())) >= _WAITING_PER_FILE
 
     def offer(self, waiting: Waiting) -> None:
         """Adds a frame. Where the cameras' frames are too many, the stream most behind loses its oldest that was due,
         counted as dropped; the frame after it stands in for it where it may."""
-        queue = self._queues[waiting.stream]
+        queue = self._queues.get(waiting.stream)
+        if queue is None:  # the stream was removed while this was on its way
+            if waiting.due is not None:
+                waiting.stream.stats.drop("at_end")
+            return
         queue.append(waiting)
         if waiting.stream not in self._live:
             return
@@ -105,11 +115,30 @@ class Backlog:
                 taken.append(queue.popleft())
         return taken
 
+    def discard(self) -> None:
+        """Drops everything that waits: the run has ended."""
+        for stream in self._queues:
+            self._discard(stream)
+
+    def remove(self, stream: Stream) -> None:
+        """Drops a stream with what waits of it."""
+        self._discard(stream)
+        self._queues.pop(stream, None)
+        self._open.discard(stream)
+        self._live.discard(stream)
+
+    def _discard(self, stream: Stream) -> None:
+        queue = self._queues.get(stream, deque())
+        for waiting in queue:
+            if waiting.due is not None:
+                stream.stats.drop("at_end")
+        queue.clear()
+
     def _drop_oldest(self, stream: Stream) -> None:
         queue = self._queues[stream]
         number, lost = next((n, waiting) for n, waiting in enumerate(queue) if waiting.due is not None)
         del queue[number]
-        stream.stats.counts["dropped"] += 1
+        stream.stats.drop("overload")
         following = next(waiting.due for waiting in queue if waiting.due is not None)
         following.dropped += lost.due.dropped + 1
         following.slot = stream.sampler.stand_in(lost.due.slot, following.slot, following.t_s)

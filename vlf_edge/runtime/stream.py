@@ -72,11 +72,10 @@ class Stream:
     def note_decision(self, label: str) -> None:
         """Counts a decision."""
         self._gaps_in_a_row = self.failures = 0
-        self.stats.counts["decisions"] += 1
-        self.stats.labels[label] += 1
+        self.stats.note_decision(label)
 
     def _note_gap(self) -> None:
-        self.stats.counts["gaps"] += 1
+        self.stats.add(gaps=1)
         self._gaps_in_a_row += 1
         if self._gaps_in_a_row == _SLOW_CAMERA_GAPS:
             log.warning(

@@ -86,18 +86,28 @@ class MotionClip:
     """One labelled clip: any frame of it can be rendered by itself.
 
     label: one of CLASSES. seed: of everything in it. width, height: px. fps, seconds: ``count`` frames, frame i at
-    i / fps seconds. ease: 0 (as hard as it comes) to 1 (large, fast, clean), for training in steps.
+    i / fps seconds. ease: 0 (as hard as it comes) to 1 (large, fast, clean), for training in steps. rest_s: how long
+    the mover rests at the beginning, and at the end, of these seconds; what else stirs does not.
     moves_view: the whole view moves, else one sprite in it. Raises ValueError for an unknown label.
     """
 
     def __init__(
-        self, label: str, seed: int, width: int, height: int, fps: float = 30.0, seconds: float = 2.0, ease: float = 0.0
+        self,
+        label: str,
+        seed: int,
+        width: int,
+        height: int,
+        fps: float = 30.0,
+        seconds: float = 2.0,
+        ease: float = 0.0,
+        rest_s: float = 0.0,
     ):
         self.label, self.seed, self.fps = label, seed, fps
         self.count = max(2, round(seconds * fps))
         self._backwards = label in REVERSES
         self._forward = REVERSES.get(label, label)
         self._seconds = (self.count - 1) / fps
+        self._moving_s = self._seconds - 2 * rest_s
         self._canvas = Canvas(width, height)
         # The name of the pair, never of the clip's own class: reverses must get the same scene.
         rng = np.random.default_rng((seed, CLASSES.index(self._forward), 13))
@@ -124,6 +134,17 @@ class MotionClip:
         noise = np.random.default_rng((self.seed, step))
         return self._canvas.expose(image, self._lens, step / (self.count - 1) - 0.5, noise)
 
+    @property
+    def begins_s(self) -> float:
+        """When the mover begins to move, in seconds from the first frame."""
+        share = 1.0 if self.label in ("shake", "nod") else self._share
+        return (self._seconds - share * self._moving_s) / 2
+
+    @property
+    def ends_s(self) -> float:
+        """When it has come to rest."""
+        return self._seconds - self.begins_s
+
     def shift(self, index: int, later: int) -> np.ndarray:
         """How the mover's pose changes from frame ``index`` to frame ``later``: (5,) float32, entries as SHIFTS says,
         each divided by its usual change in a quarter of a second."""
@@ -140,9 +161,10 @@ class MotionClip:
     def _pose(self, t_s: float) -> np.ndarray:
         """(x, y, log scale, angle, aperture) of the mover; time runs from -seconds/2 to seconds/2."""
         if self.label in ("shake", "nod"):
+            t_s = np.clip(t_s, -self._moving_s / 2, self._moving_s / 2)
             way = np.sin(2 * np.pi * self._rate_hz * t_s + self._phase)
         else:
-            u = np.clip((t_s / self._seconds) / self._share, -0.5, 0.5)
+            u = np.clip((t_s / self._moving_s) / self._share, -0.5, 0.5)
             way = u + self._sway * (np.sin(2 * np.pi * u + self._phase) - np.sin(self._phase)) / (2 * np.pi)
         pose = self._middle + self._travel * way
         pose[4] = np.clip(pose[4], 0.0, 1.0)
@@ -150,7 +172,7 @@ class MotionClip:
 
     def _compose_motion(self, rng: np.random.Generator, hard: float) -> None:
         """How far along which axis, at what pace, and what else stirs."""
-        span = np.sqrt(self._seconds / 2)  # longer clips travel further, but more slowly: sprites stay in view
+        span = np.sqrt(self._moving_s / 2)  # longer clips travel further, but more slowly: sprites stay in view
         low = 1 - hard
         self._travel = np.zeros(5)
         self._middle = np.zeros(5)

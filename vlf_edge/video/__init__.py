@@ -2,7 +2,7 @@
 
 from ..lazy import lazy
 
-_HOME = {"Source": "sources", "open_source": "sources"}
+_HOME = {"Source": "sources", "SourceOptions": "sources", "find_source": "sources", "open_source": "sources"}
 
 __all__ = sorted(_HOME)
 __getattr__ = lazy(__name__, _HOME)

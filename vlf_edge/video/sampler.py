@@ -74,9 +74,10 @@ class Sampler:
     def stand_in(self, lost: GridSlot, slot: GridSlot, t_s: float) -> GridSlot:
         """The slot of the frame taken at ``t_s``, the next after a frame that was lost: with the lost frame's instants
         too if it can stand for them, else its own, before which the lost ones are then a hole."""
+        gap = slot.gap or lost.gap  # what the lost frame did not belong with, this one does not either
         if slot.gap or slot.first != lost.last + 1 or self._too_late(t_s, lost.due_s):
-            return slot
-        return replace(slot, first=lost.first, due_s=lost.due_s, gap=lost.gap)
+            return replace(slot, gap=gap)
+        return replace(slot, first=lost.first, due_s=lost.due_s, gap=gap)
 
     @property
     def _patience_s(self) -> float:

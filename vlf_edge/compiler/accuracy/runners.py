@@ -77,9 +77,10 @@ def _serving(engines: Sequence[EngineFile], library: str, gpu: cuda.GpuInfo | No
 
 
 def _function_of(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
-    """An engine as a function of its one input, run as a stream runs it: one frame or window at a time.
+    """An engine as a function of its one input, run as the stream of one camera runs it: one frame or window at a time.
 
-    In int8 some backends answer otherwise in a batch, by other kernels: what is measured must be what runs.
+    In int8 a backend may take other kernels for a batch, as several streams and whole clips are run. That those answer
+    nearly the same is tested, and docs/int8.md has figures.
     """
     (given,), (result,) = engine.inputs, engine.outputs
 

@@ -14,6 +14,7 @@ from ...backends import cuda
 from ...backends.selection import engine_serves
 from ...backends.table import CPU_BACKENDS
 from ...errors import AccuracyError
+from ...golden_windows import GoldenWindows
 from ...manifest import EngineInfo
 from ...types import Preprocess, Sampling
 from ..calibration.calibrate import calibrate
@@ -25,6 +26,7 @@ from ..recipe import BEST, Recipe
 from .candidate import Candidate, CandidateBuilder, EngineBuilder, reference_rows
 from .fidelity import Reference
 from .gate import check_reference, windows_needed
+from .golden import make_golden
 from .runners import AS_WRITTEN, open_stages, runners_here
 from .timing import stage_times
 
@@ -41,9 +43,9 @@ def validate(
     for_gpus: bool,
     cache: Path,
     progress: Progress,
-) -> tuple[Candidate, dict[str, Any]]:
-    """The candidate to make a plan of, and the plan's report. No plan must be made of a candidate that has not
-    ``passed``.
+) -> tuple[Candidate, dict[str, Any], GoldenWindows | None]:
+    """The candidate to make a plan of, the plan's report and its golden windows. No plan may be made of one that has
+    not ``passed``.
 
     precision: "fp32", "fp16", "int8" or "best". build_engines: makes the engines that this machine can run; for_gpus:
     whether any are wanted at all. Raises CalibrationError, SourceError, CompileError, WeightsError (fp32 gives NaN),
@@ -52,7 +54,8 @@ def validate(
     clips = given_clips(fp32, recipe, progress)
     # Where nothing is calibrated on the clips, all of them can measure.
     calibrates = clips is not None and precision in ("int8", BEST) and not fp32.weights.get("record", {}).get("qat")
-    reference = _reference(fp32, clips or _rendered_scene(fp32.sampling, fp32.preprocess), calibrates)
+    scene = None if clips else _rendered_scene(fp32.sampling, fp32.preprocess)
+    reference = _reference(fp32, clips or scene, calibrates)
     why_ungated = _why_ungated(fp32, precision, clips)
     max_drop = None if why_ungated else recipe.max_drop
     if max_drop is not None:
@@ -83,7 +86,10 @@ def validate(
         report["calibration"] = kept.graphs.calibration
     if best:
         report["best"] = best
-    return kept, report
+    golden = None
+    if kept.passed and not recipe.no_golden_windows:
+        golden = make_golden(fp32, clips, scene, kept.rows, kept.graphs.precision)
+    return kept, report, golden
 
 
 def _fidelity(

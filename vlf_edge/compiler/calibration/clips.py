@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ...errors import CalibrationError
 from ...types import Preprocess, Sampling
 from ...video.sampler import segment_centres
-from ...video.sources import expand_clips
+from ...video.sources import expand_clips, hidden
 from ..recipe import MOTION
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def _without_copies(clips: Sequence[NamedClip]) -> list[NamedClip]:
         if len(known) > 1:
             one, other = list(known.values())[:2]
             raise CalibrationError(
-                f"{one.name} and {other.name} are the same clip and are said to be of different classes; expected one "
-                "class a clip: remove the wrong one"
+                f"{hidden(one.name)} and {hidden(other.name)} are the same clip and are said to be of different "
+                "classes; expected one class a clip: remove the wrong one"
             )
         kept.append(min(copies, key=lambda c: ((False, True, None).index(c.held_out), c.label == UNLABELLED)))
     return kept

@@ -19,7 +19,7 @@ from ...errors import CalibrationError
 from ...types import Frame, Preprocess, Sampling
 from ...video.preprocess import Preprocessor
 from ...video.sampler import Sampler, segment_centres
-from ...video.sources import open_source
+from ...video.sources import hidden, open_source
 from ..recipe import CLIPS_FIX, MIN_SAMPLES
 from .clips import UNLABELLED, NamedClip, list_clips, spread
 
@@ -147,7 +147,9 @@ def collect_clips(
         frames=frames,
         windows=_indices(calibrating, places, sampling.frames),
         held_out=_indices(held_out, places, sampling.frames),
-        sources=tuple(Path(c.name).name if "://" not in c.name else c.name for c in named if c.held_out is not True),
+        sources=tuple(
+            hidden(c.name) if "://" in c.name else Path(c.name).name for c in named if c.held_out is not True
+        ),
         labels=np.array([classes[w.clip] for w in calibrating], np.int64),
         held_out_labels=np.array([classes[w.clip] for w in held_out], np.int64),
     )
@@ -205,7 +207,8 @@ class _Reader:
         with open_source(clip.name) as source:
             if source.live:
                 raise CalibrationError(
-                    f"cannot calibrate on the camera {clip.name} itself: the result could not be repeated; {CLIPS_FIX}"
+                    f"cannot calibrate on the camera {source.name} itself: the result could not be repeated; "
+                    f"{CLIPS_FIX}"
                 )
             for frame in source:
                 if clip.end_s is not None and frame.t_s >= clip.end_s:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import numpy as np
 from ...atomic import Replacement, check_replaceable
 from ...errors import SourceError
 from ...opencv import load_cv2
+from ...options import option
 from ...types import Frame, Prediction
-from ...video.sources import DEFAULT_FPS, IMAGE_SUFFIXES, Source
+from ...video.sources import DEFAULT_FPS, IMAGE_SUFFIXES, Address, Source
 from .annotation import annotate
-from .sink import Sink
+from .sink import Run, Sink
+
+_PACING = 16  # frames
 
 
 class VideoWriter:
@@ -22,12 +27,12 @@ class VideoWriter:
 
     It lies beside ``path`` while it grows, and takes its place when it is closed. The codec follows the ending: .avi
     Motion JPEG, anything else MPEG-4. Raises SourceError if OpenCV cannot write it, or if something is at ``path`` that
-    is no file.
+    is no file. fps: may be changed until the first image.
     """
 
     def __init__(self, path: str | Path, fps: float):
         self._cv2 = load_cv2()
-        self._path, self._fps = Path(path), fps
+        self._path, self.fps = Path(path), fps
         self._writer: Any = None
         self._written = 0
         if not self._path.parent.is_dir():
@@ -92,7 +97,7 @@ class VideoWriter:
         code = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
         size = (image.shape[1], image.shape[0])
         self._new = self._checked(Replacement, self._path)
-        writer = self._cv2.VideoWriter(str(self._new.partial), self._cv2.VideoWriter_fourcc(*code), self._fps, size)
+        writer = self._cv2.VideoWriter(str(self._new.partial), self._cv2.VideoWriter_fourcc(*code), self.fps, size)
         if not writer.isOpened():
             self._new.discard()
             raise SourceError(
@@ -105,24 +110,78 @@ class VideoWriter:
 class VideoSink(Sink):
     """Every frame that reached the recogniser, with the latest decision on it, as a video (class VideoWriter).
 
-    source: gives the frame rate; its own files are never written to. stream: only that stream's frames (None: all).
+    source: gives the frame rate, which is measured on the first frames if it knows none; its own files are never
+    written to. stream: only that stream's frames (None: all). A camera that comes back with another size is scaled.
     """
 
     every_frame = True
 
-    def __init__(self, path: str | Path, source: Source, stream: str | None = None):
-        self._stream = stream
+    def __init__(self, path: str | Path, source: Source | Address, stream: str | None = None):
+        self._stream, self._path = stream, path
         for read in source.paths:
             if Path(path).exists() and Path(path).samefile(read):
                 raise SourceError(f"cannot save to {path}: it is what {source.name} is read from; give another name")
         self._writer = VideoWriter(path, source.fps or DEFAULT_FPS)
+        self._unpaced: list[tuple[float, np.ndarray]] | None = None if source.fps else []
         self._latest: Prediction | None = None
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self._path)
 
     def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
+        if prediction is not None and self._stream in (None, prediction.stream):
+            self._latest = prediction
         if frame is None or self._stream not in (None, frame.stream):
             return
-        self._latest = prediction or self._latest
-        self._writer.write(annotate(frame.image, self._latest))
+        image = annotate(self._scaled(frame.image), self._latest)
+        if self._unpaced is None:
+            self._writer.write(image)
+            return
+        self._unpaced.append((frame.t_s, image))
+        if len(self._unpaced) == _PACING:
+            self._write_unpaced()
 
     def close(self) -> None:
+        self._write_unpaced()
         self._writer.close()
+
+    def _scaled(self, image: np.ndarray) -> np.ndarray:
+        self._size = self._size or (image.shape[1], image.shape[0])
+        same = (image.shape[1], image.shape[0]) == self._size
+        return image if same else load_cv2().resize(image, self._size, interpolation=load_cv2().INTER_AREA)
+
+    def _write_unpaced(self) -> None:
+        """The frames that the rate was measured on; the median, since a camera may have been away."""
+        unpaced, self._unpaced = self._unpaced or [], None
+        steps_s = np.diff([t_s for t_s, _ in unpaced])
+        if (forward_s := steps_s[steps_s > 0]).size:
+            self._writer.fps = 1 / float(np.median(forward_s))
+        for _, image in unpaced:
+            self._writer.write(image)
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What the command line says of it."""
+
+    save: str | None = option(
+        None,
+        "also write the video with the decisions on it (.mp4 or .avi); of several sources, FILE-SOURCE each",
+        "FILE",
+    )
+
+
+def open_videos(options: VideoOptions, run: Run) -> Iterator[Sink]:
+    if options.save is not None:
+        for stream, source in run.sources.items():
+            alone = len(run.sources) == 1
+            path = options.save if alone else video_of(options.save, stream)
+            yield VideoSink(path, source, stream=None if alone else stream)
+
+
+def video_of(path: str, stream: str) -> Path:
+    """Where the video of one of several streams goes: out.mp4 -> out-door.mp4."""
+    whole = Path(path)
+    return whole.with_name(f"{whole.stem}-{re.sub(r'[^A-Za-z0-9._-]+', '_', stream)}{whole.suffix}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ...types import Frame
 from ..motion_pattern import MotionPattern, parse_motion_url
-from .source import Source
+from .options import SourceOptions
+from .source import Address, Source
 
 
 class MotionSource(Source):
@@ -25,3 +26,7 @@ class MotionSource(Source):
 
     def close(self) -> None:
         self._closed = True
+
+
+def find_motion(text: str, options: SourceOptions) -> Address:
+    return Address(text, False, lambda: MotionSource(text), again=True)

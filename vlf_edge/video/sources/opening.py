@@ -2,113 +2,109 @@
 
 from __future__ import annotations
 
-import glob
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import SourceError
-from .camera import CameraSource
-from .image_files import IMAGE_SUFFIXES, ImageFilesSource
+from ...errors import SourceError, VlfError
+from ...options import check_options
+from .camera import find_camera
+from .csi import find_csi
+from .gstreamer import find_gstreamer
+from .http import find_http
 from .images import IterableSource
-from .motion import MotionSource
+from .motion import find_motion
+from .options import SourceOptions
+from .paths import find_path
+from .rtsp import find_rtsp
 from .source import KINDS, Address, Source
-from .video_file import VIDEO_SUFFIXES, PlaylistSource, VideoFileSource
+from .url import hidden
+from .wrappers import Flipped, Looped, Paced, Thinned
+
+# One row for each kind of source: how its names begin, and the file that knows it. What has no such beginning is
+# a number, a device, a pipeline or a path: see _scheme.
+SCHEMES: dict[str, Callable[[str, SourceOptions], Address]] = {
+    "v4l2": find_camera,
+    "csi": find_csi,
+    "gst": find_gstreamer,
+    "rtsp": find_rtsp,
+    "rtsps": find_rtsp,
+    "http": find_http,
+    "https": find_http,
+    "file": find_path,
+    "test": find_motion,
+}
 
 
-def open_source(what: Any, *, fps: float | None = None) -> Source:
-    """Opens whatever the user named: ``find_source`` and ``Address.open``. Raises SourceError, CameraError."""
-    return find_source(what, fps=fps).open()
+def open_source(what: Any, options: SourceOptions | None = None, *, fps: float | None = None) -> Source:
+    """Opens whatever the user named: ``find_source`` and ``Address.open``.
+
+    Raises SourceError, CameraError, and BackendMissing where the library for it is not installed.
+    """
+    return find_source(what, options, fps=fps).open()
 
 
-def find_source(what: Any, *, fps: float | None = None) -> Address:
+def find_source(what: Any, options: SourceOptions | None = None, *, fps: float | None = None) -> Address:
     """Where the frames are that the user named; nothing is opened yet.
 
-    what: a camera number or "/dev/videoN"; a video file; a folder of videos or of images; a glob; a numbered pattern
-    such as "frames_%04d.jpg"; "test://motion"; an iterable of images or of (image, t_s); or a Source, given as is.
-    fps: of image files and of iterables without times (default 30). Raises SourceError for what can be no source.
+    what: a camera number, "/dev/videoN" or "v4l2://..."; "csi://N"; a GStreamer pipeline; "rtsp://", "rtsps://",
+    "http://" or "https://" and an address; a video file; a folder of videos or of images; a glob; a numbered pattern
+    such as "frames_%04d.jpg"; "file://" and a path; "test://motion"; an iterable of images or of (image, t_s); a Source
+    or an Address.
+    options: what is asked of it, and how its frames are changed. fps: ``options.fps``, for short.
+    Raises SourceError for what can be no source, VlfError for options out of their limits.
     """
-    if fps is not None and not 0 < fps < 1e4:
-        raise SourceError(f"fps is {fps}; expected frames a second, above 0")
+    options = options or SourceOptions()
+    if fps is not None:
+        options = replace(options, fps=fps)
+    check_options(options)
+    if options.loop == 0:
+        raise VlfError("--loop is 0; expected how often to play, or -1 for ever")
+    return _changed(_find(what, options), options)
+
+
+def _find(what: Any, options: SourceOptions) -> Address:
+    if isinstance(what, Address):
+        return what
     if isinstance(what, Source):
         return Address(what.name, what.live, lambda: what)
-    if isinstance(what, int):
-        return Address(f"/dev/video{what}", True, lambda: CameraSource(what), again=True)
+    if isinstance(what, int) and what >= 0:
+        return find_camera(str(int(what)), options)
     if isinstance(what, (str, Path)):
-        return _find_named(str(what), fps)
+        name = str(what)
+        scheme = _scheme(name)
+        if scheme not in SCHEMES:
+            raise SourceError(f"{hidden(name)}: {scheme}:// is no source; a source is {KINDS}")
+        return SCHEMES[scheme](name, options)
     if isinstance(what, Iterable):
-        return Address(type(what).__name__, False, lambda: IterableSource(what, fps))
+        return Address(type(what).__name__, False, lambda: IterableSource(what, options.fps))
     raise SourceError(f"cannot read frames from {type(what).__name__}; a source is {KINDS}, or an iterable of images")
 
 
-def expand_clips(what: str | Path) -> list[str]:
-    """The clips behind a name: every video of a folder (and its sub-folders) or glob apart, anything else as itself."""
-    name = str(what)
-    if Path(name).is_dir():
-        found = Path(name).rglob("*")
-    elif glob.has_magic(name) and not Path(name).exists():
-        found = map(Path, glob.glob(name, recursive=True))
-    else:
-        return [name]
-    videos = sorted((p for p in found if p.suffix.lower() in VIDEO_SUFFIXES), key=_as_counted)
-    return [str(p) for p in videos] or [name]
+def _scheme(name: str) -> str:
+    if name.isascii() and name.isdigit() or name.startswith("/dev/video"):
+        return "v4l2"
+    if name.startswith("gst:") or " ! " in name:
+        return "gst"
+    scheme, mark, _ = name.partition("://")
+    return scheme.lower() if mark and scheme.isalnum() else "file"
 
 
-def _find_named(name: str, fps: float | None) -> Address:
-    if name.isascii() and name.isdigit():
-        return find_source(int(name))
-    if name.startswith("/dev/video"):
-        return Address(name, True, lambda: CameraSource(name), again=True)
-    if name.startswith("test://"):
-        return Address(name, False, lambda: MotionSource(name))
-    if "://" in name:
-        scheme = name.split("://")[0]
-        raise SourceError(f"{scheme}:// sources are not supported by this version; a source is {KINDS}")
-    return Address(name, False, lambda: _open_path(name, fps))
+def _changed(address: Address, options: SourceOptions) -> Address:
+    """The same with its frames turned, repeated, paced and thinned out as the options say."""
+    again = options.loop != 1 and not address.live
+    paced = options.realtime and not address.live
+    if again and not address.again:
+        raise SourceError(f"--loop plays a source again, and {address.name} can be read but once")
+    if not again and not paced and options.flip == "none" and options.max_fps is None:
+        return address
 
+    def open_changed() -> Source:
+        source = Looped(address.open, options.loop) if again else address.open()
+        source = Paced(source) if paced else source
+        source = source if options.max_fps is None else Thinned(source, options.max_fps)
+        return source if options.flip == "none" else Flipped(source, options.flip)
 
-def _open_path(name: str, fps: float | None) -> Source:
-    try:
-        return _open_named_files(name, fps)
-    except OSError as error:
-        raise SourceError(f"cannot read {name}: {error.strerror}") from None
-
-
-def _open_named_files(name: str, fps: float | None) -> Source:
-    path = Path(name)
-    if path.is_file():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return ImageFilesSource(name, [path], fps)
-        return VideoFileSource(path)
-    if path.is_dir():
-        return _open_files(name, [p for p in path.iterdir() if p.is_file()], fps)
-    if re.search(r"%0?\d*d", name):
-        pattern = re.compile(re.sub(r"%0?\d*d", r"\\d+", re.escape(path.name).replace(r"\%", "%")))
-        here = path.parent.iterdir() if path.parent.is_dir() else ()
-        return _open_files(name, [p for p in here if pattern.fullmatch(p.name)], fps)
-    if glob.has_magic(name):
-        return _open_files(name, [Path(p) for p in glob.glob(name, recursive=True)], fps)
-    raise SourceError(f"no file, folder or camera at {name}; a source is {KINDS}")
-
-
-def _as_counted(path: Path) -> list[tuple[int, str]]:
-    """Sorts img2 before img10, as people count."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
-
-
-def _open_files(name: str, paths: Sequence[Path], fps: float | None) -> Source:
-    paths = sorted(paths, key=_as_counted)
-    videos = [p for p in paths if p.suffix.lower() in VIDEO_SUFFIXES]
-    images = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
-    if videos and images:
-        raise SourceError(
-            f"{name} holds {len(videos)} videos and {len(images)} images; name one kind, for example with a glob"
-        )
-    if videos:
-        return PlaylistSource(name, videos) if len(videos) > 1 else VideoFileSource(videos[0])
-    if images:
-        return ImageFilesSource(name, images, fps)
-    raise SourceError(
-        f"{name} holds no video or image file; known endings: {', '.join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)}"
-    )
+    # A file that is played as a camera ends as a file does.
+    return Address(address.name, address.live or paced, open_changed, address.again and not paced)

@@ -13,19 +13,24 @@ import numpy as np
 from ...types import Frame
 
 DEFAULT_FPS = 30.0
-KINDS = "a camera number (0), /dev/videoN, a video file, a folder, a glob, frames_%04d.jpg, test://motion"
+KINDS = (
+    "0, /dev/videoN, csi://N, rtsp://, http://, a GStreamer pipeline, a video file, a folder, a glob, frames_%04d.jpg, "
+    "test://motion"
+)
 
 
 class Source(ABC):
     """A stream of frames.
 
     name: what the user called it. live: frames come at their own pace and old ones lose their worth. fps: frames a
-    second, as far as the source knows, else 0. paths: the files it reads.
+    second, as far as the source knows, else 0. paths: the files it reads. undecoded: how many frames came that could
+    not be decoded. overrun: how many were dropped since nobody read them in time.
     """
 
     live = False
     fps = 0.0
     paths: tuple[Path, ...] = ()
+    undecoded = overrun = 0
 
     def __init__(self, name: str):
         self.name = name
@@ -60,10 +65,14 @@ class Address:
 
     name: what the user called it, without passwords: safe to print. live: see ``Source``. open: gives the source, a new
     one at every call; raises SourceError, CameraError while it is not to be had. again: whether a second call can
-    succeed once the first source has ended or failed (a camera, but no generator).
+    succeed once the first source has ended or failed (a camera or a file, but no generator). fps, paths: as of a
+    Source that does not know.
     """
 
     name: str
     live: bool
     open: Callable[[], Source]
     again: bool = False
+
+    fps = 0.0
+    paths = ()

@@ -1,0 +1,18 @@
+"""The clock that a run's time limits go by: the system's, or one that a test turns by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+class Clock:
+    """Seconds that never run backwards, and waiting by them."""
+
+    def now_s(self) -> float:
+        """As ``time.monotonic()``."""
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, timeout_s: float) -> None:
+        """Returns when the event is set, or after so many seconds."""
+        event.wait(timeout_s)
