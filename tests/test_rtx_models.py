@@ -1,10 +1,5 @@
-<<<<<<< HEAD
 """Every size of VLF in every precision: TensorRT-RTX reads its typed graphs as the plan says, and builds them for all
-its targets. The real builder, which needs no GPU; vlf-tiny by target is in test_build.py."""
-=======
-"""Every model in every precision: TensorRT-RTX reads its typed graphs as the plan says, and builds them for all
 its targets. The real builder, which needs no GPU; vlf-tiny for single GPUs is in test_build.py."""
->>>>>>> main
 
 from __future__ import annotations
 

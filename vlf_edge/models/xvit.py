@@ -8,8 +8,8 @@ Where text and code differ (1adrianb/video-transformers), ``split`` chooses: "co
 heads laid side by side, so whole heads look at a neighbour; "paper" (equation 9) moves some channels of every head.
 
 ``compat`` gives what the released configurations of Kinetics run, not what they say: shifts within segments of 8
-frames, so that of 16 frames the first 8 and the last 8 know of each other only in the end. The 8 rows of positions in time that
-the code has at any number of frames are no other model: they are loaded as rows that repeat.
+frames, so that of 16 frames the first 8 and the last 8 know of each other only in the end. The 8 rows of positions in
+time that the code has at any number of frames are no other model: they are loaded as rows that repeat.
 """
 
 from __future__ import annotations
