@@ -213,6 +213,7 @@ def _write(
     output: str | os.PathLike[str],
 ) -> Plan:
     from .graph import tensor_specs
+    from .recurrent import roles_of
 
     members: dict[str, bytes] = {}
     entries = []
@@ -237,6 +238,7 @@ def _write(
         engines=tuple(info for info, _ in engines),
         quantization=graphs.quantization,
         versions={**fp32.versions, **graphs.versions},
+        roles=roles_of({stage: tensor_specs(data) for stage, data in fp32.graphs.items()}),
     )
     members |= {info.member: data for info, data in engines} | to_members(golden)
     written = Plan.write(output, manifest, members, report)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import CompileError
 from ..golden_windows import GoldenWindows, read_golden
 from ..manifest import Manifest
 from ..plan import Plan
 from ..software import require_packages, versions_of
 from ..types import Preprocess, Sampling
 from .recipe import Recipe
+from .recurrent import Run, as_function, states
 
 if TYPE_CHECKING:
     from ..models.stage import Stage
@@ -72,7 +74,7 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
         labels = recipe.labels or tuple(f"class {i}" for i in range(_CLASSES_OF_RANDOM_WEIGHTS))
         model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), seed=recipe.seed), DEFAULT_SPAN_S
         weights = {"origin": "random", "seed": recipe.seed}
-    from .onnx_export import export_stage, torch_outputs
+    from .onnx_export import export_stage
 
     stages, graphs = model.stages(), {}
     for done, stage in enumerate(stages):
@@ -89,12 +91,28 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
         graphs=graphs,
         versions=versions_of("torch", "timm", "onnx"),
         stages=tuple(stages),
-        torch={stage.name: lambda batch, stage=stage: torch_outputs(stage, batch)[0] for stage in stages},
+        torch={stage.name: as_function(_run_of(stage), stage.inputs, stage.outputs) for stage in stages},
     )
 
 
+def _run_of(stage: Stage) -> Run:
+    """The stage itself, arrays by name."""
+    from .onnx_export import torch_outputs
+
+    names = [spec.name for spec in stage.outputs]
+    return lambda feed: dict(zip(names, torch_outputs(stage, *(feed[spec.name] for spec in stage.inputs))))
+
+
 def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
+    from .graph import tensor_specs
+
     manifest = plan.manifest
+    for roles in manifest.stage_roles:
+        if roles.state != states(*tensor_specs(plan.graph(roles.name, "fp32"))):
+            raise CompileError(
+                f"{plan.path} carries the states of its {roles.name} stage in another order than this version builds; "
+                "build it anew from its weights"
+            )
     sampling = replace(manifest.sampling, span_s=recipe.span_s) if recipe.span_s else manifest.sampling
     return Fp32Model(
         model=manifest.model,

@@ -161,6 +161,7 @@ def _check(stage: Stage, model: onnx.ModelProto, layer_norms: int) -> None:
     nodes = model.graph.node
     problems = [
         *_interface_problems(stage, model.graph),
+        *_state_problems(stage),
         *(f"{node.name} is {node.domain}.{node.op_type}, not a standard operator" for node in nodes if node.domain),
         *(f"{node.name} is a {node.op_type} with a graph inside" for node in nodes if _has_subgraph(node)),
         *(f"function {function.name} was not inlined" for function in model.functions),
@@ -180,6 +181,12 @@ def _interface_problems(stage: Stage, graph: onnx.GraphProto) -> Iterator[str]:
         found = tuple(_spec(value) for value in values)
         if found != specs:
             yield f"{side}s are {'; '.join(map(str, found))}, expected {'; '.join(map(str, specs))}"
+
+
+def _state_problems(stage: Stage) -> Iterator[str]:
+    inputs, outputs = ([spec.name for spec in specs] for specs in (stage.inputs, stage.outputs))
+    if list(stage.state.items()) != list(zip(inputs[1:], outputs[1:])):
+        yield f"its states are {dict(stage.state)}, expected every input but the first, each the output of its place"
 
 
 def _uint8_problems(graph: onnx.GraphProto) -> Iterator[str]:
