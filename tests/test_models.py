@@ -35,7 +35,7 @@ def test_forward_is_decide_of_mix_of_encode(kind):
     mixed = model.mix(tokens)
     assert mixed.shape == tokens.shape
     assert torch.equal(model(clips()), model.decide(mixed))
-    assert model.head.out_features == len(LABELS)
+    assert {head.out_features for head in model.heads} == {len(LABELS)}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from vlf_edge.cli import main
+from vlf_edge.compiler.graph import Session
 from vlf_edge.errors import WeightsError
-from vlf_edge.models import sizes_of
+from vlf_edge.models import sizes_of, xvit
 from vlf_edge.models.published import load_published, sizes_in
 from vlf_edge.models.published_names import translated
 from vlf_edge.models.weights import load_weights
@@ -130,3 +132,19 @@ def test_nothing_is_unpickled(tmp_path):
 def test_a_checkpoint_without_a_models_name_says_what_to_do(tsn_file):
     with pytest.raises(WeightsError, match="--model NAME --weights FILE"):
         load_weights(tsn_file)
+
+
+def test_a_plan_is_built_of_a_checkpoint(tmp_path):
+    """X-ViT's, since its layout is small at any width."""
+    from vlf_edge.compiler import Recipe, build
+
+    state = checkpoint("xvit")
+    torch.save({"model_state": state}, tmp_path / "w.pyth.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(xvit.SIZES, "xvit", replace(sizes_of("xvit"), **GOLDEN["xvit"]["sizes"]))
+        recipe = Recipe(model="xvit", weights=str(tmp_path / "w.pyth.pth"), labels=("a", "b", "c"), precision="fp32")
+        plan = build(replace(recipe, target="cpu"), tmp_path / "x.plan")
+    assert (plan.manifest.labels, plan.manifest.random_weights) == (("a", "b", "c"), False)
+    (logits,) = Session(plan.graph("clip", "fp32")).run({"clip": clip(8, 224).numpy()})["logits"]
+    np.testing.assert_allclose(logits, GOLDEN["xvit"]["logits"], rtol=1e-4, atol=1e-4)
+    assert main(["build", "--model", "tsm", "--weights", str(tmp_path / "w.pyth.pth"), "--size", "64"]) == 1

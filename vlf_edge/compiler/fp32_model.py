@@ -20,6 +20,7 @@ from .recurrent import Run, as_function, states
 
 if TYPE_CHECKING:
     from ..models.stage import Stage
+    from ..models.weights import LoadedWeights
 
 Progress = Callable[[str, int, int], None]
 DEFAULT_SPAN_S = 2.0
@@ -63,16 +64,15 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
     require_packages("models", "a build from weights", EXPORT_PACKAGES, WITHOUT_PYTORCH)
     progress("export", 0, 1)  # the model itself takes its time, and importing PyTorch takes more
     if recipe.weights:
-        from ..models.weights import load_weights
-
-        loaded = load_weights(recipe.weights)
+        loaded = _loaded(recipe)
         model, labels, span_s = loaded.model, loaded.labels, loaded.record.get("span_s", DEFAULT_SPAN_S)
         weights = {"origin": "file", "sha256": loaded.sha256, "record": loaded.record}
     else:
         from ..models import create_model
 
         labels = recipe.labels or tuple(f"class {i}" for i in range(_CLASSES_OF_RANDOM_WEIGHTS))
-        model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), seed=recipe.seed), DEFAULT_SPAN_S
+        new = {"seed": recipe.seed, "frames": recipe.frames, "size_px": recipe.size_px}
+        model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), **new), DEFAULT_SPAN_S
         weights = {"origin": "random", "seed": recipe.seed}
     from .onnx_export import export_stage
 
@@ -93,6 +93,17 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
         stages=tuple(stages),
         torch={stage.name: as_function(_run_of(stage), stage.inputs, stage.outputs) for stage in stages},
     )
+
+
+def _loaded(recipe: Recipe) -> LoadedWeights:
+    """Weights that know their model, or a checkpoint that is said to be of one."""
+    if recipe.model is None:
+        from ..models.weights import load_weights
+
+        return load_weights(recipe.weights)
+    from ..models.published import load_published
+
+    return load_published(recipe.weights, recipe.model, recipe.labels, frames=recipe.frames, size_px=recipe.size_px)
 
 
 def _run_of(stage: Stage) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
@@ -47,14 +48,16 @@ def create_model(
     size_px: int | None = None,
     frames: int | None = None,
     pretrained: bool = False,
+    backbone_weights: str | os.PathLike[str] | None = None,
     seed: int | None = None,
 ) -> Model:
     """A model with fresh weights, in training mode.
 
     name: one of MODELS. classes: C. backbone: another timm model for f. size_px: height and width of an image; frames:
-    K; None for those the name stands for. pretrained: timm's weights for f (downloads). seed: makes the random weights
-    reproducible and leaves the caller's random state alone.
-    Raises VlfError for an unknown name or sizes no model can have, WeightsError if pretrained weights cannot be had.
+    K; None for those the name stands for. pretrained: timm's weights for f (downloads). backbone_weights: a file with
+    them instead, as timm or torchvision name them. seed: makes the random weights reproducible and leaves the caller's
+    random state alone.
+    Raises VlfError for an unknown name or sizes no model can have, WeightsError if weights cannot be had.
     """
     import torch
 
@@ -64,7 +67,12 @@ def create_model(
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        return sizes.build(pretrained)
+        model = sizes.build(pretrained)
+    if backbone_weights is not None:
+        from .published import load_backbones
+
+        load_backbones(model, backbone_weights)
+    return model
 
 
 def sizes_of(name: str, size_px: int | None = None, frames: int | None = None) -> Sizes:

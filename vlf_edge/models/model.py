@@ -17,14 +17,22 @@ from .stage import BATCH_AXIS, Stage
 class Model(nn.Module, ABC):
     """A video model: ``decide(mix(encode(clips)))``. Its stages are the same parameters as graphs.
 
-    sizes: everything but the weights. tokens: S, of a frame. head: the linear layer that gives the logits.
+    sizes: everything but the weights. tokens: S, of a frame. token_dim: D, of a token. heads: the linear layers that
+    give the logits, one for each thing that is averaged in the end. backbones: the networks of timm in it.
     Images are (H, W, 3) uint8 in BGR order, 0..255, as OpenCV gives them. Logits are raw: no softmax.
     Called with tensors of another shape or kind, a model raises ShapeError.
     """
 
     sizes: Sizes
     tokens: int
-    head: nn.Linear
+    token_dim: int
+    heads: tuple[nn.Linear, ...]
+    backbones: tuple[nn.Module, ...]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's tokens."""
+        return 1, self.tokens
 
     @abstractmethod
     def encode(self, clips: Tensor) -> Tensor:

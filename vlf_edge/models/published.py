@@ -15,23 +15,25 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from ..errors import VlfError, WeightsError, one_line
 from . import sizes_of
-from .published_names import State, backbone_state, is_published, translated
+from .model import Model
+from .published_names import State, backbone_state, is_published, translated, vit_state
 from .sizes import Sizes
 from .tsm import TSMSizes
 from .tsn import TSNSizes
 from .vtn import VTNSizes
 from .weights import LoadedWeights, check_state, checked_labels, read_file, unpickled
-from .xvit import XViTSizes
+from .xvit import XViT, XViTSizes
 
 _WRAPPERS = ("state_dict", "model_state", "model")
 _RESNETS = {
@@ -57,7 +59,7 @@ def load_published(
     """
     path = Path(path)
     data = read_file(path)
-    state = tensors_of(unpickled(path, data))
+    state = None if path.suffix == ".safetensors" else tensors_of(unpickled(path, data))
     if state is None or not is_published(state):
         raise WeightsError(
             f"{path} is no checkpoint of TSN, TSM, VTN or X-ViT in their authors' layouts; files written by vlf-edge "
@@ -78,27 +80,35 @@ def load_published(
     return LoadedWeights(model.eval(), labels, {"layout": "published"}, hashlib.sha256(data).hexdigest())
 
 
-def load_backbone(path: str | os.PathLike[str], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A backbone's weights out of a file of timm's or torchvision's names: .safetensors, .pt or .pth.
+def load_backbones(model: Model, path: str | os.PathLike[str]) -> None:
+    """Gives a model's networks of timm, or X-ViT's transformer, the weights of such a network out of a state dict in
+    timm's or torchvision's names: .safetensors, .pt or .pth.
 
-    wanted: what the backbone holds. Raises WeightsError, naming what is missing.
+    Raises WeightsError that names what is missing; the model is then as it was.
     """
     path = Path(path)
-    data = read_file(path)
-    if path.suffix == ".safetensors":
-        import safetensors.torch
+    state = _named_tensors(path, read_file(path))
+    what = f"weights {path}"
+    if isinstance(model, XViT):
+        found = vit_state(state, model.state_dict(), what)
+        check_state(path, {name: model.state_dict()[name] for name in found}, found)
+        model.load_state_dict(found, strict=False)
+    for net in model.backbones:
+        found = backbone_state(state, net.state_dict(), what)
+        check_state(path, net.state_dict(), found)
+        net.load_state_dict(found)
 
+
+def _named_tensors(path: Path, data: bytes) -> State:
+    if path.suffix == ".safetensors":
         try:
-            state = safetensors.torch.load(data)
+            return safetensors.torch.load(data)
         except safetensors.SafetensorError as error:
             raise WeightsError(f"weights {path} are damaged or not safetensors: {error}") from None
-    else:
-        state = tensors_of(unpickled(path, data))
-        if state is None:
-            raise WeightsError(f"weights {path} hold no tensors by name; expected a state dict of timm or torchvision")
-    found = backbone_state(state, wanted, f"weights {path}")
-    check_state(path, wanted, found)
-    return found
+    state = tensors_of(unpickled(path, data))
+    if state is None:
+        raise WeightsError(f"weights {path} hold no tensors by name; expected a state dict of timm or torchvision")
+    return state
 
 
 def tensors_of(content: object) -> State | None:

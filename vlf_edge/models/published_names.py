@@ -87,6 +87,21 @@ def backbone_state(state: State, wanted: Mapping[str, Tensor], what: str) -> dic
     return found
 
 
+def vit_state(state: State, wanted: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Of an X-ViT, ``wanted``, what a vision transformer of timm has too, from its ``state``. Raises WeightsError that
+    names what is missing."""
+    found = {}
+    for name in wanted:
+        (theirs, *_), make = _xvit_rule(name)
+        theirs = theirs.removeprefix("base_model.")
+        if name == "time_position" or theirs.startswith("consensus.") or ".normalise." in f".{name}":
+            continue
+        if theirs not in state:
+            raise WeightsError(f"{what} has no {theirs}; expected a vision transformer's weights in the names of timm")
+        found[name] = make(state[theirs])
+    return found
+
+
 def _same(tensor: Tensor) -> Tensor:
     return tensor
 

@@ -60,14 +60,19 @@ class TSM(Model):
         super().__init__()
         self.sizes = sizes
         self.frame = Encoder(sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained)
-        self.clip = Consensus(self.frame.channels, sizes.classes, sizes.dropout)
+        self.token_dim = self.frame.channels
+        self.clip = Consensus(self.token_dim, sizes.classes, sizes.dropout)
         self._past = Past()
         self.shifts = _insert_shifts(self.frame.net, sizes, self._past)
         self._state_shapes = self._measure()
 
     @property
-    def head(self) -> nn.Linear:
-        return self.clip.fc
+    def heads(self) -> tuple[nn.Linear]:
+        return (self.clip.fc,)
+
+    @property
+    def backbones(self) -> tuple[nn.Module]:
+        return (self.frame.net,)
 
     def encode(self, clips: Tensor) -> Tensor:
         vectors = self.frame(clips.flatten(0, 1))  # (N*K, D), the frames of a clip side by side
@@ -141,7 +146,7 @@ class Past:
         return self
 
     def __exit__(self, *exc_info) -> None:
-        self.streaming = False
+        self.streaming, self.given, self.kept = False, None, []
 
     def swap(self, leaving: Tensor) -> Tensor:
         """Takes the next shift's channels (N, c, h, w) of this frame; gives those of the frame before."""

@@ -45,11 +45,16 @@ class TSN(Model):
         super().__init__()
         self.sizes = sizes
         self.frame = Encoder(sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained)
-        self.clip = Consensus(self.frame.channels, sizes.classes, sizes.dropout)
+        self.token_dim = self.frame.channels
+        self.clip = Consensus(self.token_dim, sizes.classes, sizes.dropout)
 
     @property
-    def head(self) -> nn.Linear:
-        return self.clip.fc
+    def heads(self) -> tuple[nn.Linear]:
+        return (self.clip.fc,)
+
+    @property
+    def backbones(self) -> tuple[nn.Module]:
+        return (self.frame.net,)
 
     def encode(self, clips: Tensor) -> Tensor:
         vectors = self.frame(clips.flatten(0, 1))  # (N*K, D)

@@ -83,11 +83,19 @@ class VLF(Model):
         self.sizes = sizes
         self.frame = FrameStage(sizes, pretrained)
         self.clip = ClipStage(sizes)
-        self.tokens = self.frame.tokens
+        self.tokens, self.token_dim = self.frame.tokens, sizes.token_dim
 
     @property
-    def head(self) -> nn.Linear:
-        return self.clip.mlp[-1]
+    def heads(self) -> tuple[nn.Linear]:
+        return (self.clip.mlp[-1],)
+
+    @property
+    def backbones(self) -> tuple[nn.Module]:
+        return (self.frame.f.net,)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.frame.grid
 
     def forward(self, clips: Tensor) -> Tensor:
         return self.classify_tokens(self.encode(clips))

@@ -82,11 +82,15 @@ class VTN(Model):
         self.sizes = sizes
         self.frame = FrameStage(sizes, pretrained)
         self.clip = ClipStage(sizes)
-        self.tokens = len(self.frame.encoders)
+        self.tokens, self.token_dim = len(self.frame.encoders), sizes.token_dim
 
     @property
-    def head(self) -> nn.Linear:
-        return next(iter(self.clip.decoders.values())).fc
+    def heads(self) -> tuple[nn.Linear, ...]:
+        return tuple(decoder.fc for decoder in self.clip.decoders.values())
+
+    @property
+    def backbones(self) -> tuple[nn.Module, ...]:
+        return tuple(projected.encoder.net for projected in self.frame.encoders.values())
 
     def encode(self, clips: Tensor) -> Tensor:
         images = clips.float()

@@ -86,11 +86,13 @@ class XViT(Model):
     """One stage: a window of images -> logits."""
 
     tokens = 1
+    backbones = ()  # the transformer is its own
 
     def __init__(self, sizes: XViTSizes):
         super().__init__()
         self.sizes = sizes
-        dim, s = sizes.token_dim, sizes
+        self.token_dim = dim = sizes.token_dim
+        s = sizes
         self.normalise = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.patches = nn.Conv2d(3, dim, s.patch_px, s.patch_px)
         count = (s.height_px // s.patch_px) * (s.width_px // s.patch_px)
@@ -106,8 +108,8 @@ class XViT(Model):
             nn.init.trunc_normal_(parameter, std=0.02)
 
     @property
-    def head(self) -> nn.Linear:
-        return self.clip.mlp[-1]
+    def heads(self) -> tuple[nn.Linear]:
+        return (self.clip.mlp[-1],)
 
     def encode(self, clips: Tensor) -> Tensor:
         frames = clips.shape[1]
