@@ -77,7 +77,8 @@ def causal(plan: Plan, images: np.ndarray) -> np.ndarray:
 def test_every_kind_becomes_a_plan(plans, kind):
     manifest, report = plans(kind).manifest, plans(kind).report
     carries = kind in ("tsm-online", "vtn-diff", "vtn-two-stream")
-    assert manifest.format == (2 if carries else 1)
+    assert manifest.format == 2
+    assert ("features" in manifest.stage_roles[-1].outputs.values()) == (kind != "vtn-two-stream")
     assert manifest.stages == (("clip",) if kind in ("tsm", "xvit") else ("frame", "clip"))
     assert bool(manifest.stage_roles[0].state) == carries
     ways = {row["way"]: row for row in report["fidelity"]["rows"]}

@@ -84,6 +84,11 @@ def build(
     require_packages("build", "a build", ("onnx", "onnxruntime"))
     fp32 = from_weights(recipe, progress) if plan is None else from_plan(plan, recipe)
     if recipe.frontend != "onnx":
+        if carrying := [stage.name for stage in fp32.stages if stage.state]:
+            raise CompileError(
+                f"--frontend {recipe.frontend} compiles no stage that carries a state, as {carrying[0]} of this model "
+                "does; leave --frontend out"
+            )
         from .torch_tensorrt import versions
 
         fp32 = replace(fp32, versions={**fp32.versions, **versions()})
@@ -217,8 +222,8 @@ def _write(
     golden: GoldenWindows | None,
     output: str | os.PathLike[str],
 ) -> Plan:
+    from .features import roles_of
     from .graph import tensor_specs
-    from .recurrent import roles_of
 
     members: dict[str, bytes] = {}
     entries = []
@@ -243,9 +248,12 @@ def _write(
         engines=tuple(info for info, _ in engines),
         quantization=graphs.quantization,
         versions={**fp32.versions, **graphs.versions},
-        roles=roles_of({stage: tensor_specs(data) for stage, data in fp32.graphs.items()}),
+        roles=roles_of(fp32.graphs),
     )
     members |= {info.member: data for info, data in engines} | to_members(golden)
+    if fp32.head is not None:
+        manifest = replace(manifest, labels=fp32.head.labels, head=fp32.head.info)
+        members |= fp32.head.members()
     written = Plan.write(output, manifest, members, report)
     _refused_report(output).unlink(missing_ok=True)  # of an earlier build, which this one makes good
     return written

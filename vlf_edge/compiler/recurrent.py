@@ -27,21 +27,6 @@ def states(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict[
     return dict(zip((spec.name for spec in inputs[1:]), following, strict=True))
 
 
-def roles_of(
-    interfaces: Mapping[str, tuple[Sequence[TensorSpec], Sequence[TensorSpec]]],
-) -> dict[str, dict[str, str]]:
-    """What the manifest says of the tensors of stages that carry a state; see ``Manifest.roles``. interfaces: (inputs,
-    outputs) of every stage, in the order in which they run."""
-    roles, last = {}, next(reversed(interfaces))
-    for stage, (inputs, outputs) in interfaces.items():
-        carried = states(inputs, outputs)
-        if carried:
-            first, result = ("window", "logits") if stage == last else ("image", "tokens")
-            given = {inputs[0].name: first} | {name: f"state:{after}" for name, after in carried.items()}
-            roles[stage] = given | {outputs[0].name: result} | dict.fromkeys(carried.values(), "state")
-    return roles
-
-
 class OverWindows:
     """A frame stage with a state: images (n, K, H, W, 3) uint8 -> tokens (n, K, ...) float32."""
 

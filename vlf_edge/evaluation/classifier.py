@@ -65,25 +65,27 @@ class EngineClassifier(Classifier):
             self.close()
             expected = ", ".join(manifest.stages)
             raise PlanMismatch(f"{plan.path} has engines for {', '.join(engines)}; its stages are {expected}")
+        self._head = plan.head()
+        reads = ("logits",) if self._head is None else self._head.info.reads
         try:
             # Whole clips know no grids that interleave.
-            self._executor = HostExecutor(
-                manifest.stage_roles, engines, replace(manifest.sampling, phases=1), Stats(kept=1)
-            )
+            sampling = replace(manifest.sampling, phases=1)
+            self._executor = HostExecutor(manifest.stage_roles, engines, sampling, Stats(kept=1), reads)
         except PlanMismatch:
             self.close()
             raise
         last = manifest.stage_roles[-1]
         classes = next(spec for spec in engines[last.name].outputs if spec.name == last.main_output).shape[-1]
-        if classes != len(self.labels):
+        if classes != len(manifest.classes):
             self.close()
-            raise PlanMismatch(f"{plan.path} names {len(self.labels)} labels, but its model has {classes} classes")
+            raise PlanMismatch(f"{plan.path} names {len(manifest.classes)} labels, but its model has {classes} classes")
 
     def classify(self, clips: np.ndarray, batch: int = 8) -> np.ndarray:
         encoder = self._executor.encoder
         if encoder is None or encoder.roles.state:  # K images of each clip are in the works at a time, or one
             at_once = max(1, batch // clips.shape[1]) if encoder is None else batch
-            return in_batches(self._executor.classify, clips, at_once).astype(np.float32)
+            classify = self._executor.classify
+            return in_batches(lambda part: self._decided(classify(part)), clips, at_once).astype(np.float32)
         tokens = in_batches(self.encode, clips.reshape(-1, *clips.shape[2:]), batch)
         windows = tokens.reshape(*clips.shape[:2], *tokens.shape[1:])
         return in_batches(self.decide, windows, batch).astype(np.float32)
@@ -97,12 +99,15 @@ class EngineClassifier(Classifier):
         """What a window has of each frame: (n, H, W, 3) uint8 BGR -> tokens (n, ...), each as the first of a stream;
         the images themselves for a plan of one stage."""
         encoder = self._executor.encoder
-        return images if encoder is None else encoder.run(images, encoder.first_state(len(images)))[encoder.output]
+        return images if encoder is None else encoder.answer(encoder.run(images, encoder.first_state(len(images))))
 
     def decide(self, windows: np.ndarray) -> np.ndarray:
         """Windows of these (n, K, ...), oldest frame first -> logits (n, C)."""
         decider = self._executor.decider
-        return windows[:, -1] if decider is None else decider.run(windows)[decider.output]
+        return self._decided(windows[:, -1] if decider is None else decider.answer(decider.run(windows)))
+
+    def _decided(self, answers: np.ndarray) -> np.ndarray:
+        return answers if self._head is None else self._head(answers)
 
     def close(self) -> None:
         for engine in self._engines.values():

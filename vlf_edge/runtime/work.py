@@ -28,7 +28,8 @@ from .scheduler import Backlog, Waiting
 from .stream import DueFrame, Stream
 
 log = logging.getLogger(__name__)
-JOIN_S = 1.5
+# A signal leaves a program little more than a second, in which the sinks and the summary come after this.
+JOIN_S, _READ_S = 1.0, 0.5
 _WATCH_S = 1.0
 
 
@@ -116,15 +117,16 @@ class Work:
             return
         self._wake.set()
         ending = [(capture, capture.close()) for capture in self.captures]
-        deadline_s = time.monotonic() + JOIN_S
-        for thread in (self.inferring, self._watching, *(thread for _, threads in ending for thread in threads)):
+        began_s = time.monotonic()
+        reading = [(thread, _READ_S) for _, threads in ending for thread in threads]
+        for thread, limit_s in (*reading, (self._watching, JOIN_S), (self.inferring, JOIN_S)):
             if thread is not threading.current_thread():  # the garbage collector closes from any thread
-                thread.join(max(0.0, deadline_s - time.monotonic()))
+                thread.join(max(0.0, began_s + limit_s - time.monotonic()))
         if self.inferring.is_alive() and self.inferring is not threading.current_thread():
             log.warning("the engine still hangs in a run %.1f s after the stream was closed", JOIN_S)
         for capture, threads in ending:
             if any(thread.is_alive() and thread is not threading.current_thread() for thread in threads):
-                log.warning("%s still hangs in a read %.1f s after it was closed", capture.name, JOIN_S)
+                log.warning("%s still hangs in a read or an opening %.1f s after it was closed", capture.name, _READ_S)
         self.closed.set()
 
     # Any thread.
@@ -211,10 +213,10 @@ class Work:
 
     def _tell_no_signal(self, capture: Capture, silent_s: float) -> None:
         """Behind the frames that wait, so that the order of things is kept."""
-        stream = capture.stream
+        stream, last_s = capture.stream, capture.last_t_s
         stream.last_used_s = time.monotonic()
         prediction = Prediction(
-            "no_signal", capture.last_t_s, capture.last_t_s, seq=-1, age_ms=silent_s * 1e3, stream=stream.name,
+            "no_signal", last_s, last_s + silent_s, seq=-1, age_ms=silent_s * 1e3, stream=stream.name,
             random_weights=self._recognizer.manifest.random_weights,
         )  # fmt: skip
         with self._changed:
