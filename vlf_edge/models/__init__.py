@@ -69,9 +69,7 @@ def create_model(
             torch.default_generator.manual_seed(seed)
         model = sizes.build(pretrained)
     if backbone_weights is not None:
-        from .published import load_backbones
-
-        load_backbones(model, backbone_weights)
+        import_module(".published", __name__).load_backbones(model, backbone_weights)
     return model
 
 

@@ -22,12 +22,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from ..errors import VlfError, WeightsError, one_line
 from . import sizes_of
 from .model import Model
-from .published_names import State, backbone_state, is_published, translated, vit_state
+from .published_names import State, backbone_state, is_published, tensors_of, translated, vit_state
 from .sizes import Sizes
 from .tsm import TSMSizes
 from .tsn import TSNSizes
@@ -35,7 +34,6 @@ from .vtn import VTNSizes
 from .weights import LoadedWeights, check_state, checked_labels, read_file, unpickled
 from .xvit import XViT, XViTSizes
 
-_WRAPPERS = ("state_dict", "model_state", "model")
 _RESNETS = {
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
@@ -109,19 +107,6 @@ def _named_tensors(path: Path, data: bytes) -> State:
     if state is None:
         raise WeightsError(f"weights {path} hold no tensors by name; expected a state dict of timm or torchvision")
     return state
-
-
-def tensors_of(content: object) -> State | None:
-    """The tensors of a checkpoint, out of what training loops wrap them in; None if there are none in it."""
-    for key in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content:
-        return None
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if len(tensors) < len(content) or not all(isinstance(name, str) for name in content):
-        return None
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def sizes_in(state: State, sizes: Sizes) -> Sizes:

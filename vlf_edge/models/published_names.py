@@ -17,8 +17,22 @@ from torch import Tensor
 from ..errors import WeightsError
 
 State = Mapping[str, Tensor]
+_WRAPPERS = ("state_dict", "model_state", "model")
 # Of one of our tensors, what it is made from: their names, and how.
 _Rule = tuple[tuple[str, ...], Callable[..., Tensor]]
+
+
+def tensors_of(content: object) -> State | None:
+    """The tensors of a checkpoint, out of what training loops wrap them in; None if there are none in it."""
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        return None
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if len(tensors) < len(content) or not all(isinstance(name, str) for name in content):
+        return None
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def is_published(state: State) -> bool:

@@ -26,6 +26,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from ..atomic import replacing
 from ..errors import VlfError, WeightsError, one_line
 from . import sizes_from_json
+from .published_names import is_published, tensors_of
 
 if TYPE_CHECKING:
     from .model import Model
@@ -214,9 +215,6 @@ def _from_torch(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tens
 
 
 def _refuse_published(path: Path, content: dict[Any, Any]) -> None:
-    from .published import tensors_of
-    from .published_names import is_published
-
     state = tensors_of(content)
     if state is not None and is_published(state):
         raise WeightsError(
