@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import VlfError
 from ..types import Preprocess
-
-if TYPE_CHECKING:
-    from .model import Model
 
 # So that a damaged or hostile file cannot ask for all memory; 256 for what is not named.
 _LARGEST = {"token_dim": 4096, "height_px": 4096, "width_px": 4096, "classes": 100_000}
@@ -45,8 +42,8 @@ class Sizes(ABC):
         return Preprocess(self.height_px, self.width_px, max(self.height_px, self.width_px))
 
     @abstractmethod
-    def build(self, pretrained: bool = False) -> Model:
-        """The model of these sizes, randomly initialised; ``pretrained`` fetches timm's weights for the backbone."""
+    def build(self, pretrained: bool = False) -> Any:
+        """The ``Model`` of these sizes, randomly initialised; ``pretrained`` fetches timm's weights of the backbone."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` is the inverse."""
