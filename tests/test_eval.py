@@ -292,7 +292,7 @@ def test_engines_that_make_no_classifier_are_refused(toy_plan):
     engines = broken_engines(toy_plan, outputs=(type(wide)(wide.name, wide.dtype, ("N", 9)),))
     with pytest.raises(PlanMismatch, match="names 5 labels, but its model has 9 classes"):
         EngineClassifier(toy_plan, engines)
-    with pytest.raises(PlanMismatch, match="has the stages clip"):
+    with pytest.raises(PlanMismatch, match="has engines for clip; its stages are frame, clip"):
         EngineClassifier(toy_plan, {"clip": engines["clip"]})
 
 

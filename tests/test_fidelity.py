@@ -168,7 +168,7 @@ def test_fewer_windows_keep_their_own_answers():
         again = Reference.of(stages, few.frames, few.windows)
     assert len(few.windows) == 4 and len(few.frames) == 8 and reference.only(100) is reference
     np.testing.assert_allclose(few.logits, again.logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(few.tokens, again.tokens, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(few.encoded.entries, again.encoded.entries, rtol=1e-4, atol=1e-5)
     assert [int(label) for label in few.labels] == [2, 2, 1, 1]
 
 

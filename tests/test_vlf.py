@@ -7,7 +7,7 @@ import torch
 from toy_model import TOY, build_toy
 
 from vlf_edge.errors import ShapeError, VlfError, WeightsError
-from vlf_edge.models import MODELS, create_model, sizes_from_json
+from vlf_edge.models import create_model, sizes_from_json
 from vlf_edge.models.vlf import SIZES, VLFSizes
 from vlf_edge.types import TensorSpec
 
@@ -142,7 +142,7 @@ def test_a_clip_of_another_length_is_refused(toy):
     assert "expected tokens float32(N, 3, 2, 16)" in message(ShapeError, toy, images(4)[None])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SIZES)
 def test_every_size_builds(name):
     model = create_model(name, 5).eval()
     sizes = model.sizes

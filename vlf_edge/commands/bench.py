@@ -20,6 +20,7 @@ from .backend import add_backend_arguments, backend_options
 
 HELP = "time a plan on this machine"
 _DISTINCT_FRAMES = 32
+_STAGES = ("frame_stage", "clip_stage")  # a plan has one of them or both
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +61,7 @@ def measure(runtime: Any, width: int, height: int, decisions: int) -> dict[str, 
             recognizer.stats.reset()
         runtime.push(images[i % len(images)], i * grid_s)
     durations = recognizer.stats.summary()["ms"]
-    parts = sum(durations[kind]["mean"] for kind in ("frame_stage", "clip_stage"))
+    parts = sum(durations[kind]["mean"] for kind in _STAGES if kind in durations)
     own = 1 - parts / durations["decision"]["mean"]
     return {
         "plan": str(runtime.plan.path),
@@ -82,12 +83,12 @@ def _table(figures: dict[str, Any]) -> str:
         f"{figures['model']} {figures['precision']} on {figures['backend']}, {width}x{height} frames, {figures['cpu']}",
         f"{'ms':12s} {'p50':>8s} {'p95':>8s} {'p99':>8s} {'mean':>8s}",
     ]
-    for kind in ("preprocess", "frame_stage", "clip_stage", "decision"):
+    for kind in filter(figures["ms"].get, ("preprocess", *_STAGES, "decision")):
         spread = figures["ms"][kind]
         values = " ".join(f"{spread[name]:8.3f}" for name in ("p50", "p95", "p99", "mean"))
         rows.append(f"{kind.replace('_', ' '):12s} {values}")
     rows.append(
-        f"{figures['decisions_per_s']:.1f} decisions a second; all but the two stages is "
+        f"{figures['decisions_per_s']:.1f} decisions a second; all but the model is "
         f"{figures['runtime_share']:.1%} of a decision"
     )
     return "\n".join(map(printable, rows))

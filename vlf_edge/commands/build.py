@@ -33,8 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("base", nargs="?", metavar="BASE.plan", help="start from this plan's fp32 graphs instead of weights")
     add_fields("precision", "model", "weights", "random_weights")
-    add("--labels", metavar="FILE", help="class names for --random-weights, one a line")
-    add_fields("seed", "calib_data", "calib_samples", "calib_method", "percentile", "max_drop", "target", "frontend")
+    add("--labels", metavar="FILE", help="class names, one a line, for --model")
+    add_fields(
+        "frames",
+        "size_px",
+        "seed",
+        "calib_data",
+        "calib_samples",
+        "calib_method",
+        "percentile",
+        "max_drop",
+        "target",
+        "frontend",
+    )
     add_fields("max_batch", "opt_batch", "workspace_mib", "span_s", "no_golden_windows")
     add(
         "--recipe",

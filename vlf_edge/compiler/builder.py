@@ -84,6 +84,11 @@ def build(
     require_packages("build", "a build", ("onnx", "onnxruntime"))
     fp32 = from_weights(recipe, progress) if plan is None else from_plan(plan, recipe)
     if recipe.frontend != "onnx":
+        if carrying := [stage.name for stage in fp32.stages if stage.state]:
+            raise CompileError(
+                f"--frontend {recipe.frontend} compiles no stage that carries a state, as {carrying[0]} of this model "
+                "does; leave --frontend out"
+            )
         from .torch_tensorrt import versions
 
         fp32 = replace(fp32, versions={**fp32.versions, **versions()})
@@ -154,8 +159,13 @@ def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan 
     if base is not None and (recipe.weights or recipe.random_weights):
         raise WeightsError(f"{base} already holds weights; give either a base plan or weights, not both")
     ships = base is None and not recipe.weights and not recipe.random_weights
-    if not recipe.random_weights and (recipe.labels or (recipe.model and not ships)):
-        raise WeightsError("model and labels come with the weights; --model and --labels are for --random-weights only")
+    published = bool(recipe.weights and recipe.model)
+    told = recipe.labels or recipe.frames or recipe.size_px or (recipe.model and not ships)
+    if told and not recipe.random_weights and not published:
+        raise WeightsError(
+            "model and labels come with the weights; --model, --labels, --frames and --size are for --random-weights, "
+            "and for checkpoints of a model's authors: --model tsm --weights FILE"
+        )
     if not ships:
         return None if base is None else Plan.open(base)
     if not fp32_model.SHIPPED_PLAN.is_file():

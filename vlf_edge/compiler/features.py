@@ -15,8 +15,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from . import graph as graphs
+from .recurrent import FEATURES, states
 
-FEATURES, LOGITS = "features", "logits"
+LOGITS = "logits"
 _LAYERS = ("Gemm", "MatMul")
 # What may stand between the layers of a classifier: each of one sample alone, and of its constants.
 _BETWEEN = ("Add", "Cast", "Identity", "Relu", "Gelu", "Erf", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSwish")
@@ -49,12 +50,18 @@ def with_features(onnx_bytes: bytes) -> bytes:
 
 
 def roles_of(stage_graphs: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
-    """What the manifest says of the tensors of the stages that give features: see ``Manifest.roles``."""
-    roles = {}
+    """What the manifest says of the tensors of the stages that give features or carry a state: see ``Manifest.roles``.
+    stage_graphs: in the order in which the stages run."""
+    roles, last = {}, next(reversed(stage_graphs))
     for stage, data in stage_graphs.items():
         inputs, outputs = graphs.tensor_specs(data)
-        if FEATURES in {spec.name for spec in outputs}:
-            roles[stage] = {inputs[0].name: "window", LOGITS: "logits", FEATURES: "features"}
+        carried = states(inputs, outputs)
+        names = [spec.name for spec in outputs]
+        if carried or FEATURES in names:
+            given, result = ("window", "logits") if stage == last else ("image", "tokens")
+            roles[stage] = {inputs[0].name: given} | {name: f"state:{after}" for name, after in carried.items()}
+            roles[stage] |= {names[0]: result} | dict.fromkeys(carried.values(), "state")
+            roles[stage] |= {FEATURES: "features"} if FEATURES in names else {}
     return roles
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import CompileError
 from ..golden_windows import GoldenWindows, read_golden
 from ..head import Head
 from ..manifest import Manifest
@@ -16,9 +17,11 @@ from ..plan import Plan
 from ..software import require_packages, versions_of
 from ..types import Preprocess, Sampling
 from .recipe import Recipe
+from .recurrent import Run, as_function, states
 
 if TYPE_CHECKING:
     from ..models.stage import Stage
+    from ..models.weights import LoadedWeights
 
 Progress = Callable[[str, int, int], None]
 DEFAULT_SPAN_S = 2.0
@@ -69,19 +72,18 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
     require_packages("models", "a build from weights", EXPORT_PACKAGES, WITHOUT_PYTORCH)
     progress("export", 0, 1)  # the model itself takes its time, and importing PyTorch takes more
     if recipe.weights:
-        from ..models.weights import load_weights
-
-        loaded = load_weights(recipe.weights)
+        loaded = _loaded(recipe)
         model, labels, span_s = loaded.model, loaded.labels, loaded.record.get("span_s", DEFAULT_SPAN_S)
         weights = {"origin": "file", "sha256": loaded.sha256, "record": loaded.record}
     else:
         from ..models import create_model
 
         labels = recipe.labels or tuple(f"class {i}" for i in range(_CLASSES_OF_RANDOM_WEIGHTS))
-        model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), seed=recipe.seed), DEFAULT_SPAN_S
+        new = {"seed": recipe.seed, "frames": recipe.frames, "size_px": recipe.size_px}
+        model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), **new), DEFAULT_SPAN_S
         weights = {"origin": "random", "seed": recipe.seed}
     from .features import with_features
-    from .onnx_export import export_stage, torch_outputs
+    from .onnx_export import export_stage
 
     stages, graphs = model.stages(), {}
     for done, stage in enumerate(stages):
@@ -98,15 +100,41 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
         graphs=graphs,
         versions=versions_of("torch", "timm", "onnx"),
         stages=tuple(stages),
-        torch={stage.name: lambda batch, stage=stage: torch_outputs(stage, batch)[0] for stage in stages},
+        torch={stage.name: as_function(_run_of(stage), stage.inputs, stage.outputs) for stage in stages},
     )
+
+
+def _loaded(recipe: Recipe) -> LoadedWeights:
+    """Weights that know their model, or a checkpoint that is said to be of one."""
+    if recipe.model is None:
+        from ..models.weights import load_weights
+
+        return load_weights(recipe.weights)
+    from ..models.published import load_published
+
+    return load_published(recipe.weights, recipe.model, recipe.labels, frames=recipe.frames, size_px=recipe.size_px)
+
+
+def _run_of(stage: Stage) -> Run:
+    """The stage itself, arrays by name."""
+    from .onnx_export import torch_outputs
+
+    names = [spec.name for spec in stage.outputs]
+    return lambda feed: dict(zip(names, torch_outputs(stage, *(feed[spec.name] for spec in stage.inputs))))
 
 
 def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
     """The fp32 graphs of an earlier plan. Those of plans built before there were features get them here."""
     from .features import with_features
+    from .graph import tensor_specs
 
     manifest = plan.manifest
+    for roles in manifest.stage_roles:
+        if roles.state != states(*tensor_specs(plan.graph(roles.name, "fp32"))):
+            raise CompileError(
+                f"{plan.path} carries the states of its {roles.name} stage in another order than this version builds; "
+                "build it anew from its weights"
+            )
     sampling = replace(manifest.sampling, span_s=recipe.span_s) if recipe.span_s else manifest.sampling
     return Fp32Model(
         model=manifest.model,

@@ -11,9 +11,11 @@ What every graph holds to, checked before it is handed out:
 from __future__ import annotations
 
 import ast
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -159,6 +161,7 @@ def _check(stage: Stage, model: onnx.ModelProto, layer_norms: int) -> None:
     nodes = model.graph.node
     problems = [
         *_interface_problems(stage, model.graph),
+        *_state_problems(stage),
         *(f"{node.name} is {node.domain}.{node.op_type}, not a standard operator" for node in nodes if node.domain),
         *(f"{node.name} is a {node.op_type} with a graph inside" for node in nodes if _has_subgraph(node)),
         *(f"function {function.name} was not inlined" for function in model.functions),
@@ -178,6 +181,12 @@ def _interface_problems(stage: Stage, graph: onnx.GraphProto) -> Iterator[str]:
         found = tuple(_spec(value) for value in values)
         if found != specs:
             yield f"{side}s are {'; '.join(map(str, found))}, expected {'; '.join(map(str, specs))}"
+
+
+def _state_problems(stage: Stage) -> Iterator[str]:
+    inputs, outputs = ([spec.name for spec in specs] for specs in (stage.inputs, stage.outputs))
+    if list(stage.state.items()) != list(zip(inputs[1:], outputs[1:])):
+        yield f"its states are {dict(stage.state)}, expected every input but the first, each the output of its place"
 
 
 def _uint8_problems(graph: onnx.GraphProto) -> Iterator[str]:
@@ -213,10 +222,14 @@ def _count_layer_norms(traced: torch.export.ExportedProgram) -> int:
     return sum(node.target in targets for node in traced.graph.nodes)
 
 
-def _dynamic_axes(stage: Stage) -> tuple[dict[int, torch.export.Dim], ...]:
-    """For each input: position -> axis, of the axes named by a string."""
+def _dynamic_axes(stage: Stage) -> tuple[Any, ...]:
+    """For each input: position -> axis, of the axes named by a string; those that the module takes as ``*rest`` in a
+    tuple of their own."""
     axes = {axis: torch.export.Dim(axis) for spec in stage.inputs for axis in spec.shape if isinstance(axis, str)}
-    return tuple({i: axes[axis] for i, axis in enumerate(spec.shape) if axis in axes} for spec in stage.inputs)
+    given = tuple({i: axes[axis] for i, axis in enumerate(spec.shape) if axis in axes} for spec in stage.inputs)
+    taken = inspect.signature(stage.module.forward).parameters.values()
+    named = sum(parameter.kind is not inspect.Parameter.VAR_POSITIONAL for parameter in taken)
+    return given if named == len(taken) else (*given[:named], given[named:])
 
 
 def _example(spec: TensorSpec, device: torch.device) -> Tensor:

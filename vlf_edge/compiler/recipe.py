@@ -31,20 +31,29 @@ CLIPS_FIX = (
 class Recipe:
     """What to build, and how: each field with its option on the command line.
 
-    random_weights: build untrained weights, knowingly. model, labels (names of the classes), seed: of random weights
-    only. precision: None keeps a base plan's and means fp16 otherwise.
+    random_weights: build untrained weights, knowingly. model, labels (names of the classes), frames, size_px: of random
+    weights, and of checkpoints that do not know them. seed: of random weights. precision: None keeps a base plan's and
+    means fp16 otherwise.
     calib_data: clips, of which calib_samples windows are taken. percentile: in per cent.
     frontend: "onnx", the plan's own typed graphs, or "torch-tensorrt" (see torch_tensorrt.py).
     span_s: None for what the weights were trained with.
     Raises VlfError for values that nothing can be built of.
     """
 
-    model: str | None = option(None, "sizes for --random-weights (default: vlf-tiny)", choices=MODELS)
+    model: str | None = option(
+        None,
+        "what --random-weights are of (default: vlf-tiny), or a checkpoint of the authors of TSN, TSM, VTN or X-ViT",
+        choices=MODELS,
+    )
     weights: str | None = option(
         None, ".safetensors or .pt (weights only, never unpickled), or vlf-tiny, which comes with vlf-edge", "FILE"
     )
     random_weights: bool = option(False, "untrained weights: runs, but labels mean nothing")
     labels: tuple[str, ...] = ()
+    frames: int | None = option(None, "frames of a window, with --model (default: the model's)", "K", least=1)
+    size_px: int | None = option(
+        None, "height and width of an image, with --model (default: the model's)", "PX", flags=("--size",), least=1
+    )
     seed: int = option(0, "seed of --random-weights (default: 0)", "N")
     precision: str | None = option(
         None,
@@ -125,6 +134,8 @@ class Recipe:
             or self.random_weights
             or self.labels
             or self.model
+            or self.frames
+            or self.size_px
         )
 
 

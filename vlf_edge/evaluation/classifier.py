@@ -1,9 +1,10 @@
-"""A model as evaluation sees it: two stages that map whole clips to logits, wherever they run."""
+"""A model as evaluation sees it: it maps whole clips to logits, wherever it runs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from ..backends.selection import open_engines
 from ..batches import in_batches
 from ..errors import PlanMismatch
 from ..plan import Plan
+from ..runtime.host_executor import HostExecutor
 from ..runtime.self_test import accepting
+from ..runtime.stats import Stats
 from ..types import Preprocess, Sampling
 
 
@@ -31,18 +34,8 @@ class Classifier(ABC):
     sampling: Sampling
 
     @abstractmethod
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """The frame stage: (n, H, W, 3) uint8 BGR -> tokens (n, S, D)."""
-
-    @abstractmethod
-    def decide(self, windows: np.ndarray) -> np.ndarray:
-        """The clip stage: tokens (n, K, S, D), oldest frame first -> logits (n, C)."""
-
     def classify(self, clips: np.ndarray, batch: int = 8) -> np.ndarray:
-        """Both: (n, K, H, W, 3) uint8 BGR -> logits (n, C) float32, at most ``batch`` frames or windows at a time."""
-        tokens = in_batches(self.encode, clips.reshape(-1, *clips.shape[2:]), batch)
-        windows = tokens.reshape(*clips.shape[:2], *tokens.shape[1:])
-        return in_batches(self.decide, windows, batch).astype(np.float32)
+        """(n, K, H, W, 3) uint8 BGR -> logits (n, C) float32, at most ``batch`` frames or windows at a time."""
 
     def sees_as(self, other: Classifier) -> bool:
         """Whether the frames of a clip are the same for both."""
@@ -68,32 +61,57 @@ class EngineClassifier(Classifier):
         self.labels, self.preprocess, self.sampling = manifest.labels, manifest.preprocess, manifest.sampling
         self._engines = dict(engines)
         self.backend = next(iter(engines.values())).backend
-        if set(engines) != {"frame", "clip"}:
+        if set(engines) != set(manifest.stages):
             self.close()
-            raise PlanMismatch(f"{plan.path} has the stages {', '.join(engines)}; this version runs: frame, clip")
-        classes = engines["clip"].outputs[0].shape[-1]
+            expected = ", ".join(manifest.stages)
+            raise PlanMismatch(f"{plan.path} has engines for {', '.join(engines)}; its stages are {expected}")
+        self._head = plan.head()
+        reads = ("logits",) if self._head is None else self._head.info.reads
+        try:
+            # Whole clips know no grids that interleave.
+            sampling = replace(manifest.sampling, phases=1)
+            self._executor = HostExecutor(manifest.stage_roles, engines, sampling, Stats(kept=1), reads)
+        except PlanMismatch:
+            self.close()
+            raise
+        last = manifest.stage_roles[-1]
+        classes = next(spec for spec in engines[last.name].outputs if spec.name == last.main_output).shape[-1]
         if classes != len(manifest.classes):
             self.close()
             raise PlanMismatch(f"{plan.path} names {len(manifest.classes)} labels, but its model has {classes} classes")
-        self._head, roles = plan.head(), {one.name: one for one in manifest.stage_roles}["clip"]
-        reads = ("logits",) if self._head is None else self._head.info.reads
-        self._outputs = {"frame": [engines["frame"].outputs[0].name], "clip": [roles.output_of(role) for role in reads]}
+
+    def classify(self, clips: np.ndarray, batch: int = 8) -> np.ndarray:
+        encoder = self._executor.encoder
+        if encoder is None or encoder.roles.state:  # K images of each clip are in the works at a time, or one
+            at_once = max(1, batch // clips.shape[1]) if encoder is None else batch
+            classify = self._executor.classify
+            return in_batches(lambda part: self._decided(classify(part)), clips, at_once).astype(np.float32)
+        tokens = in_batches(self.encode, clips.reshape(-1, *clips.shape[2:]), batch)
+        windows = tokens.reshape(*clips.shape[:2], *tokens.shape[1:])
+        return in_batches(self.decide, windows, batch).astype(np.float32)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether there is a stage for single frames."""
+        return self._executor.encoder is not None
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        return self._run("frame", images)[0]
+        """What a window has of each frame: (n, H, W, 3) uint8 BGR -> tokens (n, ...), each as the first of a stream;
+        the images themselves for a plan of one stage."""
+        encoder = self._executor.encoder
+        return images if encoder is None else encoder.answer(encoder.run(images, encoder.first_state(len(images))))
 
     def decide(self, windows: np.ndarray) -> np.ndarray:
-        parts = self._run("clip", windows)
-        return parts[0] if self._head is None else self._head(np.concatenate(parts, axis=1))
+        """Windows of these (n, K, ...), oldest frame first -> logits (n, C)."""
+        decider = self._executor.decider
+        return self._decided(windows[:, -1] if decider is None else decider.answer(decider.run(windows)))
+
+    def _decided(self, answers: np.ndarray) -> np.ndarray:
+        return answers if self._head is None else self._head(answers)
 
     def close(self) -> None:
         for engine in self._engines.values():
             engine.close()
-
-    def _run(self, stage: str, items: np.ndarray) -> list[np.ndarray]:
-        engine = self._engines[stage]
-        results = engine.infer_all({engine.inputs[0].name: items})
-        return [results[name] for name in self._outputs[stage]]
 
 
 def open_classifier(

@@ -10,6 +10,7 @@ import numpy as np
 from .. import backends
 from ..backends.engine import Engine
 from ..backends.table import CPU_BACKENDS, TABLE
+from ..batches import in_batches
 from ..errors import BackendMissing, VlfError
 from ..plan import Plan
 from ..software import require_packages
@@ -69,17 +70,12 @@ class WeightsClassifier(Classifier):
         self.preprocess = sizes.preprocess
         self.sampling = Sampling(sizes.frames, loaded.record.get("span_s", span_s))
 
-    def encode(self, images: np.ndarray) -> np.ndarray:
+    def classify(self, clips: np.ndarray, batch: int = 8) -> np.ndarray:
         import torch
 
         with torch.inference_mode():
-            return self._model.encode_frames(torch.from_numpy(images)).numpy()
-
-    def decide(self, windows: np.ndarray) -> np.ndarray:
-        import torch
-
-        with torch.inference_mode():
-            return self._model.classify_tokens(torch.from_numpy(windows)).numpy()
+            at_once = max(1, batch // clips.shape[1])
+            return in_batches(lambda part: self._model(torch.from_numpy(part)).numpy(), clips, at_once)
 
 
 def _open_weights(what: str, plan: Plan) -> WeightsClassifier:

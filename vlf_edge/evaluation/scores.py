@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import SourceError, VlfError
 from ..runtime.stats import Stats
 from . import metrics
-from .classifier import Classifier, columns_of
+from .classifier import Classifier, EngineClassifier, columns_of
 
 if TYPE_CHECKING:
     from ..datasets import Clip, ClipDataset, Sample
@@ -164,14 +164,16 @@ def _groups(items: Iterator[tuple[int, Sample]], size: int) -> Iterator[list[tup
         yield group
 
 
-def _time(model: Classifier, clips: np.ndarray, stats: Stats) -> None:
+def _time(model: EngineClassifier, clips: np.ndarray, stats: Stats) -> None:
     """One live decision for each clip: its newest frame alone through the frame stage, then one window. Which tokens
     fill the window makes no difference to the time."""
     for clip in clips:
         with stats.timed("decision"):
-            with stats.timed("frame_stage"):
-                tokens = model.encode(clip[-1:])
-            window = np.repeat(tokens[np.newaxis], len(clip), axis=1)
+            window = clip[np.newaxis]
+            if model.encodes:
+                with stats.timed("frame_stage"):
+                    tokens = model.encode(clip[-1:])
+                window = np.repeat(tokens[np.newaxis], len(clip), axis=1)
             with stats.timed("clip_stage"):
                 model.decide(window)
 

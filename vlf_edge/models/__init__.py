@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
@@ -10,13 +11,29 @@ from typing import TYPE_CHECKING, Any
 from ..errors import VlfError
 
 if TYPE_CHECKING:
-    from .vlf import VLF, VLFSizes
+    from .model import Model
+    from .sizes import Sizes
 
 # Name -> file. Each file has SIZES: name -> sizes, which know to_json(), from_json() and build().
 _HOME = {
     "vlf": "vlf",
     "vlf-lite": "vlf",
     "vlf-tiny": "vlf",
+    "tsn": "tsn",
+    "tsn-mobilenetv2": "tsn",
+    "tsm": "tsm",
+    "tsm-mobilenetv2": "tsm",
+    "tsm-online": "tsm",
+    "tsm-online-mobilenetv2": "tsm",
+    "vtn": "vtn",
+    "vtn-mobilenetv2": "vtn",
+    "vtn-diff": "vtn",
+    "vtn-two-stream": "vtn",
+    "xvit": "xvit",
+    "xvit-16": "xvit",
+    "xvit-kinetics": "xvit",
+    "xvit-small": "xvit",
+    "xvit-tiny": "xvit",
 }
 MODELS = tuple(_HOME)
 
@@ -31,14 +48,16 @@ def create_model(
     size_px: int | None = None,
     frames: int | None = None,
     pretrained: bool = False,
+    backbone_weights: str | os.PathLike[str] | None = None,
     seed: int | None = None,
-) -> VLF:
+) -> Model:
     """A model with fresh weights, in training mode.
 
     name: one of MODELS. classes: C. backbone: another timm model for f. size_px: height and width of an image; frames:
-    K; None for those the name stands for. pretrained: timm's weights for f (downloads). seed: makes the random weights
-    reproducible and leaves the caller's random state alone.
-    Raises VlfError for an unknown name or sizes no model can have, WeightsError if pretrained weights cannot be had.
+    K; None for those the name stands for. pretrained: timm's weights for f (downloads). backbone_weights: a file with
+    them instead, as timm or torchvision name them. seed: makes the random weights reproducible and leaves the caller's
+    random state alone.
+    Raises VlfError for an unknown name or sizes no model can have, WeightsError if weights cannot be had.
     """
     import torch
 
@@ -48,10 +67,13 @@ def create_model(
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        return sizes.build(pretrained)
+        model = sizes.build(pretrained)
+    if backbone_weights is not None:
+        import_module(".published", __name__).load_backbones(model, backbone_weights)
+    return model
 
 
-def sizes_of(name: str, size_px: int | None = None, frames: int | None = None) -> VLFSizes:
+def sizes_of(name: str, size_px: int | None = None, frames: int | None = None) -> Sizes:
     """The sizes a name stands for, with other images or another number of frames if asked. Raises VlfError for a name
     that is none, and for sizes no model can have."""
     if name not in _HOME:
@@ -61,7 +83,7 @@ def sizes_of(name: str, size_px: int | None = None, frames: int | None = None) -
     return replace(sizes, **{field: value for field, value in asked.items() if value is not None})
 
 
-def sizes_from_json(raw: Any) -> VLFSizes:
+def sizes_from_json(raw: Any) -> Sizes:
     """Sizes from what ``to_json`` gave; raw["name"] says which model they are of. Raises VlfError."""
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         raise VlfError("sizes are not an object with a model's name in it")

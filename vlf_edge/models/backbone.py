@@ -1,9 +1,10 @@
-"""The CNN f of the paper: any timm ``features_only`` model by name, one of its feature maps."""
+"""Networks of timm by name: one feature map of an image, as the CNN f of the VLF paper, or one vector."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -12,6 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..errors import VlfError, WeightsError, one_line
+from .model import Normalise
 
 # Options arrive from weights files too: whatever chooses the network's source, files or outputs is not an option.
 _RESERVED_OPTIONS = frozenset(inspect.signature(timm.create_model).parameters) | {
@@ -39,48 +41,74 @@ class Backbone(nn.Module):
         pretrained: bool = False,
     ):
         super().__init__()
-        _check_request(name, options)
-        if pretrained and options:
-            raise WeightsError(
-                f"timm has no pretrained weights for backbone {name!r} with the sizes {options}; take a model with a "
-                "standard one, such as vlf-lite, or name one with --backbone"
-            )
-        levels = _create(name, 0, options).feature_info.info
+        _check_request(name, options, pretrained)
+        levels = _create(name, options, features_only=True, out_indices=(0,)).feature_info.info
         reductions = [level["reduction"] for level in levels]
         if reduction not in reductions:
             offered = ", ".join(map(str, sorted(set(reductions))))
             raise VlfError(f"backbone {name!r} has no feature map of reduction {reduction}; available: {offered}")
         index = len(reductions) - 1 - reductions[::-1].index(reduction)  # the deepest map of that size
-        self.net = _create(name, index, options, pretrained)
+        self.net = _create(name, options, pretrained, features_only=True, out_indices=(index,))
         self.channels = int(levels[index]["num_chs"])
         self.channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
-        config = getattr(self.net, "pretrained_cfg", None) or {}
-        self.mean = tuple(map(float, config.get("mean") or IMAGENET_DEFAULT_MEAN))
-        self.std = tuple(map(float, config.get("std") or IMAGENET_DEFAULT_STD))
-        self.map_size = self._measure(name, height_px, width_px)
+        self.mean, self.std = _mean_and_std(self.net)
+        self.map_size = _map_size(self, self, name, self.channels, height_px, width_px)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.net(images)[0]
         return features.permute(0, 3, 1, 2) if self.channels_last else features  # (N, channels, h, w)
 
-    @torch.no_grad()
-    def _measure(self, name: str, height_px: int, width_px: int) -> tuple[int, int]:
-        """Height and width of the map, from one image: networks round odd sizes each in its own way."""
-        mode = self.training
-        self.eval()
-        try:
-            shape = self(torch.zeros(1, 3, height_px, width_px)).shape
-        except Exception as error:
-            size = f"{width_px}x{height_px} px"
-            raise VlfError(f"backbone {name!r} does not take {size} images: {_line(error)}") from error
-        finally:
-            self.train(mode)
-        if len(shape) != 4 or shape[1] != self.channels:
-            raise VlfError(f"backbone {name!r} gives a map of shape {tuple(shape)}, expected {self.channels} channels")
-        return int(shape[2]), int(shape[3])
+
+class Encoder(nn.Module):
+    """Images (N, H, W, 3) uint8 BGR -> one vector each, (N, channels) float32: the mean over the network's last map.
+
+    name, options, height_px, width_px, pretrained: as for ``Backbone``. Raises VlfError, WeightsError.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any], height_px: int, width_px: int, pretrained: bool = False):
+        super().__init__()
+        _check_request(name, options, pretrained)
+        self.net = _create(name, options, pretrained, num_classes=0, global_pool="")
+        self.normalise = Normalise(*_mean_and_std(self.net))
+        self.channels = int(self.net.num_features)
+        _map_size(self.net, self.net.forward_features, name, self.channels, height_px, width_px)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.normalise(images))
+
+    def pool(self, normalised: Tensor) -> Tensor:
+        """The same of images that are normalised, (N, 3, H, W) float32 RGB."""
+        return self.net.forward_features(normalised).mean(dim=(2, 3))
 
 
-def _check_request(name: str, options: dict[str, Any]) -> None:
+@torch.no_grad()
+def _map_size(
+    module: nn.Module, mapped: Callable[[Tensor], Tensor], name: str, channels: int, height_px: int, width_px: int
+) -> tuple[int, int]:
+    """Height and width of the map, from one image: networks round odd sizes each in its own way."""
+    mode = module.training
+    module.eval()
+    try:
+        shape = mapped(torch.zeros(1, 3, height_px, width_px)).shape
+    except Exception as error:
+        size = f"{width_px}x{height_px} px"
+        raise VlfError(f"backbone {name!r} does not take {size} images: {_line(error)}") from error
+    finally:
+        module.train(mode)
+    if len(shape) != 4 or shape[1] != channels:
+        raise VlfError(f"backbone {name!r} gives a map of shape {tuple(shape)}, expected {channels} channels")
+    return int(shape[2]), int(shape[3])
+
+
+def _mean_and_std(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    config = getattr(net, "pretrained_cfg", None) or {}
+    return (
+        tuple(map(float, config.get("mean") or IMAGENET_DEFAULT_MEAN)),
+        tuple(map(float, config.get("std") or IMAGENET_DEFAULT_STD)),
+    )
+
+
+def _check_request(name: str, options: dict[str, Any], pretrained: bool) -> None:
     """Only networks that timm itself defines, never a hub or a folder: those could bring code or files along."""
     architecture = name.split(".")[0]
     if not timm.is_model(architecture) or ":" in name:
@@ -90,12 +118,17 @@ def _check_request(name: str, options: dict[str, Any]) -> None:
     reserved = sorted(_RESERVED_OPTIONS & set(options))
     if reserved:
         raise VlfError(f"backbone options cannot set {', '.join(reserved)}; they are for the network's own options")
+    if pretrained and options:
+        raise WeightsError(
+            f"timm has no pretrained weights for backbone {name!r} with the sizes {options}; take a model with a "
+            "standard one, such as vlf-lite, or name one with --backbone"
+        )
 
 
-def _create(name: str, index: int, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
-    """The timm feature extractor for one map; layers past that map are cut off by timm."""
+def _create(name: str, options: dict[str, Any], pretrained: bool = False, **form: Any) -> nn.Module:
+    """The timm network. form: what of it; layers past that are cut off by timm."""
     try:
-        return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(index,), **options)
+        return timm.create_model(name, pretrained=pretrained, **form, **options)
     except Exception as error:
         if pretrained:
             raise WeightsError(

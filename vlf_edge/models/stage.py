@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -18,13 +18,15 @@ class Stage:
     """One graph of a model: "frame" sees single images, "clip" sees all frames of a window.
 
     module: takes ``inputs`` in this order as positional tensors and returns ``outputs`` (one tensor if there is one).
-    The string "N" in a shape is the dynamic batch axis; every other axis is fixed.
+    The string "N" in a shape is the dynamic batch axis; every other axis is fixed. state: input -> the output that is
+    to be it for the next frame of a stream.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    state: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager

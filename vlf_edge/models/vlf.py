@@ -12,76 +12,43 @@ Axes: N batch, K frames, H height, W width, S tokens of a frame, D channels of a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ShapeError, VlfError
-from ..types import Preprocess, TensorSpec
+from ..errors import VlfError
+from ..types import TensorSpec
 from .backbone import Backbone
-from .size_checks import as_tuples, check_size
+from .model import Model, checked
+from .sizes import Sizes
 from .stage import BATCH_AXIS, Stage
 
 
-@dataclass(frozen=True)
-class VLFSizes:
-    """Everything that defines a VLF but its weights and labels; travels with the weights as JSON.
+@dataclass(frozen=True, kw_only=True)
+class VLFSizes(Sizes):
+    """Everything that defines a VLF but its weights and labels.
 
-    name: a key of ``SIZES``. backbone, backbone_options: a timm model and its own options; reduction: stride of the
-    map taken from it. token_dim: D. spatial_*: layers and heads of g; temporal_*: of h. ffn_ratio: hidden channels
-    of a feed-forward network, in D. frames: K. height_px, width_px: of an image. classes: C. dropout: in training.
-    Raises VlfError for sizes no model can have.
+    reduction: stride of the map taken from the backbone. token_dim: D. spatial_*: layers and heads of g; temporal_*: of
+    h. ffn_ratio: hidden channels of a feed-forward network, in D. Raises VlfError for sizes no model can have.
     """
 
-    name: str
-    backbone: str
     reduction: int
     token_dim: int
     spatial_layers: int
     spatial_heads: int
     temporal_layers: int
     temporal_heads: int
-    frames: int
-    height_px: int
-    width_px: int
     ffn_ratio: int = 4
-    dropout: float = 0.1
-    classes: int = 1
-    backbone_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            check_size(f.name, f.type, getattr(self, f.name))
+        super().__post_init__()
         for heads in (self.spatial_heads, self.temporal_heads):
             if self.token_dim % heads:
                 raise VlfError(f"token_dim {self.token_dim} does not divide into {heads} heads")
-        object.__setattr__(self, "backbone_options", as_tuples(self.backbone_options))
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """What a camera image goes through: in training, in calibration and live alike."""
-        return Preprocess(self.height_px, self.width_px, max(self.height_px, self.width_px))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_json`` is the inverse."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: Any) -> VLFSizes:
-        """Raises VlfError saying which entry is missing, unknown or wrong."""
-        if not isinstance(raw, dict):
-            raise VlfError(f"sizes are a {type(raw).__name__}, expected an object of names and values")
-        known = {f.name for f in fields(cls)}
-        if raw.keys() != known:
-            missing, unknown = sorted(known - raw.keys()), sorted(map(str, raw.keys() - known))
-            raise VlfError(f"sizes do not describe a VLF: missing {missing}, unknown {unknown}")
-        return cls(**raw)
 
     def build(self, pretrained: bool = False) -> VLF:
-        """The model of these sizes, randomly initialised; ``pretrained`` fetches timm's weights for f."""
         return VLF(self, pretrained)
 
 
@@ -108,33 +75,51 @@ SIZES = {
 }  # fmt: skip
 
 
-class VLF(nn.Module):
-    """The whole model; its two stages are public, ``forward`` is their composition.
-
-    Images are (H, W, 3) uint8 in BGR order, 0..255, as OpenCV gives them. Logits are raw: no softmax.
-    The methods raise ShapeError for tensors of another shape or kind.
-    """
+class VLF(Model):
+    """The whole model; its two stages are public. The methods raise ShapeError for tensors of another shape or kind."""
 
     def __init__(self, sizes: VLFSizes, pretrained: bool = False):
         super().__init__()
         self.sizes = sizes
         self.frame = FrameStage(sizes, pretrained)
         self.clip = ClipStage(sizes)
+        self.tokens, self.token_dim = self.frame.tokens, sizes.token_dim
+
+    @property
+    def heads(self) -> tuple[nn.Linear]:
+        return (self.clip.mlp[-1],)
+
+    @property
+    def backbones(self) -> tuple[nn.Module]:
+        return (self.frame.f.net,)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.frame.grid
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.classify_tokens(self.encode(clips))
+
+    def encode(self, clips: Tensor) -> Tensor:
+        return self.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])  # (N, K, S, D)
+
+    def mix(self, tokens: Tensor) -> Tensor:
+        """h(z1, ..., zk)."""
+        return self.clip.mix(tokens)
+
+    def decide(self, mixed: Tensor) -> Tensor:
+        """MLP on the mean."""
+        return self.clip.decide(mixed)
 
     def encode_frames(self, images: Tensor) -> Tensor:
         """g(f(x)): images (N, H, W, 3) uint8 -> tokens (N, S, D) float32. A frame's tokens know nothing of time."""
         frame, _ = self.stages()
-        return self.frame(_checked(images, frame.inputs[0]))
+        return self.frame(checked(images, frame.inputs[0]))
 
     def classify_tokens(self, tokens: Tensor) -> Tensor:
         """MLP(h(z1, ..., zk)): tokens (N, K, S, D) float32, oldest frame first -> logits (N, C) float32."""
         _, clip = self.stages()
-        return self.clip(_checked(tokens, clip.inputs[0]))
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """clip (N, K, H, W, 3) uint8, oldest frame first -> logits (N, C) float32."""
-        tokens = self.encode_frames(clip.flatten(0, 1))  # (N*K, S, D)
-        return self.classify_tokens(tokens.unflatten(0, clip.shape[:2]))  # (N, K, S, D) -> (N, C)
+        return self.clip(checked(tokens, clip.inputs[0]))
 
     def stages(self) -> tuple[Stage, Stage]:
         """("frame": image -> tokens, "clip": tokens -> logits), sharing this model's parameters."""
@@ -264,14 +249,6 @@ def _sines(count: int, dim: int) -> Tensor:
     frequency = (2 * torch.pi / _LONGEST_WAVE) ** (torch.arange(half) / half)
     angle = torch.arange(count).unsqueeze(1) * frequency  # (count, half)
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :dim]
-
-
-def _checked(tensor: Tensor, spec: TensorSpec) -> Tensor:
-    """A float image in 0..1 would pass through the network and mean nothing: refuse it at the border."""
-    kind_differs = tensor.is_floating_point() != (spec.dtype == "float32")
-    if kind_differs or tuple(tensor.shape[1:]) != spec.shape[1:]:
-        raise ShapeError(f"got {str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}, expected {spec}")
-    return tensor
 
 
 def _init_linear(module: nn.Module) -> None:

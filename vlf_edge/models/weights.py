@@ -26,9 +26,11 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from ..atomic import replacing
 from ..errors import VlfError, WeightsError, one_line
 from . import sizes_from_json
+from .published_names import is_published, tensors_of
 
 if TYPE_CHECKING:
-    from .vlf import VLF, VLFSizes
+    from .model import Model
+    from .sizes import Sizes
 
 _KEY = "vlf_edge"
 # Of a file's sizes: a number in a backbone's options, and the tensors made to look at the model.
@@ -43,14 +45,14 @@ class LoadedWeights:
     """model: in evaluation mode, on the CPU. labels: C names, in logit order. record: the training record.
     sha256: of the file's bytes."""
 
-    model: VLF
+    model: Model
     labels: tuple[str, ...]
     record: dict[str, Any]
     sha256: str
 
 
 def save_weights(
-    path: str | os.PathLike[str], model: VLF, labels: Sequence[str], record: dict[str, Any], *, half: bool = False
+    path: str | os.PathLike[str], model: Model, labels: Sequence[str], record: dict[str, Any], *, half: bool = False
 ) -> None:
     """Writes a .safetensors file in one step: complete or not there at all.
 
@@ -62,7 +64,7 @@ def save_weights(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"weights are written as .safetensors, got {path.name!r}")
-    labels = _checked_labels(path, labels, model.sizes.classes)
+    labels = checked_labels(path, labels, model.sizes.classes)
     about = {"sizes": model.sizes.to_json(), "labels": labels, "record": record}
     try:
         metadata = {_KEY: json.dumps(about, sort_keys=True)}
@@ -86,16 +88,11 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
             f"{path} is not a weights file: expected {', '.join(_SUFFIXES)}, or {', '.join(SHIPPED)} for what comes "
             "with vlf-edge"
         )
-    try:
-        data = read_regular(path)
-    except FileNotFoundError:
-        raise WeightsError(f"no weights at {path}") from None
-    except OSError as error:
-        raise WeightsError(f"weights {path} cannot be read: {error.strerror}") from None
+    data = read_file(path)
     about, state = _from_safetensors(path, data) if path.suffix == ".safetensors" else _from_torch(path, data)
     try:
         sizes = sizes_from_json(about["sizes"])
-        _check_state(path, _expected(sizes), state)
+        check_state(path, _expected(sizes), state)
         with torch.random.fork_rng(devices=[]):  # its random weights are about to be replaced
             model = sizes.build()
     except WeightsError:
@@ -103,11 +100,21 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
     except (VlfError, ValueError, TypeError, OverflowError, RecursionError) as error:
         said = one_line(error, 400)
         raise WeightsError(f"weights {path} do not describe a model of this version: {said}") from error
-    labels = _checked_labels(path, about["labels"], sizes.classes)
+    labels = checked_labels(path, about["labels"], sizes.classes)
     if not isinstance(about["record"], dict):
         raise WeightsError(f"weights {path}: the training record is not an object of names and values")
     model.load_state_dict(state)
     return LoadedWeights(model.eval(), labels, about["record"], hashlib.sha256(data).hexdigest())
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a weights file. Raises WeightsError."""
+    try:
+        return read_regular(path)
+    except FileNotFoundError:
+        raise WeightsError(f"no weights at {path}") from None
+    except OSError as error:
+        raise WeightsError(f"weights {path} cannot be read: {error.strerror}") from None
 
 
 def read_regular(path: Path) -> bytes:
@@ -136,7 +143,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def _expected(sizes: VLFSizes) -> dict[str, Tensor]:
+def _expected(sizes: Sizes) -> dict[str, Tensor]:
     """What a model of these sizes holds, as tensors without memory: a file's sizes may ask for any amount of it.
     Raises VlfError as soon as there are more than any network of timm makes."""
     _check_numbers(sizes.backbone_options)
@@ -183,21 +190,37 @@ def _from_safetensors(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str
         raise WeightsError(f"weights {path} were not written by vlf-edge: there are no model sizes in them") from None
 
 
-def _from_torch(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def unpickled(path: Path, data: bytes) -> Any:
+    """What a PyTorch file of plain tensors and values holds. Raises WeightsError for any other."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols, for files that are refused anyway
-            content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+            return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # pickle errors have no common base; their texts advise to switch the safety off
         raise WeightsError(
             f"weights {path} were refused: not a PyTorch file of plain tensors and values, or damaged; "
             'save {"sizes", "labels", "state_dict"} with torch.save, or use .safetensors'
         ) from None
+
+
+def _from_torch(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    content = unpickled(path, data)
+    if isinstance(content, dict) and "sizes" not in content:
+        _refuse_published(path, content)
     about = _checked_about(path, content, "state_dict")
     state = about["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"weights {path}: state_dict is not a dict of tensors")
     return {"sizes": about["sizes"], "labels": about["labels"], "record": {}}, state
+
+
+def _refuse_published(path: Path, content: dict[Any, Any]) -> None:
+    state = tensors_of(content)
+    if state is not None and is_published(state):
+        raise WeightsError(
+            f"{path} is a checkpoint of a model's authors, which does not say what it is of: build a plan of it with "
+            "--model NAME --weights FILE, such as --model tsm"
+        )
 
 
 def _checked_about(path: Path, about: Any, *more: str) -> dict[str, Any]:
@@ -208,7 +231,7 @@ def _checked_about(path: Path, about: Any, *more: str) -> dict[str, Any]:
     return about
 
 
-def _checked_labels(path: Path, labels: Any, classes: int) -> tuple[str, ...]:
+def checked_labels(path: Path, labels: Any, classes: int) -> tuple[str, ...]:
     if not isinstance(labels, Sequence) or isinstance(labels, str) or not all(isinstance(x, str) for x in labels):
         raise WeightsError(f"weights {path}: labels are not a list of names")
     if len(labels) != classes:
@@ -218,7 +241,7 @@ def _checked_labels(path: Path, labels: Any, classes: int) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _check_state(path: Path, expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+def check_state(path: Path, expected: dict[str, Tensor], state: dict[str, Tensor]) -> None:
     """The first thing that does not fit, instead of PyTorch's page of all."""
     missing, unknown = sorted(expected.keys() - state.keys()), sorted(map(str, state.keys() - expected.keys()))
     if missing or unknown:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..models.vlf import VLF
+from ..models.model import Model
 from ..models.weights import LoadedWeights, load_weights
 from .loader import Batch
 
@@ -49,10 +49,10 @@ class Student(nn.Module):
     many channels these have (E), 0 for none.
     """
 
-    def __init__(self, model: VLF, targets: int, hints: int = 0):
+    def __init__(self, model: Model, targets: int, hints: int = 0):
         super().__init__()
         self.model = model
-        dim, width = model.sizes.token_dim, model.frame.tokens * model.sizes.token_dim
+        dim, width = model.token_dim, model.tokens * model.token_dim
         self.pair_motion = self.motion = None
         if targets:
             hidden = nn.Linear(2 * width, _HIDDEN)
@@ -63,9 +63,9 @@ class Student(nn.Module):
 
     def forward(self, clips: Tensor) -> StudentOutput:
         """clips: (N, K, H, W, 3) uint8."""
-        tokens = self.model.encode_frames(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])  # (N, K, S, D)
-        mixed = self.model.clip.mix(tokens)  # (N, K, S, D)
-        logits = self.model.clip.decide(mixed).float()  # (N, C)
+        tokens = self.model.encode(clips)  # (N, K, S, D)
+        mixed = self.model.mix(tokens)  # (N, K, S, D)
+        logits = self.model.decide(mixed).float()  # (N, C)
         hints = None
         if self.frame_hint is not None:
             hints = torch.stack([self.frame_hint(tokens), self.clip_hint(mixed)]).float()  # (2, N, K, S, E)
@@ -83,23 +83,22 @@ class Student(nn.Module):
 class Teachers:
     """An ensemble to distil from: the mean of its softened probabilities, and, as hints, all its tokens."""
 
-    def __init__(self, models: Sequence[VLF], hint: bool = False):
+    def __init__(self, models: Sequence[Model], hint: bool = False):
         self._models, self._hint = [model.eval().requires_grad_(False) for model in models], hint
 
     @property
     def hints(self) -> int:
         """Channels of the hints (E), 0 if there are none."""
-        return sum(model.sizes.token_dim for model in self._models) if self._hint else 0
+        return sum(model.token_dim for model in self._models) if self._hint else 0
 
     @torch.no_grad()
     def __call__(self, clips: Tensor) -> TeacherOutput:
         """clips: (N, K, H, W, 3) uint8 of the student's size."""
         probabilities, hints = [], []
         for model in self._models:
-            images = _resized(clips, model).flatten(0, 1)
-            tokens = model.encode_frames(images).unflatten(0, clips.shape[:2])  # (N, K, S, D)
-            mixed = model.clip.mix(tokens)  # (N, K, S, D)
-            probabilities.append(F.softmax(model.clip.decide(mixed).float() / TEMPERATURE, dim=1))
+            tokens = model.encode(_resized(clips, model))  # (N, K, S, D)
+            mixed = model.mix(tokens)  # (N, K, S, D)
+            probabilities.append(F.softmax(model.decide(mixed).float() / TEMPERATURE, dim=1))
             if self._hint:
                 both = torch.stack([tokens, mixed]).float()
                 hints.append(F.layer_norm(both, both.shape[-1:]))
@@ -141,7 +140,7 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
 
 
 def load_teachers(
-    paths: Sequence[str], student: VLF, labels: Sequence[str], device: torch.device, hint: bool = False
+    paths: Sequence[str], student: Model, labels: Sequence[str], device: torch.device, hint: bool = False
 ) -> Teachers | None:
     """None for no paths. hint: give the student their tokens too. Raises WeightsError for a teacher of other classes
     or of another number of frames, and for one that divides an image into other tokens where it is to give hints."""
@@ -154,7 +153,7 @@ def load_teachers(
     return Teachers(models, hint) if models else None
 
 
-def _check_teacher(path: str, teacher: LoadedWeights, student: VLF, labels: tuple[str, ...]) -> None:
+def _check_teacher(path: str, teacher: LoadedWeights, student: Model, labels: tuple[str, ...]) -> None:
     if teacher.labels != labels:
         differ = sorted(set(teacher.labels) ^ set(labels))
         how = f"they differ in {', '.join(differ[:5])}" if differ else "they are in another order"
@@ -169,8 +168,8 @@ def _check_teacher(path: str, teacher: LoadedWeights, student: VLF, labels: tupl
         )
 
 
-def _check_grid(path: str, teacher: VLF, student: VLF) -> None:
-    theirs, own = (f"{rows} x {columns}" for rows, columns in (teacher.frame.grid, student.frame.grid))
+def _check_grid(path: str, teacher: Model, student: Model) -> None:
+    theirs, own = (f"{rows} x {columns}" for rows, columns in (teacher.grid, student.grid))
     if theirs != own:
         raise WeightsError(
             f"the teacher {path} makes {theirs} tokens of an image, the student {own}: hints need the same; "
@@ -178,7 +177,7 @@ def _check_grid(path: str, teacher: VLF, student: VLF) -> None:
         )
 
 
-def _resized(clips: Tensor, model: VLF) -> Tensor:
+def _resized(clips: Tensor, model: Model) -> Tensor:
     """The same clips in the size of that model's images."""
     size = (model.sizes.height_px, model.sizes.width_px)
     if clips.shape[2:4] == size:

@@ -15,7 +15,7 @@ _FIRST_LR_SHARE = 1e-2  # of the peak, at the first step of the warm-up
 def make_optimizer(student: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW. Norms, biases and positions are not decayed: pulling them towards zero says nothing about complexity."""
     named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
-    free = {name for name, p in named if p.ndim < 2 or name.endswith("position")}
+    free = {name for name, p in named if p.ndim < 2 or name.endswith(("position", "token"))}
     groups = [
         {"params": [p for name, p in named if name not in free], "weight_decay": weight_decay},
         {"params": [p for name, p in named if name in free], "weight_decay": 0.0},

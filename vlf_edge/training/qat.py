@@ -30,8 +30,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from ..errors import CalibrationError, WeightsError
+from ..models.model import Model
 from ..models.stage import evaluating
-from ..models.vlf import VLF
 from .quantizable import Layer, quantizable
 
 PERCENTILE = 99.99  # of an input's magnitudes other than zero: where its scale starts
@@ -46,7 +46,7 @@ _ORIGINAL = "parametrizations.weight.original"  # where PyTorch keeps a parametr
 Scales = dict[str, dict[str, float]]
 
 
-def measure_scales(model: VLF, batches: Iterable[Tensor]) -> Scales:
+def measure_scales(model: Model, batches: Iterable[Tensor]) -> Scales:
     """Scales to start from, by the inputs' magnitudes.
 
     model: not fake-quantised yet. batches: clips (N, K, H, W, 3) uint8, a few dozen in all.
@@ -72,7 +72,7 @@ def measure_scales(model: VLF, batches: Iterable[Tensor]) -> Scales:
     return scales
 
 
-def fake_quantize(model: VLF, scales: Mapping[str, Mapping[str, float]]) -> None:
+def fake_quantize(model: Model, scales: Mapping[str, Mapping[str, float]]) -> None:
     """Makes ``model`` answer, in training and in evaluation mode, as its int8 graph with these scales will.
 
     It stays a module like any other: its scales are one more parameter (1-D, not to be decayed), seen by optimisers,
@@ -91,12 +91,12 @@ def fake_quantize(model: VLF, scales: Mapping[str, Mapping[str, float]]) -> None
             module.register_forward_pre_hook(_freeze)
 
 
-def trained_scales(model: VLF) -> Scales:
+def trained_scales(model: Model) -> Scales:
     """The scales of a fake-quantised model as they are now, for the training record and ``fake_quantize``."""
     return model.fake_quantizer.scales()
 
 
-def plain_copy(model: VLF) -> VLF:
+def plain_copy(model: Model) -> Model:
     """A fake-quantised model without its quantisation: what ``save_weights`` takes. A copy, on the CPU."""
     state = {
         name.replace(_ORIGINAL, "weight"): tensor

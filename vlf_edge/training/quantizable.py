@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from ..models.model import Model
 from ..models.stage import Stage, evaluating
-from ..models.vlf import VLF
 from ..types import TensorSpec
 
 
@@ -29,7 +29,7 @@ class Layer:
     norm: _BatchNorm | None
 
 
-def quantizable(model: VLF) -> tuple[Layer, ...]:
+def quantizable(model: Model) -> tuple[Layer, ...]:
     """The layers of all stages that have a part in the result, in the order they run."""
     layers: list[Layer] = []
     for stage in model.stages():
@@ -63,7 +63,9 @@ class _Trace:
         try:
             with evaluating(stage.module), _differentiable(weights):
                 result = stage.module(*(_zeros(spec, device) for spec in stage.inputs))
-                gradients = torch.autograd.grad(result.sum(), weights, allow_unused=True)
+                results = (result,) if isinstance(result, Tensor) else result  # beside states
+                total = torch.stack([one.sum() for one in results]).sum()
+                gradients = torch.autograd.grad(total, weights, allow_unused=True)
         finally:
             for hook in hooks:
                 hook.remove()

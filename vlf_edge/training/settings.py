@@ -25,7 +25,8 @@ class Settings:
     """One training run: each field with its option on the command line.
 
     data, val: what ``datasets.open_dataset`` takes; with ``val`` nothing is held out of ``data``.
-    model, backbone, size_px, frames, pretrained: a model made anew, as ``models.create_model`` takes them.
+    model, backbone, size_px, frames, pretrained, backbone_weights: a model made anew, as ``models.create_model`` takes
+    them.
     start: a weights file to start from instead; its sizes are kept, its head too if the classes are the same.
     out: the best weights; what else a run writes is named after it.
     batch: clips of a step, over all processes. lr: reached after the share ``warmup`` of all steps and falling to zero
@@ -53,6 +54,9 @@ class Settings:
     )
     frames: int | None = option(None, "frames of a window (default: the model's, 8)", "K", least=1)
     pretrained: bool = option(False, "start from timm's weights of the CNN (fetched once); not vlf-tiny")
+    backbone_weights: str | None = option(
+        None, "start from these weights of the CNN: a state dict of timm or torchvision, .safetensors or .pth", "FILE"
+    )
     start: str | None = option(
         None,
         "start from these weights, or from those that come with vlf-edge: vlf-tiny; other classes get a new head, "
@@ -117,9 +121,12 @@ class Settings:
     def __post_init__(self) -> None:
         check_options(self)
         new = {"--backbone": self.backbone, "--size": self.size_px, "--frames": self.frames}
-        asked = [flag for flag, value in {**new, "--pretrained": self.pretrained}.items() if value]
+        new |= {"--pretrained": self.pretrained, "--backbone-weights": self.backbone_weights}
+        asked = [flag for flag, value in new.items() if value]
         if self.start and asked:
             raise VlfError(f"--from {self.start} brings a model as it is; leave out {' and '.join(asked)}, or --from")
+        if self.pretrained and self.backbone_weights:
+            raise VlfError(f"--pretrained fetches what {self.backbone_weights} brings; leave one of them out")
         if self.hint_weight and not self.teachers:
             raise VlfError(f"--hint-weight {self.hint_weight:g} is of the teachers' tokens; name some with --teacher")
         if self.freeze and not self.start:
@@ -137,7 +144,7 @@ class Settings:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The files and folders that the run reads, as they were named."""
-        return tuple(filter(None, (self.data, self.val, self.start, *self.teachers)))
+        return tuple(filter(None, (self.data, self.val, self.start, self.backbone_weights, *self.teachers)))
 
     @property
     def peak_lr(self) -> float:
@@ -158,6 +165,8 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of all that changes the result."""
         values = {name: value for name, value in asdict(self).items() if name not in _FREE}
+        if self.backbone_weights is None:  # as runs were recorded before there was such a thing
+            del values["backbone_weights"]
         return {**values, "teachers": list(self.teachers), "lr": self.peak_lr, "patience": self.most_idle_epochs}
 
 

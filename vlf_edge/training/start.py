@@ -12,7 +12,8 @@ import torch
 from ..datasets import ClipDataset, open_dataset
 from ..errors import WeightsError
 from ..models import create_model, sizes_of
-from ..models.vlf import VLF, VLFSizes
+from ..models.model import Model
+from ..models.sizes import Sizes
 from ..models.weights import LoadedWeights, load_weights
 from .loader import ordered_batches
 from .qat import fake_quantize, measure_scales
@@ -66,7 +67,7 @@ def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDat
     return train_set, val_set
 
 
-def make_model(settings: Settings, loaded: LoadedWeights | None, labels: Sequence[str]) -> VLF:
+def make_model(settings: Settings, loaded: LoadedWeights | None, labels: Sequence[str]) -> Model:
     """The model to train, in training mode, its logits in the order of ``labels``."""
     if loaded is None:
         return create_model(
@@ -76,6 +77,7 @@ def make_model(settings: Settings, loaded: LoadedWeights | None, labels: Sequenc
             size_px=settings.size_px,
             frames=settings.frames,
             pretrained=settings.pretrained,
+            backbone_weights=settings.backbone_weights,
             seed=settings.seed,
         )
     if set(loaded.labels) == set(labels):
@@ -85,7 +87,7 @@ def make_model(settings: Settings, loaded: LoadedWeights | None, labels: Sequenc
     return _with_new_head(loaded.model, replace(loaded.model.sizes, classes=len(labels)), settings.seed)
 
 
-def quantize_for_training(model: VLF, train_set: ClipDataset, workers: int) -> None:
+def quantize_for_training(model: Model, train_set: ClipDataset, workers: int) -> None:
     """Fake quantisation with scales measured on clips spread evenly over the data."""
     count = min(_CALIBRATION_CLIPS, len(train_set))
     indices = [len(train_set) * i // count for i in range(count)]
@@ -94,17 +96,17 @@ def quantize_for_training(model: VLF, train_set: ClipDataset, workers: int) -> N
 
 
 @torch.no_grad()
-def _reorder_head(model: VLF, order: list[int]) -> None:
-    head = model.clip.mlp[-1]
-    head.weight.copy_(head.weight[order])
-    head.bias.copy_(head.bias[order])
+def _reorder_head(model: Model, order: list[int]) -> None:
+    for head in model.heads:
+        head.weight.copy_(head.weight[order])
+        head.bias.copy_(head.bias[order])
 
 
-def _with_new_head(model: VLF, sizes: VLFSizes, seed: int) -> VLF:
+def _with_new_head(model: Model, sizes: Sizes, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         fresh = sizes.build()
-    head = f"clip.mlp.{len(fresh.clip.mlp) - 1}."
-    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(head)}
+    heads = tuple(f"{name}." for name, module in fresh.named_modules() if module in fresh.heads)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(heads)}
     fresh.load_state_dict(kept, strict=False)
     return fresh.train()

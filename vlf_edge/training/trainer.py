@@ -15,7 +15,7 @@ import torch
 
 from ..datasets import ClipDataset
 from ..errors import VlfError, WeightsError, one_line
-from ..models.vlf import VLF
+from ..models.model import Model
 from ..models.weights import save_weights
 from . import curves
 from .broken import BrokenClips
@@ -87,7 +87,7 @@ class Trainer:
         settings: Settings,
         device: Device,
         outputs: Outputs,
-        model: VLF,
+        model: Model,
         train_set: ClipDataset,
         val_set: ClipDataset,
         command: str,

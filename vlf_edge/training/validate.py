@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from ..datasets import ClipDataset
 from ..errors import VlfError
-from ..models.vlf import VLF
+from ..models.model import Model
 from .broken import BrokenClips
 from .device import Device
 from .loader import Batch, ordered_batches
@@ -43,7 +43,7 @@ class Validator:
         self.broken = BrokenClips(dataset, "validation")
 
     @torch.no_grad()
-    def __call__(self, model: VLF) -> Scores:
+    def __call__(self, model: Model) -> Scores:
         """model: in evaluation mode. Raises VlfError if no clip can be read."""
         classes, device = len(self.dataset.labels), self._device
         confusion = torch.zeros(classes, classes, dtype=torch.float64, device=device.torch)  # rows: truth

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,12 +12,20 @@ from ...batches import in_batches
 from ...errors import ShapeError, WeightsError
 from ...video.sampler import segment_centres
 from ..calibration.clips import UNLABELLED
+from ..recurrent import OverWindows
 
 # {"frame": images (n, H, W, 3) uint8 -> tokens (n, S, D), "clip": tokens (n, K, S, D) -> logits (n, C)}, float32, or
-# {"clip": images (n, K, H, W, 3) uint8 -> logits} for a model of one stage.
+# {"clip": images (n, K, H, W, 3) uint8 -> logits} for a model of one stage. A frame stage with a state is OverWindows.
 Stages = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 _DIGITS = 6
 _BATCH = 8
+
+
+class Encoded(NamedTuple):
+    """entries: (E, ...), tokens float32 or images uint8. windows: (n, K) integers, indices into them."""
+
+    entries: np.ndarray
+    windows: np.ndarray
 
 
 def compare(reference: np.ndarray, candidate: np.ndarray, *, logits: bool = False) -> dict[str, float | None]:
@@ -50,15 +58,14 @@ def compare(reference: np.ndarray, candidate: np.ndarray, *, logits: bool = Fals
 class Reference:
     """What the fp32 graphs answer: what every other way of running the model is compared with.
 
-    frames: (F, H, W, 3) uint8, each encoded once. windows: (n, K) integers, indices into frames. labels: (n,) integers,
-    the true class of each window, -1 where it is not known. tokens: (F, S, D) float32, None for a model of one stage.
-    logits: (n, C) float32.
+    frames: (F, H, W, 3) uint8. windows: (n, K) integers, indices into frames. labels: (n,) integers, the true class of
+    each window, -1 where it is not known. encoded: what the frame stage makes of them. logits: (n, C) float32.
     """
 
     frames: np.ndarray
     windows: np.ndarray
     labels: np.ndarray
-    tokens: np.ndarray | None
+    encoded: Encoded
     logits: np.ndarray
 
     @classmethod
@@ -67,15 +74,15 @@ class Reference:
         WeightsError for answers that are not finite."""
         labels = np.full(len(windows), UNLABELLED) if labels is None else labels
         _check(stages, frames, windows, labels)
-        tokens = encode(stages, frames)
-        logits = decide(stages, frames if tokens is None else tokens, windows)
+        encoded = encode(stages, frames, windows)
+        logits = decide(stages, encoded)
         broken = int((~np.isfinite(logits)).any(axis=1).sum())
         if broken:
             raise WeightsError(
                 f"the fp32 graphs give NaN or infinity for {broken} of {len(windows)} windows; expected finite logits "
                 "throughout: the weights are broken, train or export them again"
             )
-        return cls(frames, windows, labels, tokens, logits)
+        return cls(frames, windows, labels, encoded, logits)
 
     @property
     def labelled(self) -> int:
@@ -95,13 +102,13 @@ class Reference:
         if len(self.windows) <= count:
             return self
         chosen = segment_centres(len(self.windows), count)
-        used, windows = np.unique(self.windows[chosen], return_inverse=True)
+        frames, windows = _used(self.frames, self.windows[chosen])
         return replace(
             self,
-            frames=self.frames[used],
-            windows=windows.reshape(len(chosen), -1),
+            frames=frames,
+            windows=windows,
             labels=self.labels[chosen],
-            tokens=None if self.tokens is None else self.tokens[used],
+            encoded=Encoded(*_used(self.encoded.entries, self.encoded.windows[chosen])),
             logits=self.logits[chosen],
         )
 
@@ -112,11 +119,11 @@ class Reference:
         "end_to_end": errors of the logits when each gets its own}; without a frame stage "end_to_end" alone. The errors
         are those of ``compare``, with "accuracy" at the end where labels are known.
         """
-        tokens, report = encode(stages, self.frames), {}
-        if tokens is not None:
-            report["frame"] = compare(self.tokens, tokens)
-            report["clip"] = compare(self.logits, decide(stages, self.tokens, self.windows), logits=True)
-        logits = decide(stages, self.frames if tokens is None else tokens, self.windows)
+        encoded, report = encode(stages, self.frames, self.windows), {}
+        if "frame" in stages:
+            report["frame"] = compare(self.encoded.entries, encoded.entries)
+            report["clip"] = compare(self.logits, decide(stages, self.encoded), logits=True)
+        logits = decide(stages, encoded)
         report["end_to_end"] = compare(self.logits, logits, logits=True)
         if self.labelled:
             sound = report["end_to_end"]["relative"] is not None
@@ -124,14 +131,29 @@ class Reference:
         return report
 
 
-def encode(stages: Stages, frames: np.ndarray) -> np.ndarray | None:
-    """Tokens (F, S, D) of all frames, None for a model of one stage."""
-    return in_batches(stages["frame"], frames, _BATCH) if "frame" in stages else None
+def encode(stages: Stages, frames: np.ndarray, windows: np.ndarray) -> Encoded:
+    """What the frame stage makes of the frames: each once, or, where it carries a state, of each window by itself; the
+    images themselves for a model of one stage."""
+    frame = stages.get("frame")
+    if frame is None:
+        return Encoded(frames, windows)
+    if isinstance(frame, OverWindows):
+        entries = in_batches(lambda part: frame(frames[part]), windows, _BATCH)  # (n, K, ...)
+        return Encoded(entries.reshape(-1, *entries.shape[2:]), np.arange(windows.size).reshape(windows.shape))
+    return Encoded(in_batches(frame, frames, _BATCH), windows)
 
 
-def decide(stages: Stages, items: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Logits (n, C) of all windows over ``items``: tokens, or images for a model of one stage."""
-    return in_batches(lambda part: stages["clip"](items[part]), windows, _BATCH)
+def decide(stages: Stages, encoded: Encoded) -> np.ndarray:
+    """Logits (n, C) of all windows."""
+    # Windows of images are large, and a whole network runs on them.
+    batch = 1 if encoded.entries.dtype == np.uint8 else _BATCH
+    return in_batches(lambda part: stages["clip"](encoded.entries[part]), encoded.windows, batch)
+
+
+def _used(items: np.ndarray, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The items that the windows use, and the windows as indices into those."""
+    used, places = np.unique(windows, return_inverse=True)
+    return items[used], places.reshape(windows.shape)
 
 
 def _check(stages: Stages, frames: np.ndarray, windows: np.ndarray, labels: np.ndarray) -> None:

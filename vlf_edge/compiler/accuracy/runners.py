@@ -15,6 +15,7 @@ from ...backends.engine import Engine
 from ...backends.selection import engine_serves
 from ...backends.table import CPU_BACKENDS, GPU_BACKENDS, TABLE
 from ...manifest import EngineInfo
+from ..recurrent import as_function
 from .fidelity import Stages
 
 AS_WRITTEN = "onnx"  # ONNX Runtime with nothing fused: what the graph says, whatever a backend makes of it
@@ -58,11 +59,9 @@ def open_stages(
 def open_stage(runner: str, onnx_bytes: bytes, precision: str = "fp32") -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """One graph on the CPU: AS_WRITTEN, "openvino" or "onnxruntime"."""
     if runner == AS_WRITTEN:
-        from ..graph import Session
+        from ..graph import Session, tensor_specs
 
-        session = Session(onnx_bytes)
-        (given,), (result, *_) = session.inputs, session.outputs
-        yield lambda batch: session.run({given: batch})[result].astype(np.float32)
+        yield as_function(Session(onnx_bytes).run, *tensor_specs(onnx_bytes))
         return
     with TABLE[runner].open_graph(onnx_bytes, precision=precision) as engine:
         yield _function_of(engine)
@@ -77,15 +76,9 @@ def _serving(engines: Sequence[EngineFile], library: str, gpu: cuda.GpuInfo | No
 
 
 def _function_of(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
-    """An engine as a function of its one input, run as the stream of one camera runs it: one frame or window at a time.
+    """An engine as a function, run as the stream of one camera runs it: one frame or window at a time.
 
     In int8 a backend may take other kernels for a batch, as several streams and whole clips are run. That those answer
     nearly the same is tested, and docs/int8.md has figures.
     """
-    (given,), (result, *_) = engine.inputs, engine.outputs  # tokens or logits; features come after them
-
-    def infer(batch: np.ndarray) -> np.ndarray:
-        outputs = engine.infer_all({given.name: batch.astype(given.dtype, copy=False)}, batch=1)
-        return outputs[result.name].astype(np.float32)
-
-    return infer
+    return as_function(lambda feed: engine.infer_all(feed, batch=1), engine.inputs, engine.outputs)

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..quantization.convert import Int8, Node
-from .fidelity import Reference, Stages, compare, decide, encode
+from .fidelity import Encoded, Reference, Stages, compare, decide, encode
 from .runners import open_stage
 
 # The ranking needs no more: it compares errors of one and the same set of windows.
@@ -46,22 +44,23 @@ def effects(
     found = []
     with ExitStack() as opened:
         stages = {stage: opened.enter_context(open_stage(runner, data, "int8")) for stage, data in full.items()}
-        tokens = encode(stages, reference.frames)
-        everything = _error(reference, stages, tokens)
+        entries = encode(stages, reference.frames, reference.windows)
+        everything = _error(reference, stages, entries)
         for done, (stage, node) in enumerate(nodes):
             if progress:
                 progress(done, len(nodes))
             with open_stage(runner, int8.stage(stage, {node}).onnx, "int8") as variant:
                 changed = {**stages, stage: variant}
-                error = _error(reference, changed, encode(changed, reference.frames) if stage == "frame" else tokens)
+                anew = stage == "frame"
+                encoded = encode(changed, reference.frames, reference.windows) if anew else entries
+                error = _error(reference, changed, encoded)
             found.append(Effect(stage, node, error, everything - error))
     if progress:
         progress(len(nodes), len(nodes))
     return sorted(found, key=lambda effect: -effect.gain)
 
 
-def _error(reference: Reference, stages: Stages, tokens: np.ndarray | None) -> float:
-    """Relative error of the logits; tokens: (F, S, D) of these stages, None for a model of one stage."""
-    logits = decide(stages, reference.frames if tokens is None else tokens, reference.windows)
-    error = compare(reference.logits, logits)["relative"]
+def _error(reference: Reference, stages: Stages, entries: Encoded) -> float:
+    """Relative error of the logits. entries: of these stages."""
+    error = compare(reference.logits, decide(stages, entries))["relative"]
     return _NONFINITE if error is None else error

@@ -58,7 +58,7 @@ def _measured_ranges(
     cache: Path,
     progress: Progress,
 ) -> Ranges:
-    count, feeds = stage_feeds(stage, clips, portable)
+    count, feeds = stage_feeds(stage, graph, clips, portable)
     what = f"calibrate {stage} stage"
     progress(what, 0, count)
 

@@ -21,6 +21,7 @@ from ...video.preprocess import Preprocessor
 from ...video.sampler import Sampler, segment_centres
 from ...video.sources import hidden, open_source
 from ..recipe import CLIPS_FIX, MIN_SAMPLES
+from ..recurrent import OverWindows, as_function, states
 from .clips import UNLABELLED, NamedClip, list_clips, spread
 
 HELD_OUT_SHARE = 0.25
@@ -75,26 +76,45 @@ class Clips:
 
 
 def stage_feeds(
-    stage: str, clips: Clips, portable: Mapping[str, bytes], batch: int = 8
+    stage: str, graph: bytes, clips: Clips, portable: Mapping[str, bytes], batch: int = 8
 ) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
-    """(how many samples, batches of inputs) that calibrate a stage.
+    """(how many samples, batches of inputs) that calibrate a stage. graph: its fp32 graph.
 
-    The frame stage sees the unique frames of the calibration windows. The clip stage sees what the quantised frame
-    stage, ``portable["frame"]``, makes of them: that is what it will be given live.
+    The frame stage sees the unique frames of the calibration windows; one that carries a state sees the windows, with
+    the states that its fp32 graph leaves behind. The clip stage sees what the quantised frame stage,
+    ``portable["frame"]``, makes of them, since that is what it will be given live; the only stage of a model sees the
+    windows' images.
     """
-    from ..graph import Session
+    from ..graph import Session, tensor_specs
 
     frames, windows = clips.only(clips.windows)
-    if stage == "frame":
-        return len(frames), ({"image": frames[i : i + batch]} for i in range(0, len(frames), batch))
+    inputs, outputs = tensor_specs(graph)
+    given = inputs[0].name
+    if stage == "frame" and not states(inputs, outputs):
+        return len(frames), ({given: frames[i : i + batch]} for i in range(0, len(frames), batch))
 
-    def feeds() -> Iterator[dict[str, np.ndarray]]:
-        session = Session(portable["frame"])
-        tokens = in_batches(lambda images: session.run({"image": images})["tokens"], frames, batch)
+    def of_windows() -> Iterator[dict[str, np.ndarray]]:
+        over = OverWindows(Session(graph).run, inputs, outputs)
         for i in range(0, len(windows), batch):
-            yield {"tokens": tokens[windows[i : i + batch]]}
+            yield from (feed for feed, _ in over.steps(frames[windows[i : i + batch]]))
 
-    return len(windows), feeds()
+    def of_tokens() -> Iterator[dict[str, np.ndarray]]:
+        encode = as_function(Session(portable["frame"]).run, *tensor_specs(portable["frame"]))
+        if isinstance(encode, OverWindows):
+            for i in range(0, len(windows), batch):
+                yield {given: encode(frames[windows[i : i + batch]])}
+            return
+        tokens = in_batches(encode, frames, batch)
+        for i in range(0, len(windows), batch):
+            yield {given: tokens[windows[i : i + batch]]}
+
+    if stage == "frame":
+        return windows.size, of_windows()
+    if "frame" in portable:
+        return len(windows), of_tokens()
+    # A whole network and K images at a time: no more of them than of single images.
+    at_once = max(1, batch // windows.shape[1])
+    return len(windows), ({given: frames[windows[i : i + at_once]]} for i in range(0, len(windows), at_once))
 
 
 @dataclass(frozen=True)
