@@ -13,12 +13,13 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from . import signals
 from ._version import __version__
 from .commands import bench, build, capture, doctor, eval, export, inspect, run, train
 from .commands.cameras import OF_CAMERAS
-from .commands.config import Config, read_config
+from .commands.config import read_config
 from .commands.parser import Parser
 from .errors import AccuracyError, CameraError, VlfError
 from .printable import printable
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _log_to_stderr(args.verbose):
         try:
             if getattr(args, "config", None) is not None:
-                args = _configured(top, args, argv)
+                args = _configured(args.verb, args.config, argv)
             code = _VERBS[args.verb].main(args)
             sys.stdout.flush()
             return code
@@ -95,15 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
-def _configured(top: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments with those of a configuration where the command line says nothing. Raises VlfError."""
-    verb, path = top.verbs[args.verb], args.config
+def _configured(verb: str, path: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments with those of a configuration where the command line says nothing. Raises VlfError.
 
-    def read() -> Config:
-        return read_config(path, verb, OF_CAMERAS)
-
-    config = read()
-    verb.set_defaults(**config.defaults, cameras=config.cameras, read_config=read)
+    read_anew: gives them as the configuration is then. cameras: {stream name: Camera}.
+    """
+    top = parser()
+    config = read_config(path, top.verbs[verb], OF_CAMERAS)
+    read_anew = partial(_configured, verb, path, argv)
+    top.verbs[verb].set_defaults(**config.defaults, cameras=config.cameras, read_anew=read_anew)
     return top.parse_args(argv)
 
 

@@ -264,7 +264,10 @@ class Runtime:
         """
         if self._pipeline is None or not self._pipeline.running:
             raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
-        self._pipeline.exchange(gone, {name: _begun(find_source(one)) for name, one in (new or {}).items()})
+        found = {str(name): find_source(one) for name, one in (new or {}).items()}
+        with ExitStack() as stack:
+            self._pipeline.exchange(gone, {name: _begun(one, stack) for name, one in found.items()})
+            stack.pop_all()  # the pipeline closes them from here on
 
     def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
         """One decision over a whole clip: K frames, the middle of each of K equal segments.
@@ -342,8 +345,6 @@ class Runtime:
         self.close()
 
 
-def _begun(address: Address, stack: ExitStack | None = None) -> Source | Address:
+def _begun(address: Address, stack: ExitStack) -> Source | Address:
     """What a pipeline takes: a camera is opened there, again and again; anything else here, so that mistakes show."""
-    if address.live and address.again:
-        return address
-    return address.open() if stack is None else stack.enter_context(address.open())
+    return address if address.live and address.again else stack.enter_context(address.open())
