@@ -144,7 +144,7 @@ class Work:
                 self._changed.notify_all()
             _end_captures(ended)  # a device is free before anybody opens it again
             with self._changed:
-                if self._over:
+                if self._over and begun:
                     raise VlfError(_OVER)
                 self.captures = [*self.captures, *begun]
             for capture in begun:
