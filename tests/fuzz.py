@@ -17,15 +17,23 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlf_edge import Plan
-from vlf_edge.commands import run
-from vlf_edge.commands.cameras import OF_CAMERAS
-from vlf_edge.commands.config import read_config
-from vlf_edge.errors import VlfError
-from vlf_edge.video.sources import find_source, hidden
+if __name__ == "__main__":
+    import atheris
+
+    _instrumented = atheris.instrument_imports(include=["vlf_edge", "tomllib"])
+else:  # in the suite, with inputs of hypothesis
+    _instrumented = nullcontext()
+with _instrumented:
+    from vlf_edge import Plan
+    from vlf_edge.commands import run
+    from vlf_edge.commands.cameras import OF_CAMERAS
+    from vlf_edge.commands.config import read_config
+    from vlf_edge.errors import VlfError
+    from vlf_edge.video.sources import find_source, hidden
 
 SHIPPED = Path(__file__).resolve().parents[1] / "vlf_edge" / "weights" / "vlf-tiny.plan"
 _FOLDER = Path(tempfile.mkdtemp(prefix="vlf-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
@@ -162,10 +170,7 @@ TARGETS = {
 
 
 def main(name: str, flags: list[str]) -> None:
-    import atheris
-
     target = TARGETS[name]
-    atheris.instrument_all()
     corpus, words = _FOLDER / "corpus", _FOLDER / "words"
     corpus.mkdir()
     for number, seed in enumerate(target.seeds):

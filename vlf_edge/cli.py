@@ -99,12 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _configured(verb: str, path: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments with those of a configuration where the command line says nothing. Raises VlfError.
 
-    read_anew: gives them as the configuration is then. cameras: {stream name: Camera}.
+    Among them are cameras, {stream name: Camera}; read_anew, which gives all of them as the configuration is then; and
+    called, {argument: name in a configuration}.
     """
     top = parser()
     config = read_config(path, top.verbs[verb], OF_CAMERAS)
     read_anew = partial(_configured, verb, path, argv)
-    top.verbs[verb].set_defaults(**config.defaults, cameras=config.cameras, read_anew=read_anew)
+    known = {"cameras": config.cameras, "read_anew": read_anew, "called": config.called}
+    top.verbs[verb].set_defaults(**config.defaults, **known)
     return top.parse_args(argv)
 
 

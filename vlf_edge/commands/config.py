@@ -39,10 +39,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Config:
-    """What a configuration sets. defaults: {argument: value}. cameras: {stream name: Camera}."""
+    """What a configuration sets. defaults: {argument: value}. cameras: {stream name: Camera}. called: {argument: what
+    it is called in a configuration}."""
 
     defaults: dict[str, Any]
     cameras: dict[str, Camera]
+    called: dict[str, str]
 
 
 def read_config(path: str | Path, parser: argparse.ArgumentParser, of_cameras: frozenset[str]) -> Config:
@@ -62,7 +64,8 @@ def read_config(path: str | Path, parser: argparse.ArgumentParser, of_cameras: f
     tables = file.values.get(_CAMERAS, {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise VlfError(f"{file.place(_CAMERAS)}: expected a table for each camera, such as [{_CAMERAS}.door]")
-    return Config(defaults, {name: reader.camera(name, table, of_cameras) for name, table in tables.items()})
+    cameras = {name: reader.camera(name, table, of_cameras) for name, table in tables.items()}
+    return Config(defaults, cameras, {action.dest: name for name, action in reader.arguments.items()})
 
 
 class _Reader:
