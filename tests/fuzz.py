@@ -21,6 +21,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 if __name__ == "__main__":
     import atheris
 
@@ -28,16 +30,19 @@ if __name__ == "__main__":
 else:  # in the suite, with inputs of hypothesis
     _instrumented = nullcontext()
 with _instrumented:
-    from vlf_edge import Plan
+    from conftest import toy_manifest
+    from crafted import mutate_json
+
+    from vlf_edge import Plan, strict_json
     from vlf_edge.commands import run
     from vlf_edge.commands.cameras import OF_CAMERAS
     from vlf_edge.commands.config import read_config
     from vlf_edge.errors import VlfError
     from vlf_edge.video.sources import find_source, hidden
 
-SHIPPED = Path(__file__).resolve().parents[1] / "vlf_edge" / "weights" / "vlf-tiny.plan"
-_FOLDER = Path(tempfile.mkdtemp(prefix="vlf-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
-_PASSWORD = "s3cr3t+p4ss"
+MANIFEST = json.dumps(toy_manifest().to_json() | {"members": {}}).encode()
+FOLDER = Path()  # where what is read lies
+PASSWORD = "s3cr3t+p4ss"
 
 
 def check(read: Callable[[], object]) -> bool:
@@ -47,7 +52,7 @@ def check(read: Callable[[], object]) -> bool:
     except VlfError as error:
         said = str(error)
         assert said and said.isprintable() and len(said) < 4000, said
-        assert _PASSWORD not in said, said
+        assert PASSWORD not in said, said
         return False
     return True
 
@@ -58,8 +63,8 @@ def fuzz_source(data: bytes) -> bool:
     assert hidden(text) is not None
     head, mark, rest = text.partition("://")
     if mark and head.lower() in ("rtsp", "rtsps", "http", "https"):
-        check(lambda: find_source(f"{head}://user:{_PASSWORD}@{rest}"))
-        assert _PASSWORD not in hidden(f"{head}://user:{_PASSWORD}@{rest}")
+        check(lambda: find_source(f"{head}://user:{PASSWORD}@{rest}"))
+        assert PASSWORD not in hidden(f"{head}://user:{PASSWORD}@{rest}")
     return check(lambda: find_source(text))
 
 
@@ -70,15 +75,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def fuzz_config(data: bytes, parser: argparse.ArgumentParser = _parser()) -> bool:  # noqa: B008
-    path = _FOLDER / "cameras.toml"
+    path = FOLDER / "cameras.toml"
     path.write_bytes(data)
     return check(lambda: read_config(path, parser, OF_CAMERAS))
 
 
 def fuzz_plan(data: bytes) -> bool:
-    """First byte: whether what follows is a whole file, or a manifest, to which the rest of a plan is made."""
-    path = _FOLDER / "x.plan"
-    path.write_bytes(data[1:] if data[:1] < b"\x80" else _plan_of(data[1:]))
+    """First byte: whether what follows is a whole file, the text of a manifest, or which of its values are changed."""
+    path, first, rest = FOLDER / "x.plan", data[:1], data[1:]
+    if first < b"\x60":
+        path.write_bytes(rest)
+    elif first < b"\xa0":
+        path.write_bytes(_plan_of(rest))
+    else:
+        rng, manifest = np.random.default_rng(list(rest)), json.loads(MANIFEST)
+        for _ in range(1 + len(rest) % 4):
+            manifest = mutate_json(manifest, rng) or json.loads(MANIFEST)
+        path.write_bytes(_plan_of(json.dumps(manifest).encode()))
 
     def read() -> None:
         plan = Plan.open(path)
@@ -90,30 +103,20 @@ def fuzz_plan(data: bytes) -> bool:
 
 def _plan_of(manifest: bytes) -> bytes:
     """A ZIP as ours, with a member for each one that the manifest names, whose hashes and sizes are right."""
-    file = io.BytesIO()
+    file, names = io.BytesIO(), []
     try:
-        known = json.loads(manifest)
-        known["members"] = {
-            name: {"sha256": hashlib.sha256(name.encode()).hexdigest(), "bytes": len(name.encode())}
-            for name in known["members"]
+        known = strict_json.loads(manifest)
+        names = [name for name in known["members"] if name.isascii() and "\0" not in name]
+        known["members"] |= {
+            name: {"sha256": hashlib.sha256(name.encode()).hexdigest(), "bytes": len(name)} for name in names
         }
-        manifest, names = json.dumps(known).encode(), list(known["members"])
+        manifest = json.dumps(known).encode()
     except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
-        names = []
+        pass
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("manifest.json"), manifest)
-        for name in names:
-            try:
-                archive.writestr(zipfile.ZipInfo(name), name.encode())
-            except (ValueError, UnicodeError):
-                pass
+        for name, member in [("manifest.json", manifest), *((name, name.encode()) for name in names)]:
+            archive.writestr(zipfile.ZipInfo(name), member)
     return file.getvalue()
-
-
-def _small_plan() -> bytes:
-    """The shipped plan's manifest, and beside it nothing that is large."""
-    with zipfile.ZipFile(SHIPPED) as shipped:
-        return shipped.read("manifest.json")
 
 
 _CONFIG = """plan = "vlf.plan"
@@ -154,28 +157,31 @@ TARGETS = {
                 "test://motion?seconds=3&seed=1&size=64x48", "https://user@host", "a://b", "~/x/**/[a-c]?.png",
             )
         ),
-        ("://", "@", "%", "%00", "[", "]", ":", "?", "#", "&", "=", "gst:", " ! ", "test://motion", "csi://", "\0", "//"),
+        ("://", "@", "%", "%00", "[", "]", ":", "?", "#", "&", "=", "gst:", " ! ", "test://motion", "csi://", "\0"),
     ),
     "config": Target(
         fuzz_config,
-        tuple(text.encode() for text in (_CONFIG, "[cameras.a]\nsource=0\n", "json=true\n", "[[cameras]]\n", "a.b=1\n")),
+        tuple(text.encode() for text in (_CONFIG, "[cameras.a]\nsource=0\n", "json=true\n", "[[cameras]]\na.b=1\n")),
         ("[cameras.", "source", "]\n", "=", '"', "'''", "1979-05-27T07:32:00Z", "0x", "inf", "nan", "{", "true", "\\u"),
     ),
     "plan": Target(
         fuzz_plan,
-        (b"\xff" + _small_plan(), b"\0" + _plan_of(_small_plan()), b"\0" + _plan_of(b"{}"), b"\xff{}"),
-        ("PK\x01\x02", "PK\x03\x04", "PK\x05\x06", "null", "-1", "1e999", '"members"', '"format"', "[]", "{}", "\\ud800"),
+        (b"\x80" + MANIFEST, b"\0" + _plan_of(MANIFEST), b"\0" + _plan_of(b"{}"), b"\x80{}", b"\xff", b"\xff" * 60),
+        ("PK\x01\x02", "PK\x03\x04", "PK\x05\x06", "null", "-1", "1e999", '"members"', '"format"', "{}", "\\ud800"),
     ),
 }  # fmt: skip
 
 
 def main(name: str, flags: list[str]) -> None:
+    global FOLDER
     target = TARGETS[name]
-    corpus, words = _FOLDER / "corpus", _FOLDER / "words"
+    FOLDER = Path(tempfile.mkdtemp(prefix="vlf-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    corpus, words = FOLDER / "corpus", FOLDER / "words"
     corpus.mkdir()
     for number, seed in enumerate(target.seeds):
         (corpus / str(number)).write_bytes(seed)
-    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word.encode()) + '"\n' for word in target.words))
+    codes = ("".join(f"\\x{byte:02x}" for byte in word.encode()) for word in target.words)
+    words.write_text("".join(f'"{code}"\n' for code in codes))
     atheris.Setup([sys.argv[0], *flags, f"-dict={words}", str(corpus)], lambda data: target.read(data) and None)
     atheris.Fuzz()
 

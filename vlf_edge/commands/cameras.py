@@ -92,9 +92,7 @@ def _wanted(args: argparse.Namespace) -> dict[str, tuple[str, SourceOptions]]:
 def _differing(before: argparse.Namespace, after: argparse.Namespace) -> list[str]:
     """The options, as they are called in a configuration, that a run takes up at its start alone."""
     old, new = vars(before), vars(after)
-    return sorted(
-        called for name, called in before.called.items() if name not in OF_CAMERAS and old[name] != new[name]
-    )
+    return sorted(called for name, called in before.called.items() if name not in OF_CAMERAS and old[name] != new[name])
 
 
 def name_sources(sources: Sequence[str]) -> dict[str, str]:
