@@ -30,8 +30,8 @@ if __name__ == "__main__":
 else:  # in the suite, with inputs of hypothesis
     _instrumented = nullcontext()
 with _instrumented:
-    from conftest import toy_manifest
-    from crafted import mutate_json
+    from conftest import write_toy_plan
+    from crafted import mutate_json, parts_of
 
     from vlf_edge import Plan, strict_json
     from vlf_edge.commands import run
@@ -40,7 +40,15 @@ with _instrumented:
     from vlf_edge.errors import VlfError
     from vlf_edge.video.sources import find_source, hidden
 
-MANIFEST = json.dumps(toy_manifest().to_json() | {"members": {}}).encode()
+
+def _toy() -> tuple[bytes, dict[str, bytes]]:
+    """The manifest of a small plan, and its members."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, members = parts_of(write_toy_plan(Path(folder) / "toy.plan"))
+    return json.dumps(manifest).encode(), members
+
+
+MANIFEST, MEMBERS = _toy()
 FOLDER = Path()  # where what is read lies
 PASSWORD = "s3cr3t+p4ss"
 
@@ -103,18 +111,19 @@ def fuzz_plan(data: bytes) -> bool:
 
 def _plan_of(manifest: bytes) -> bytes:
     """A ZIP as ours, with a member for each one that the manifest names, whose hashes and sizes are right."""
-    file, names = io.BytesIO(), []
+    file, members = io.BytesIO(), {}
     try:
-        known = strict_json.loads(manifest)
+        known = strict_json.parse(manifest)
+    except (ValueError, RecursionError):
+        known = None
+    if isinstance(known, dict) and isinstance(known.get("members"), dict):
         names = [name for name in known["members"] if name.isascii() and "\0" not in name]
-        known["members"] |= {
-            name: {"sha256": hashlib.sha256(name.encode()).hexdigest(), "bytes": len(name)} for name in names
-        }
+        members = {name: MEMBERS.get(name, name.encode()) for name in names}
+        for name, member in members.items():
+            known["members"][name] = {"sha256": hashlib.sha256(member).hexdigest(), "bytes": len(member)}
         manifest = json.dumps(known).encode()
-    except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
-        pass
     with zipfile.ZipFile(file, "w") as archive:
-        for name, member in [("manifest.json", manifest), *((name, name.encode()) for name in names)]:
+        for name, member in {"manifest.json": manifest, **members}.items():
             archive.writestr(zipfile.ZipInfo(name), member)
     return file.getvalue()
 
