@@ -43,6 +43,7 @@ VERBS = {
     "train": (*VLF_EDGE, "train", "motion", "--from", "vlf-tiny", "--epochs", "2", "--clips-per-epoch", "16",
               "--batch", "8", "--val-clips", "8", "--workers", "2"),
     "capture": (*VLF_EDGE, "capture", f"{VIDEO}60", "--clips", "3", "-o", "clips"),
+    "guided capture": (*VLF_EDGE, "capture", f"{VIDEO}60", "--label", "wave", "--clips", "3", "--countdown", "1"),
     "export": (*VLF_EDGE, "export", PLAN, "--onnx", "onnx", "--triton", "triton", "--target", "cpu"),
     "doctor": (*VLF_EDGE, "doctor", PLAN, "--bundle", "bug.zip"),
     "camera.py": (ROOT / "demos" / "camera.py", "--engine", PLAN, "--source", f"{VIDEO}10", "--save", "out.avi"),

@@ -165,7 +165,7 @@ def test_another_plan_does_not_take_the_place_of_its_base_unasked(plans, tmp_pat
         (
             ("tomllib", "tomli"),  # Python 3.10 without the extra
             "build {plan} --precision int8 --recipe calibration/motion.toml",
-            "recipes need tomli on Python 3.10, not installed here: pip install 'vlf_edge\\[build\\]'",
+            "TOML files need tomli on Python 3.10, not installed here: pip install 'tomli>=2'",
         ),
         (("openvino", "onnxruntime"), "run {plan} test://motion", "install one with: pip install 'vlf_edge\\[cpu\\]'"),
         (("openvino",), "run {plan} test://motion --backend openvino", "openvino is not installed.*vlf_edge\\[cpu\\]"),

@@ -13,7 +13,7 @@ from fake_cameras import FakeCamera, FakeSource
 from test_accounting import adds_up
 from test_recognizer import fake_engines
 
-from vlf_edge import BackendMissing, CameraError, Limits, ModelError, ShapeError, VlfError
+from vlf_edge import BackendMissing, CameraError, EventDetector, EventSettings, Limits, ModelError, ShapeError, VlfError
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.watchdog import MOST_HANGING
@@ -148,6 +148,28 @@ def test_a_read_that_hangs_is_abandoned_and_its_late_frames_never_enter(run):
     held.give_slowly(camera, 3)
     assert held.states()[-5:] == ["gap", "warming", "warming", "ok", "ok"]
     assert adds_up(counts) and counts["captured"] == 11
+
+
+def test_the_event_of_a_camera_that_is_away_ends(run):
+    camera = FakeCamera()
+    held = run(camera.address)
+    eventually(lambda: camera.opened)
+    held.give_slowly(camera, 8)
+    held.until("ok")
+    last_s = held.predictions[-1].t_end_s
+    camera.absent = CameraError("no camera at /dev/video9")
+    camera.source.fail()
+    held.advance(3.0)
+    eventually(lambda: held.predictions[-1].t_end_s > last_s + 2)
+    told = held.predictions[-1]
+    assert (told.state, told.t_start_s) == ("no_signal", last_s)
+    assert told.t_end_s == pytest.approx(last_s + told.age_ms / 1e3), "the source's clock goes on without frames"
+
+    labels = toy_manifest().labels
+    settings = EventSettings(threshold=0.1, leave=0.01, smooth_s=0, min_s=0, gap_s=2, ignore=())
+    detector = EventDetector(labels, held.recognizer.sampling.span_s, settings)
+    events = [event for prediction in held.predictions for event in detector.add(prediction)]
+    assert events and events[-1].t_end_s == last_s and detector.finish() == []
 
 
 def test_no_signal_is_behind_what_was_captured_before(run):

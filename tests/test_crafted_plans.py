@@ -262,10 +262,6 @@ def test_states_and_features_have_roles_too(tmp_path):
             write_toy_plan(tmp_path / "w.plan", wrong)
 
 
-def test_the_digest_of_a_plan_without_roles_is_what_it_always_was():
-    assert Plan.open(SHIPPED).digest == "bc399ff993e9aae77a16ee7844bb325703721c3a8bad219c7bd9058305d29473"
-
-
 @pytest.mark.parametrize("name", ["a\x1b[2J", "x" * 400])
 def test_members_that_are_not_there_are_named_safely(toy_plan, tmp_path, name):
     manifest, members = parts_of(toy_plan)

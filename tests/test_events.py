@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vlf_edge import Event, EventDetector, EventSettings, Prediction, Runtime, Sink, VlfError
+from vlf_edge import Event, EventDetector, EventSettings, Limits, Prediction, Runtime, Sink, VlfError
 from vlf_edge.commands import run as run_command
 from vlf_edge.runtime.event_settings import nothing_in
 
@@ -328,6 +328,8 @@ def test_a_runtime_makes_events_of_its_predictions(toy_plan, images):
         detector = runtime.event_detector(EASY)
         expected = feed(detector, *runtime.stream(images, fps=10)) + detector.finish()
         assert expected and list(runtime.events(images, EASY, fps=10)) == expected
+        late = Limits(max_staleness_s=1e-9)  # no decision is in time, so that nothing is known to go on
+        assert list(runtime.events(images, EASY, fps=10, limits=late)) == []
         sink = Kept()
         runtime.run(images, [sink], fps=10, events=EASY)
         assert sink.told == expected and sink.closed_after == len(expected)

@@ -14,12 +14,13 @@ from conftest import toy_manifest, write_toy_plan
 from crafted import craft, parts_of
 
 from vlf_edge import Manifest, Plan, PlanError, PlanMismatch, Preprocess, Sampling, TensorSpec
+from vlf_edge.head import HeadArray, HeadInfo
 from vlf_edge.interface import INPUTS, OUTPUTS
+from vlf_edge.json_fields import MAX_CHARACTERS
 from vlf_edge.manifest import (
     FORMATS,
     GRAPH_KINDS,
     INPUT_ROLES,
-    MAX_CHARACTERS,
     MAX_SIZE,
     OUTPUT_ROLES,
     PRECISIONS,
@@ -33,9 +34,14 @@ ENGINE = {
     "stage": "frame", "target": "rtx", "member": "frame.rtx.engine", "library": "tensorrt_rtx", "version": "1.2",
     "compute_capabilities": ["8.6"], "device": "", "max_batch": 8, "opt_batch": 1,
 }  # fmt: skip
+HEAD = {
+    "reads": ["logits"], "classes": ["still", "left", "right", "up", "down"], "kept": [0, 1, 2, 3], "unknown": True,
+    "arrays": [{"name": "bias", "member": "head.bias.f32", "shape": [1]}], "record": {},
+}  # fmt: skip
 FIELDS = {
     "": Manifest, "preprocess.": Preprocess, "sampling.": Sampling, "graphs[].": Graph,
     "graphs[].inputs[].": TensorSpec, "engines[].": EngineInfo,
+    "head.": HeadInfo, "head.arrays[].": HeadArray,
 }  # fmt: skip
 
 
@@ -50,8 +56,9 @@ ROWS = {name: (kind, limits) for name, kind, limits, _ in table("field")}
 
 def plan_parts(tmp_path):
     manifest, members = parts_of(write_toy_plan(tmp_path / "toy.plan"))
-    manifest |= {"engines": [copy.deepcopy(ENGINE)], "format": 2, "roles": {}}
-    return manifest, members | {ENGINE["member"]: b"engine"}
+    manifest |= {"engines": [copy.deepcopy(ENGINE)], "format": 3, "roles": {}, "head": copy.deepcopy(HEAD)}
+    manifest["labels"] = [*HEAD["classes"][:4], "unknown"]
+    return manifest, members | {ENGINE["member"]: b"engine", "head.bias.f32": bytes(4)}
 
 
 def holder_of(manifest: dict[str, Any], path: str) -> tuple[Any, str]:
@@ -78,6 +85,7 @@ def test_every_field_must_be_there_and_of_its_type(tmp_path, path):
         "name": [1, None, [], "", "\x1b", "x" * 301],
         "text": [1, None, "\x1b"], "names": ["abc", [1], [""], ["\x1b"], {}, None], "objects": [{}, ["x"], "x", None],
         "object": [[], "x", None], "list": ["N", [1.5], [None], [True], [""], {}, None],
+        "bool": [0, 1, "true", None, []],
     }  # fmt: skip
     manifest, members = plan_parts(tmp_path)
     assert Plan.open(craft(tmp_path / "x.plan", manifest, members))
@@ -153,8 +161,8 @@ def test_what_readers_do_with_what_they_do_not_know(tmp_path):
     for part in ("preprocess", "sampling"):
         with pytest.raises(PlanError, match="later"):
             Plan.open(craft(tmp_path / "x.plan", manifest | {part: {**manifest[part], "later": 1}}, members))
-    with pytest.raises(PlanMismatch, match="plan format 3; .*upgrade vlf_edge"):
-        Plan.open(craft(tmp_path / "x.plan", manifest | {"format": 3}, members))
+    with pytest.raises(PlanMismatch, match="plan format 4; .*upgrade vlf_edge"):
+        Plan.open(craft(tmp_path / "x.plan", manifest | {"format": 4}, members))
 
 
 def test_members_are_named_as_described(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -141,3 +142,19 @@ def test_a_camera_that_is_not_there_is_waited_for_and_a_signal_ends_that_in_two_
     assert lines[0].startswith("main: no camera at /dev/video97; ") and "(--max-retries 0 ends instead)" in lines[0]
     assert sum("no camera at" in line and "last error" not in line for line in lines) == 1, "not for every try"
     assert any(line.startswith("0 decisions") for line in lines) and lines[-1] == "vlf-edge: interrupted"
+
+
+def test_a_camera_that_hangs_while_it_is_opened_costs_no_summary(toy_plan):
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections, and says nothing
+        source = f"rtsp://viewer:s3cret@127.0.0.1:{mute.getsockname()[1]}/live"
+        command = [sys.executable, "-m", "vlf_edge", "run", str(toy_plan.path), source, "--backend", "fake"]
+        waiting = subprocess.Popen(
+            [*command, "--stall-timeout", "0.2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert "no_signal" in waiting.stdout.readline()
+        waiting.send_signal(signal.SIGTERM)
+        out, err = waiting.communicate(timeout=30)
+    lines = err.splitlines()
+    assert waiting.returncode == 143 and lines[-1] == "vlf-edge: interrupted" and "s3cret" not in out + err
+    assert any("hangs in a read or an opening" in line for line in lines)
+    assert any(line.startswith("0 decisions") for line in lines), err

@@ -19,6 +19,7 @@ from vlf_edge.cli import main
 from vlf_edge.compiler import Recipe, build, onnx_export
 from vlf_edge.compiler import torch_tensorrt as frontend
 from vlf_edge.compiler.accuracy import candidate
+from vlf_edge.compiler.features import with_features
 from vlf_edge.compiler.graph import Session, tensor_specs
 from vlf_edge.compiler.quantization.float16 import to_float16
 
@@ -103,24 +104,27 @@ def here(monkeypatch):
 def test_what_is_compiled_computes_what_the_plans_graph_does(uneven_graphs, precision, max_batch):
     rng = np.random.default_rng(0)
     for stage in build_uneven().stages():
-        fp32 = uneven_graphs[stage.name]
+        fp32 = with_features(uneven_graphs[stage.name])
         typed = to_float16(fp32) if precision == "fp16" else fp32
-        (given,), (result,) = tensor_specs(typed)
-        program = frontend.trace(stage, precision, (result,), max_batch)
+        (given,), results = tensor_specs(typed)
+        program = frontend.trace(stage, precision, results, max_batch)
         for batch in {1, max_batch}:
             shape = (batch, *given.shape[1:])
             x = rng.integers(0, 256, shape) if given.dtype == "uint8" else rng.standard_normal(shape)
             x = x.astype(given.dtype)
             with torch.no_grad():
-                found = program.module()(torch.from_numpy(x)).numpy()
-            expected = Session(typed).run({given.name: x})[result.name]
-            assert (found.dtype, found.shape) == (result.dtype, (batch, *result.shape[1:]))
-            assert relative(expected, found) < (1e-5 if precision == "fp32" else 3e-3)
+                found = program.module()(torch.from_numpy(x))
+            expected = Session(typed).run({given.name: x})
+            for result, one in zip(results, found if len(results) > 1 else [found], strict=True):
+                one = one.numpy()
+                assert (one.dtype, one.shape) == (result.dtype, (batch, *result.shape[1:]))
+                assert relative(expected[result.name], one) < (1e-5 if precision == "fp32" else 3e-3)
         kept = {n.meta["val"].dtype for n in program.graph.nodes if n.op == "call_function" and _is_tensor(n)}
-        own = {torch.float16, torch.uint8, torch.int64} | ({torch.float32} if result.dtype == "float32" else set())
+        floats = sum(result.dtype == "float32" for result in results)
+        own = {torch.float16, torch.uint8, torch.int64} | ({torch.float32} if floats else set())
         assert kept <= (own if precision == "fp16" else {torch.float32, torch.uint8, torch.int64})
         wide = [n for n in program.graph.nodes if _is_tensor(n) and n.meta["val"].dtype == torch.float32]
-        assert precision == "fp32" or len(wide) == (result.dtype == "float32"), "only the logits are float32"
+        assert precision == "fp32" or len(wide) == floats, "only logits and features are float32"
         weights = list(stage.module.parameters())
         assert all(weight.dtype == torch.float32 for weight in weights) and stage.module.training, "ours is untouched"
 
@@ -148,11 +152,11 @@ def test_a_build_puts_raw_engines_with_the_plans_interface_into_the_plan(here, t
     assert ("compile engines", 2, 2) in seen and plan.manifest.versions["torch"] and plan.manifest.labels == labels
     for call, stage in zip(toolkit.calls, ("frame", "clip")):
         graph = plan.manifest.graph(stage, "typed")
-        (given,), (result,) = graph.inputs, graph.outputs
+        (given,), names = graph.inputs, tuple(spec.name for spec in graph.outputs)
         (profile,) = call.profiles
         assert profile.shape == tuple((batch, *given.shape[1:]) for batch in (1, 1, 4))
         assert profile.dtype == getattr(torch, given.dtype)
-        assert call.names == ((given.name,), result.name) and call.workspace == 64 << 20
+        assert call.names == ((given.name,), names if len(names) > 1 else names[0]) and call.workspace == 64 << 20
         assert plan.graph(stage, "fp32") and plan.graph(stage, "portable"), "the plan has its ONNX graphs all the same"
     image = np.random.default_rng(0).integers(0, 256, (2, TOY.height_px, TOY.width_px, 3), np.uint8)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import traceback
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vlf_edge import SourceError, VlfError
@@ -25,6 +25,7 @@ ANY = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=
 
 
 @given(RAW)
+@example(" ! ")
 @settings(deadline=None)
 def test_passwords_as_they_are(password):
     text = f"rtsp://viewer:{password}@cam.local:554/live/1"
@@ -68,8 +69,23 @@ def test_what_is_shown(text, shown):
     assert hidden(text) == shown
 
 
-def test_streams_are_named_without_secrets():
-    assert list(name_sources(["rtsp://u:a/secret", "rtsp://u:a/secret@cam/door"])) == ["***", "door"]
+@pytest.mark.parametrize(
+    "text, called",
+    [
+        ("rtsp://u:a/secret", "***"),
+        ("rtsp://u:a/secret@cam/door", "door"),
+        ("rtsp://viewer:secret@cam.local:8554", "cam.local:8554"),
+        ("rtsps://secret@cam/", "cam"),
+        ("http://cam/video.mjpg?user=admin&password=secret", "video.mjpg"),
+        ("https://cam/?token=secret", "cam"),
+        ("rtsp://cam/user=admin&password=secret&channel=1", "user=admin&password=***&channel=1"),
+        ("gst://rtspsrc location=rtsp://u:secret@cam/ ! decodebin", "rtspsrc ! decodebin"),
+        ("test://motion?seed=2", "motion?seed=2"),
+        ("clips/", "clips"),
+    ],
+)
+def test_streams_are_named_without_secrets(text, called):
+    assert list(name_sources([text, text])) == [called, f"{called}#2"]
 
 
 @given(

@@ -116,9 +116,9 @@ class Server:
                 assert shape == own if exact else agree(shape, own), (name, shape, own)
 
     def infer(self, name: str, array: np.ndarray) -> np.ndarray:
-        """One request to a model with one input and one output."""
+        """The first output of one request to a model with one input: its tokens or logits."""
         config = self.configs[name]
-        (given,), (made,) = config["input"], config["output"]
+        (given,), (made, *_) = config["input"], config["output"]
         batch = config["max_batch_size"][0]
         assert array.dtype == NUMPY[str(given["data_type"][0])]
         assert agree(list(array.shape), self.full(config, given["dims"])) and (not batch or len(array) <= batch)

@@ -57,6 +57,7 @@ _HOME = {
     "WeightsError": "errors",
     "WrongAnswers": "errors",
     "build": "compiler",
+    "enrol": "enrolment",
     "find_source": "video",
     "open_source": "video",
     "to_json": "runtime",

@@ -17,7 +17,21 @@ from functools import partial
 
 from . import signals
 from ._version import __version__
-from .commands import bench, build, capture, doctor, eval, export, inspect, run, train
+from .commands import (
+    bench,
+    build,
+    calibrate_unknown,
+    capture,
+    doctor,
+    enrol,
+    eval,
+    export,
+    inspect,
+    labels,
+    run,
+    teach,
+    train,
+)
 from .commands.cameras import OF_CAMERAS
 from .commands.config import read_config
 from .commands.parser import Parser
@@ -26,13 +40,15 @@ from .printable import printable
 
 _VERBS = {
     "build": build, "run": run, "eval": eval, "bench": bench, "inspect": inspect, "train": train, "capture": capture,
-    "export": export, "doctor": doctor,
+    "export": export, "doctor": doctor, "enrol": enrol, "labels": labels, "calibrate-unknown": calibrate_unknown,
+    "teach": teach,
 }  # fmt: skip
 _EXIT_CODES = {AccuracyError: 3, CameraError: 4}
 _EXAMPLES = """examples:
   vlf-edge build --precision int8
   vlf-edge train my-clips/ --from vlf-tiny --out my.safetensors
   vlf-edge build --precision int8 --weights my.safetensors --calib-data my-clips/
+  vlf-edge enrol vlf.plan wave=clips/wave/ stop=clips/stop/ --none clips/nothing/ -o mine.plan
   vlf-edge eval vlf.plan my-clips/ --live
   vlf-edge run vlf.plan /dev/video0
   vlf-edge run vlf.plan street.mp4 --save annotated.mp4

@@ -138,7 +138,7 @@ def _read(manifest: Manifest, about: dict[str, Any], packed: bytes) -> GoldenWin
     if type(count) is not int or not 1 <= count <= MAX_FRAME_BYTES // (size.height_px * size.width_px * 3):
         raise ValueError(f"{str(count)[:40]} frames")
     windows = _array(about["windows"], manifest.sampling.frames, np.int64, (int,))
-    logits = _array(about["logits"], len(manifest.labels), np.float32, (int, float))
+    logits = _array(about["logits"], len(manifest.classes), np.float32, (int, float))
     if len(windows) != len(logits) or windows.min() < 0 or windows.max() >= count or not np.isfinite(logits).all():
         raise ValueError(f"{len(windows)} windows of frames {windows.min()} to {windows.max()}, {len(logits)} answers")
     measured = {name: float(about["measured"][name]) for name in ("relative", "max_abs")}

@@ -51,6 +51,10 @@ class StageRoles:
         """The output that is tokens or logits."""
         return next(name for name, role in self.outputs.items() if role in ("tokens", "logits"))
 
+    def output_of(self, role: str) -> str | None:
+        """The output of that role, None if there is none."""
+        return next((name for name, its in self.outputs.items() if its == role), None)
+
     @property
     def input_role(self) -> str:
         """ "image" or "window"."""

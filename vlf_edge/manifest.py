@@ -8,26 +8,30 @@ from functools import cached_property
 from typing import Any
 
 from .errors import PlanError, PlanMismatch, VlfError
+from .head import MAX_CLASSES, HeadInfo, head_from_json
 from .interface import Graph as Graph
 from .interface import StageRoles as StageRoles
 from .interface import check_interface
+from .json_fields import checked as _checked
+from .json_fields import listed as _list
+from .json_fields import number as _number
+from .json_fields import text as _text
 from .onnx_graph import DTYPES, MAX_AXES
 from .types import Preprocess, Sampling, TensorSpec
 
-# 2: ``roles`` are given. Plans that need none are still written as 1, which every reader knows.
-FORMATS = (1, 2)
+# 2: ``roles`` are given. 3: it decides by a ``head``. Plans that need neither are still written as 1, which
+# every reader knows.
+FORMATS = (1, 2, 3)
 INPUT_ROLES = ("image", "window", "state")
 OUTPUT_ROLES = ("tokens", "logits", "features", "state")
 PRECISIONS = ("fp32", "fp16", "int8")
 GRAPH_KINDS = ("fp32", "portable", "typed")
 # docs/plan.md gives these, and a test holds it to them.
-MAX_CLASSES = 100_000
 MAX_STAGES = 8
 MAX_PARTS = 256  # graphs, engines, compute capabilities of an engine
 MAX_TENSORS = 64  # on each side of a graph
 MAX_SIZE = (1 << 24) - 1  # of one axis
 MAX_BATCH = 65_536
-MAX_CHARACTERS = 300  # of a label or name
 _SHOWN = 300  # characters of what a message quotes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -57,12 +61,14 @@ class EngineInfo:
 class Manifest:
     """All that a plan says about itself.
 
-    model: name and sizes, as in the model's own dataclass. labels: C class names, in logit order.
+    model: name and sizes, as in the model's own dataclass. labels: what it decides between: C class names, in the order
+    of the logits; of a plan with a head, in the order of the head's.
     precision: "fp32", "fp16" or "int8". stages: names, in the order in which they run.
     roles: {stage: {tensor: role}}, see ``StageRoles``; the role of an input that carries a state is "state:OUTPUT".
     Empty: one input and one output each, image -> tokens, window -> logits.
     weights: {"origin": "random" | "file", "sha256": ..., ...}.
     quantization: method, counts, hashes and what stayed in float; empty unless int8.
+    head: what it decides by, if that is not the model's last layer.
     versions: of the libraries that made the graphs. members: {name: {"sha256": ..., "bytes": ...}}, set by ``write``.
     """
 
@@ -79,11 +85,19 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     members: dict[str, dict[str, Any]] = field(default_factory=dict)
     roles: dict[str, dict[str, str]] = field(default_factory=dict)
+    head: HeadInfo | None = None
 
     @property
     def format(self) -> int:
         """The oldest format that says all of this."""
+        if self.head is not None:
+            return 3
         return 2 if self.roles else 1
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the model's own logits are for, in their order."""
+        return self.labels if self.head is None else self.head.classes
 
     @cached_property
     def stage_roles(self) -> tuple[StageRoles, ...]:
@@ -106,8 +120,9 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` is the inverse."""
         raw = {"format": self.format, **asdict(self)}
-        if self.format == 1:  # the digest of a plan is that of what it said when it was written
-            del raw["roles"]
+        for name, since in (("roles", 2), ("head", 3)):
+            if self.format < since:  # the digest of a plan is that of what it said when it was written
+                del raw[name]
         return raw
 
     @classmethod
@@ -125,7 +140,7 @@ def _manifest_from_json(raw: Any) -> Manifest:
             f"plan format {repr(raw['format'])[:40]}; this version of vlf_edge reads {known}: upgrade vlf_edge"
         )
     try:
-        raw = raw if raw["format"] > 1 else {**raw, "roles": {}}
+        raw = {**raw, **({"roles": {}} if raw["format"] < 2 else {}), **({"head": None} if raw["format"] < 3 else {})}
         values = {f.name: raw[f.name] for f in fields(Manifest)}
         values["labels"] = tuple(_text(label, "label") for label in _list(values["labels"], "labels", MAX_CLASSES))
         values["stages"] = tuple(_text(stage, "stage") for stage in _list(values["stages"], "stages", MAX_STAGES))
@@ -154,6 +169,8 @@ def _manifest_from_json(raw: Any) -> Manifest:
             _number(entry["bytes"], f"{name} bytes", 0, 1 << 40)
         if values["precision"] not in PRECISIONS:
             raise ValueError(f"precision {values['precision']!r}, expected one of {', '.join(PRECISIONS)}")
+        if raw["format"] > 2:
+            values["head"] = head_from_json(_checked(values["head"], dict, "head"))
         _check_parts(values["stages"], values["graphs"], values["engines"])
     except (KeyError, TypeError, ValueError, AttributeError, VlfError) as error:
         # What stands in the file may be of any length; repr shows what cannot be printed as escapes.
@@ -164,10 +181,26 @@ def _manifest_from_json(raw: Any) -> Manifest:
         "H": manifest.preprocess.height_px,
         "W": manifest.preprocess.width_px,
         "K": manifest.sampling.frames,
-        "C": len(manifest.labels),
+        "C": len(manifest.classes),
     }
     check_interface(manifest.stage_roles, manifest.graphs, sizes, manifest.sampling.phases)
+    if manifest.head is not None:
+        _check_head(manifest, manifest.head)
     return manifest
+
+
+def _check_head(manifest: Manifest, head: HeadInfo) -> None:
+    """What a head reads must be what the last stage gives."""
+    head.check(manifest.labels)
+    if "features" not in head.reads:
+        return
+    last, weight = manifest.stage_roles[-1], head.array("weight")
+    features = last.output_of("features")
+    for graph in manifest.graphs:
+        if graph.stage == last.name:
+            size = next((spec.shape[1] for spec in graph.outputs if spec.name == features), None)
+            if weight is None or size != weight.shape[1]:
+                raise PlanError(f"not a sound vlf.plan: its head does not fit the {size} features that its model gives")
 
 
 def _check_parts(stages: tuple[str, ...], graphs: tuple[Graph, ...], engines: tuple[EngineInfo, ...]) -> None:
@@ -252,29 +285,3 @@ def _engine_from_json(raw: dict[str, Any]) -> EngineInfo:
         max_batch=max_batch,
         opt_batch=_number(raw["opt_batch"], "opt_batch", 1, max_batch),
     )
-
-
-def _text(raw: Any, what: str, least: int = 1) -> str:
-    # Names are printed: control characters would reach the terminal.
-    if not least <= len(_checked(raw, str, what)) <= MAX_CHARACTERS or not raw.isprintable():
-        raise ValueError(f"{what} {raw[:60]!r}, expected {least} to {MAX_CHARACTERS} characters that can be printed")
-    return raw
-
-
-def _list(raw: Any, what: str, most: int, least: int = 1) -> list[Any]:
-    if not least <= len(_checked(raw, (list, tuple), what)) <= most:
-        raise ValueError(f"{len(raw)} {what}, expected {least} to {most}")
-    return raw
-
-
-def _number(raw: Any, what: str, least: int, most: int) -> int:
-    if not least <= _checked(raw, int, what) <= most:
-        raise ValueError(f"{what} is {raw}, expected {least} to {most}")
-    return raw
-
-
-def _checked(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        expected = kind[0] if isinstance(kind, tuple) else kind
-        raise TypeError(f"{what} is {type(value).__name__}, expected {expected.__name__}")
-    return value

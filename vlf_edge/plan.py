@@ -9,6 +9,7 @@ Triton or any ONNX tool load:
     <stage>.int8.onnx        portable graph, float32 rest: CPUs (only when it differs from the fp32 one)
     <stage>.typed.onnx       strongly typed graph, float16 rest: TensorRT
     <stage>.<target>.engine  a raw TensorRT or TensorRT-RTX engine
+    head.<array>.f32         numbers of the head, where the plan decides by one (see head.py)
 
 The same contents always give the same bytes: members are sorted and carry no time. A plan is data from a stranger:
 names never become paths, sizes are bounded before anything is read, every member's SHA-256 is checked when read, and
@@ -31,6 +32,7 @@ from . import strict_json
 from .archive import Archive
 from .atomic import Replacement, check_replaceable
 from .errors import PlanError
+from .head import Head, array_from_bytes
 from .interface import check_same
 from .manifest import Manifest
 from .onnx_graph import read_graph
@@ -75,6 +77,17 @@ class Plan:
         check_same(what, entry, found.inputs, found.outputs)
         return data
 
+    def head(self) -> Head | None:
+        """What the plan decides by, with its arrays; None where that is the model's own last layer.
+
+        Raises PlanError if the arrays are not as the manifest says.
+        """
+        info = self.manifest.head
+        if info is None:
+            return None
+        arrays = {entry.name: array_from_bytes(entry, self.read(entry.member)) for entry in info.arrays}
+        return Head(info, self.manifest.labels, arrays)
+
     def read(self, member: str) -> bytes:
         """Bytes of a member, checked against the manifest's SHA-256. Raises PlanError if they differ."""
         entry = self.manifest.members.get(member)
@@ -96,6 +109,7 @@ class Plan:
             self.read(member)
         for graph in self.manifest.graphs:
             self.graph(graph.stage, graph.kind)
+        self.head()
 
     @property
     def report(self) -> dict[str, Any]:
@@ -116,8 +130,8 @@ class Plan:
     ) -> Plan:
         """Writes a plan in one step: the file is complete and opens, or what was there before stays.
 
-        members: bytes of every graph and engine the manifest names. Returns the plan, opened. Raises PlanError if it
-        cannot be written or is not sound.
+        members: bytes of every graph, engine and array the manifest names. Returns the plan, opened. Raises PlanError
+        if it cannot be written or is not sound.
         """
         path = Path(path)
         contents = {**members, "report.json": _dump_json(report)}
@@ -170,7 +184,8 @@ def _check_members(path: Path, manifest: Manifest, sizes: Mapping[str, int]) -> 
     for name, entry in manifest.members.items():
         if entry["bytes"] != sizes[name]:
             raise PlanError(f"{path} is damaged: {name} has {sizes[name]} bytes, the manifest says {entry['bytes']}")
-    for part in (*manifest.graphs, *manifest.engines):
+    arrays = () if manifest.head is None else manifest.head.arrays
+    for part in (*manifest.graphs, *manifest.engines, *arrays):
         if part.member not in manifest.members:
             raise PlanError(f"{path} is damaged: {part.member} is named in the manifest but not in the file")
 

@@ -105,10 +105,14 @@ class Prediction:
     gives no frames), "ended" (the last word on a stream that was taken out of a run); there is no frame with these two,
     and ``seq`` is -1. Only "ok" carries a label.
     stream: name of the camera, file or tracked person it is about.
-    label, score: best class and its softmax probability, None unless ok.
-    scores: (C,) float32 softmax over the classes, None unless ok. logits: (C,) float32, None unless ok.
+    label, score: best class and its softmax probability, None unless ok. A plan that was enrolled, or calibrated for
+    it, has one class more, the last: "unknown", for what is none of the others. It is a label like them, with its
+    probability in score, scores and topk.
+    scores: (C,) float32 softmax over the classes, None unless ok. logits: (C,) float32, None unless ok; of such a plan
+    those of its head.
     topk: ((label, score), ...), best first, empty unless ok.
-    t_start_s, t_end_s: instants of the first and the last frame seen, on the source's clock.
+    t_start_s, t_end_s: instants of the first and the last frame seen, on the source's clock; of "no_signal", those of
+    the newest frame (0 before the first) and of now.
     age_ms: from capture of the newest frame until the decision was handed over. seq: number of that frame.
     dropped: frames that were due and lost since the stream's previous prediction, since the machine was too slow.
     random_weights: True if the plan was built from random weights and the label means nothing.

@@ -20,7 +20,8 @@ class FakeEngine(Engine):
     """Stands in for one stage; a batch of N gives the same bits as N runs of one.
 
     A uint8 input of four axes is a frame stage: ``fake_tokens``. One of (N, K, S, D) floats is a clip stage:
-    ``fake_logits``. One of (N, K, H, W, 3) uint8 is both in one.
+    ``fake_logits``. One of (N, K, H, W, 3) uint8 is both in one. A second output of a clip stage is its features,
+    which are ``fake_logits`` of so many classes.
     fail_on_call: number of the call, from 1, that raises VlfError. delay_s: what every call takes, in seconds.
     """
 
@@ -34,8 +35,10 @@ class FakeEngine(Engine):
         delay_s: float = 0.0,
     ):
         super().__init__("fake", inputs, outputs, max_batch)
-        if len(inputs) != 1 or len(outputs) != 1 or not 4 <= len(inputs[0].shape) <= 5:
-            raise PlanMismatch(f"a fake engine takes one image or token input and gives one output, got {self!r}")
+        if len(inputs) != 1 or not 1 <= len(outputs) <= 2 or not 4 <= len(inputs[0].shape) <= 5:
+            raise PlanMismatch(
+                f"a fake engine takes one image or token input and gives one output or two, got {self!r}"
+            )
         self.fail_on_call = fail_on_call
         self.delay_s = delay_s
         self.calls = 0
@@ -47,10 +50,9 @@ class FakeEngine(Engine):
             raise VlfError(f"the fake engine fails on call {self.calls}, as it was told to")
         if self.delay_s:
             time.sleep(self.delay_s)
-        (given,), (spec,) = inputs.values(), self.outputs
+        (given,) = inputs.values()
         self.frames += given.shape[0]
-        result = np.stack([self._one(sample, spec) for sample in given])
-        return {spec.name: result.astype(spec.dtype)}
+        return {s.name: np.stack([self._one(sample, s) for sample in given]).astype(s.dtype) for s in self.outputs}
 
     def _one(self, sample: np.ndarray, spec: TensorSpec) -> np.ndarray:
         if sample.dtype != np.uint8:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import VlfError
 from ..options import given_options
-from ..video.sources import Address, SourceOptions, find_source, hidden
+from ..video.sources import Address, SourceOptions, find_source, last_part
 from .config import Camera
 
 if TYPE_CHECKING:
@@ -96,10 +95,10 @@ def _differing(before: argparse.Namespace, after: argparse.Namespace) -> list[st
 
 
 def name_sources(sources: Sequence[str]) -> dict[str, str]:
-    """A stream name for each source: the last part of its path, with a number where two are alike."""
+    """A stream name for each source (``last_part``), with a number where two are alike."""
     named: dict[str, str] = {}
     for source in sources:
-        name = base = os.path.basename(hidden(source).rstrip("/")) or hidden(source)
+        name = base = last_part(source)
         number = 1
         while name in named:
             number += 1

@@ -3,6 +3,7 @@
 vlf-edge eval vlf.plan motion                              on rendered clips; needs no files
 vlf-edge eval vlf.plan my-clips/ --live                    also through the streaming pipeline, as a camera would
 vlf-edge eval vlf.plan my-clips/ --against fp32            what quantisation did
+vlf-edge eval mine.plan my-clips/ --none clips/nothing/    also false accepts an hour, and misses
 vlf-edge eval vlf.plan my-clips/ --events                  also what happened when, and how often nothing was an event
 """
 
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of rendered clips (default: 0)")
     add("--json", action="store_true", help="print the whole report as JSON")
     add_event_arguments(parser, "also judge events, on streams made of the same clips and on annotated videos")
-    add("--none", nargs="+", default=[], metavar="SOURCE", help="with --events: footage in which nothing happens")
+    add("--none", nargs="+", default=[], metavar="SOURCE", help="clips of nothing: false accepts are told too")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -58,8 +59,6 @@ def main(args: argparse.Namespace) -> int:
     if args.confusion:
         check_picture(args.confusion)
     events = event_settings(args)
-    if args.none and events is None:
-        raise VlfError("--none is footage for --events, which is not asked for; add --events")
     names = ("split", "against", "live", "batch", "limit", "seed")
     options = {name: getattr(args, name) for name in names} | backend_options(args)
     report = evaluate(args.plan, args.data, progress=Progress(), events=events, nothing=args.none, **options)
@@ -88,6 +87,7 @@ def describe(report: dict[str, Any]) -> str:
         *_named("clip(s) could not be read", report["broken"]),
         *_live(report.get("live")),
         *_against(report.get("against")),
+        *_unknown(report.get("unknown")),
         *_events(report.get("events")),
         "",
         *_classes(report),
@@ -164,6 +164,20 @@ def _against(against: dict[str, Any] | None) -> list[str]:
         f"{against['clips']} clips; KL {against['kl_nats']:.3g} nats, logits at most "
         f"{against['max_abs_logits']:.3g} apart"
     ]
+
+
+def _unknown(unknown: dict[str, Any] | None) -> list[str]:
+    if unknown is None:
+        return []
+    rows = [] if unknown["misses"] is None else [f"unknown: {_percent(unknown['misses'])} of the clips missed"]
+    if unknown["clips"]:
+        hourly = unknown["false_accepts_per_hour"]
+        rows.append(
+            f"of {unknown['clips']} clips of nothing, {unknown['hours'] * 60:.1f} minutes: {unknown['false_accepts']} "
+            f"false accepts, {hourly:.3g} an hour; {_percent(unknown['windows_accepted'])} of {unknown['windows']} "
+            f"windows; AUROC {unknown['auroc']:.3f}"
+        )
+    return rows + _named("clip(s) of nothing could not be played", unknown["broken"])
 
 
 def _classes(report: dict[str, Any]) -> list[str]:

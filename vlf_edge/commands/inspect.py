@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import PlanError
 from ..golden_windows import ABOUT, FRAMES, read_golden
 from ..printable import printable
+from .enrol import head_rows
 from .report import Times, accuracy_rows, hygiene_rows
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _describe(plan: Plan, times: Times | None) -> str:
         ("model", f"{manifest.model.get('name', '?')}, backbone {manifest.model.get('backbone', '?')}"),
         ("weights", _weights(manifest)),
         ("labels", _labels(manifest.labels)),
+        *_head(manifest),
         ("input", _input(manifest)),
         ("sampling", _sampling(manifest)),
         ("precision", _precision(manifest)),
@@ -95,6 +97,16 @@ def _weights(manifest: Manifest) -> str:
 def _labels(labels: tuple[str, ...]) -> str:
     more = f" and {len(labels) - _LABELS_SHOWN} more" if len(labels) > _LABELS_SHOWN else ""
     return f"{len(labels)}: {', '.join(labels[:_LABELS_SHOWN])}{more}"
+
+
+def _head(manifest: Manifest) -> list[tuple[str, str]]:
+    """What it decides by, where that is not the model's last layer."""
+    if manifest.head is None:
+        return []
+    head = manifest.head
+    size_kb = sum(array.size_bytes for array in head.arrays) / 1e3
+    text = f"reads {' and '.join(head.reads)}, {size_kb:.1f} kB; the model's own: {_labels(head.classes)}"
+    return [("head", text), *(("", f"  {row}") for row in head_rows(head.record))]
 
 
 def _input(manifest: Manifest) -> str:

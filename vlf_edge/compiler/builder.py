@@ -212,6 +212,7 @@ def _write(
     golden: GoldenWindows | None,
     output: str | os.PathLike[str],
 ) -> Plan:
+    from .features import roles_of
     from .graph import tensor_specs
 
     members: dict[str, bytes] = {}
@@ -237,8 +238,12 @@ def _write(
         engines=tuple(info for info, _ in engines),
         quantization=graphs.quantization,
         versions={**fp32.versions, **graphs.versions},
+        roles=roles_of(fp32.graphs),
     )
     members |= {info.member: data for info, data in engines} | to_members(golden)
+    if fp32.head is not None:
+        manifest = replace(manifest, labels=fp32.head.labels, head=fp32.head.info)
+        members |= fp32.head.members()
     written = Plan.write(output, manifest, members, report)
     _refused_report(output).unlink(missing_ok=True)  # of an earlier build, which this one makes good
     return written

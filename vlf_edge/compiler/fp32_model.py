@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..golden_windows import GoldenWindows, read_golden
+from ..head import Head
 from ..manifest import Manifest
 from ..plan import Plan
 from ..software import require_packages, versions_of
@@ -36,7 +37,8 @@ class Fp32Model:
     """Where a build starts: the fp32 graphs and all that is known about them.
 
     stages: the PyTorch stages that the graphs were exported from; torch: the same as functions, each (N, ...) array ->
-    (N, ...) float32 array. Both are empty if the graphs come from a plan. golden: of that plan, if it has any.
+    (N, ...) float32 array. Both are empty if the graphs come from a plan. labels: what the logits are for. golden: of
+    that plan, if it has any. head: what the plan decides by, if it is not the logits.
     """
 
     model: dict[str, Any]
@@ -49,6 +51,12 @@ class Fp32Model:
     stages: tuple[Stage, ...] = ()
     torch: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     golden: GoldenWindows | None = None
+    head: Head | None = None
+
+    @property
+    def clip_labels(self) -> tuple[str, ...]:
+        """The classes that clips may be labelled with to be judged by; none where logits mean nothing to a user."""
+        return () if self.random or self.head is not None else self.labels
 
     @property
     def random(self) -> bool:
@@ -72,12 +80,13 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
         labels = recipe.labels or tuple(f"class {i}" for i in range(_CLASSES_OF_RANDOM_WEIGHTS))
         model, span_s = create_model(recipe.model or DEFAULT_MODEL, len(labels), seed=recipe.seed), DEFAULT_SPAN_S
         weights = {"origin": "random", "seed": recipe.seed}
+    from .features import with_features
     from .onnx_export import export_stage, torch_outputs
 
     stages, graphs = model.stages(), {}
     for done, stage in enumerate(stages):
         progress("export", done, len(stages))
-        graphs[stage.name] = export_stage(stage)
+        graphs[stage.name] = with_features(export_stage(stage))
     progress("export", len(stages), len(stages))
     sizes = model.sizes
     return Fp32Model(
@@ -94,16 +103,20 @@ def from_weights(recipe: Recipe, progress: Progress) -> Fp32Model:
 
 
 def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
+    """The fp32 graphs of an earlier plan. Those of plans built before there were features get them here."""
+    from .features import with_features
+
     manifest = plan.manifest
     sampling = replace(manifest.sampling, span_s=recipe.span_s) if recipe.span_s else manifest.sampling
     return Fp32Model(
         model=manifest.model,
-        labels=manifest.labels,
+        labels=manifest.classes,
         preprocess=manifest.preprocess,
         sampling=sampling,
         weights=manifest.weights,
-        graphs={stage: plan.graph(stage, "fp32") for stage in manifest.stages},
+        graphs={stage: with_features(plan.graph(stage, "fp32")) for stage in manifest.stages},
         versions=manifest.versions,
+        head=plan.head(),
         golden=None if recipe.no_golden_windows else read_golden(plan),
     )
 

@@ -31,6 +31,7 @@ from ..models.stage import Stage
 from ..software import versions_of
 from ..types import TensorSpec
 from .engines import TARGETS, Target, for_this_gpu, member_name
+from .features import FEATURES
 from .fp32_model import Progress
 
 FRONTEND = "torch-tensorrt"
@@ -180,6 +181,9 @@ def trace(
     """
     module = copy.deepcopy(stage.module).eval().to(device)
     program = _export(module, stage.inputs, max_batch, device)
+    if FEATURES in {spec.name for spec in outputs}:
+        module = _WithFeatures(module, _classifier_of(module, program.module(check_guards=False)))
+        program = _export(module, stage.inputs, max_batch, device)
     if precision == "fp32":
         return program
     halved = halve(program.module(check_guards=False), [getattr(torch, spec.dtype) for spec in outputs])
@@ -208,6 +212,37 @@ def halve(module: fx.GraphModule, outputs: Iterable[torch.dtype]) -> fx.GraphMod
     result.args = map_arg(result.args, as_wanted)
     module.recompile()
     return module
+
+
+# What may stand between the layers of a classifier, and those themselves.
+_CLASSIFIER = {
+    getattr(torch.ops.aten, name).default
+    for name in ("linear", "relu", "dropout", "gelu", "sigmoid", "tanh", "hardswish")
+}
+
+
+class _WithFeatures(torch.nn.Module):
+    """A clip stage that gives (logits, features): what ``features.with_features`` is to its ONNX graph."""
+
+    def __init__(self, module: torch.nn.Module, classifier: torch.nn.Module):
+        super().__init__()
+        self.module, self._read = module, []
+        classifier.register_forward_pre_hook(lambda _, inputs: self._read.append(inputs[0]))
+
+    def forward(self, window: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.module(window)
+        return logits, self._read.pop()
+
+
+def _classifier_of(module: torch.nn.Module, traced: fx.GraphModule) -> torch.nn.Module:
+    """The first of the layers right before the logits that read one vector for each sample. traced: the module."""
+    (result,) = traced.graph.find_nodes(op="output")
+    node, weight = result.args[0][0], None
+    while node.op == "call_function" and node.target in _CLASSIFIER:
+        if node.target is torch.ops.aten.linear.default and node.args[0].meta["val"].ndim == 2:
+            weight = node.args[1].target
+        node = node.args[0]
+    return module.get_submodule(weight.rpartition(".")[0])
 
 
 def _half_if_float(value: Any) -> Any:

@@ -72,23 +72,28 @@ class EngineClassifier(Classifier):
             self.close()
             raise PlanMismatch(f"{plan.path} has the stages {', '.join(engines)}; this version runs: frame, clip")
         classes = engines["clip"].outputs[0].shape[-1]
-        if classes != len(self.labels):
+        if classes != len(manifest.classes):
             self.close()
-            raise PlanMismatch(f"{plan.path} names {len(self.labels)} labels, but its model has {classes} classes")
+            raise PlanMismatch(f"{plan.path} names {len(manifest.classes)} labels, but its model has {classes} classes")
+        self._head, roles = plan.head(), {one.name: one for one in manifest.stage_roles}["clip"]
+        reads = ("logits",) if self._head is None else self._head.info.reads
+        self._outputs = {"frame": [engines["frame"].outputs[0].name], "clip": [roles.output_of(role) for role in reads]}
 
     def encode(self, images: np.ndarray) -> np.ndarray:
-        return self._run("frame", images)
+        return self._run("frame", images)[0]
 
     def decide(self, windows: np.ndarray) -> np.ndarray:
-        return self._run("clip", windows)
+        parts = self._run("clip", windows)
+        return parts[0] if self._head is None else self._head(np.concatenate(parts, axis=1))
 
     def close(self) -> None:
         for engine in self._engines.values():
             engine.close()
 
-    def _run(self, stage: str, items: np.ndarray) -> np.ndarray:
+    def _run(self, stage: str, items: np.ndarray) -> list[np.ndarray]:
         engine = self._engines[stage]
-        return engine.infer_all({engine.inputs[0].name: items})[engine.outputs[0].name]
+        results = engine.infer_all({engine.inputs[0].name: items})
+        return [results[name] for name in self._outputs[stage]]
 
 
 def open_classifier(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ..errors import VlfError
+from ..head import UNKNOWN
 from ..plan import Plan
 from ..runtime.event_settings import EventSettings
 from ..runtime.runtime import Runtime
@@ -18,6 +19,7 @@ from .event_streams import evaluate_events
 from .live import play
 from .reference import open_reference
 from .scores import Progress, Scores, contrast, rounded, score, summarize
+from .unknown import has_unknown, measure_unknown, none_clips
 
 if TYPE_CHECKING:
     from ..datasets import ClipDataset
@@ -50,15 +52,17 @@ def evaluate(
 
     data, split, limit, seed: see ``open_dataset``. against: what to compare with, see ``open_reference``. live: also
     play the same clips through the streaming pipeline. events: also judge events, made with these settings, on streams
-    made of the same data, and on the sources ``nothing``, in which none of the actions happens. backend, device,
-    rebuild, cuda_graph, threads: see ``open_engines``; self_test: see ``Runtime``. batch: clips, frames and windows at
-    a time. progress: called with (what, done, total).
+    made of the same data, and on the sources ``nothing``, in which none of the actions happens: on those, and on the
+    class "unknown" of the data where the plan knows it, false accepts are told too. backend, device, rebuild,
+    cuda_graph, threads: see ``open_engines``; self_test: see ``Runtime``. batch: clips, frames and windows at a time.
+    progress: called with (what, done, total).
 
     The report holds what ran on what, the files that are missing, what ``summarize`` gives, latency_ms {stage: {p50,
     p99}}, and, where asked for, "against" (what ``contrast`` gives), "live" (clips, windows, top1, clip_top1 on the
-    same clips, their agreement, too_short, broken, latency_ms) and "events" (what ``evaluate_events`` gives). Raises
-    PlanError, BackendMissing, WeightsError, SourceError, and VlfError for data whose labels are not the plan's, for
-    settings of events that do not fit it, and for NaN logits.
+    same clips, their agreement, too_short, broken, latency_ms), "events" (what ``evaluate_events`` gives) and "unknown"
+    (what ``measure_unknown`` gives; also wherever the plan knows it). Raises PlanError, BackendMissing, WeightsError,
+    SourceError, and VlfError for data whose labels are not the plan's, for settings of events that do not fit it, and
+    for NaN logits.
     """
     if batch < 1:
         raise VlfError(f"the batch is {batch}; expected 1 or more clips")
@@ -93,6 +97,10 @@ def evaluate(
     if events is not None:
         whole = dataset if str(data) == "motion" else _open(data, model, "all", None, seed)
         report["events"] = evaluate_events(plan, dataset, whole, events, nothing=nothing, on=on, progress=progress)
+    clips_of_nothing = none_clips(nothing, dataset)
+    if clips_of_nothing or (plan.manifest.head and plan.manifest.head.unknown):
+        with Runtime(plan, **on) as runtime:
+            report["unknown"] = measure_unknown(runtime, clips_of_nothing, found[0], progress)
     return report
 
 
@@ -107,18 +115,21 @@ def _open(
     """The data set, cut and sampled as the model wants it."""
     from ..datasets import open_dataset
 
-    sampling = model.sampling
-    return open_dataset(
+    sampling, labels = model.sampling, labels or model.labels
+    asked = labels[:-1] if labels[-1] == UNKNOWN and not has_unknown(data) else labels
+    dataset = open_dataset(
         data,
         split,
         sampling=sampling,
         preprocess=model.preprocess,
         frames=sampling.frames,
         span_s=sampling.span_s,
-        labels=labels or model.labels,
+        labels=asked,
         seed=seed,
         limit=limit,
     )
+    dataset.labels = labels  # with "unknown" for a decision, though no clip may be of it
+    return dataset
 
 
 def _head(plan: Plan, model: Classifier, dataset: ClipDataset, split: str) -> dict[str, Any]:

@@ -61,6 +61,16 @@ def calibration_error(logits: np.ndarray, truth: np.ndarray, bins: int = CALIBRA
     return float(np.abs(gaps).sum() / len(truth))
 
 
+def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The probability that one of ``positive`` (n,) exceeds one of ``negative`` (m,), ties by half: the area under the
+    receiver operating characteristic. Raises ShapeError if either is empty."""
+    if 0 in (len(positive), len(negative)):
+        raise ShapeError(f"AUROC of {len(positive)} and {len(negative)} values, expected one of each at least")
+    ordered = np.sort(negative)
+    below, not_above = np.searchsorted(ordered, positive, "left"), np.searchsorted(ordered, positive, "right")
+    return float((below + not_above).mean() / 2 / len(negative))
+
+
 def agreement(reference: np.ndarray, candidate: np.ndarray) -> float:
     """Share of rows of two (n, C) logits that decide for the same class."""
     reference, candidate = _checked_pair(reference, candidate)

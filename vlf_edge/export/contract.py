@@ -18,6 +18,10 @@ _RESIZE = (
     "width) from the centre; while that is at least twice as large as wanted, halve it by averaging 2x2 pixels; then "
     "resize it bilinearly to {height_px}x{width_px}"
 )
+_HEAD = (
+    "The plan itself decides between other labels ({}), by a head over the {} that these graphs give: that is in "
+    "vlf_edge alone, and in no file here."
+)
 
 
 def about(plan: Plan) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def about(plan: Plan) -> dict[str, Any]:
         "model": manifest.model,
         "precision": manifest.precision,
         "random_weights": manifest.random_weights,
-        "labels": list(manifest.labels),
+        "labels": list(manifest.classes),
         "golden_windows": len(golden) if golden else 0,  # in the plan; none of them is exported
         "preprocess": {
             **asdict(manifest.preprocess),
@@ -57,7 +61,7 @@ def readme(plan: Plan, kind: str, files: Iterable[str], *notes: str) -> bytes:
     """
     manifest = plan.manifest
     lines = [
-        f"{manifest.model.get('name', '?')}, {manifest.precision}, {len(manifest.labels)} classes, "
+        f"{manifest.model.get('name', '?')}, {manifest.precision}, {len(manifest.classes)} classes, "
         f"from {plan.path.name} (sha256 {plan.digest[:16]}), written by vlf-edge {__version__}",
         "",
         *files,
@@ -68,6 +72,8 @@ def readme(plan: Plan, kind: str, files: Iterable[str], *notes: str) -> bytes:
     ]
     if manifest.random_weights:
         lines += ["", "RANDOM WEIGHTS, never trained: labels mean nothing."]
+    if manifest.head is not None:
+        lines += ["", _HEAD.format(", ".join(manifest.labels), " and ".join(manifest.head.reads))]
     for note in notes:
         lines += ["", note]
     return ("\n".join(lines) + "\n").encode()

@@ -54,7 +54,7 @@ def triton_folder(plan: Plan, name: str | None = None, target: str | None = None
             f"the frame engine takes batches up to {source.max_batch}, but a clip has {stages.frames} images; build it "
             f"anew with: vlf-edge build {plan.path} --target {source.target} --max-batch {stages.frames}"
         )
-    labels = "".join(f"{label}\n" for label in plan.manifest.labels).encode()
+    labels = "".join(f"{label}\n" for label in plan.manifest.classes).encode()
     models = {f"{name}_frame": "frame", f"{name}_clip": "clip"}
     configs = {
         f"{name}_frame": pbtxt(_frame(f"{name}_frame", stages, source), (*source.comment, *_FRAME_COMMENT)),
@@ -121,12 +121,14 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Stages:
-    """The tensors at the four ends of the two stages."""
+    """The tensors at the four ends of the two stages. beside: features, which come with the logits: TensorRT's backend
+    wants every output of an engine named."""
 
     image: TensorSpec
     tokens: TensorSpec
     window: TensorSpec
     logits: TensorSpec
+    beside: tuple[TensorSpec, ...] = ()
 
     @property
     def frames(self) -> int:
@@ -149,11 +151,12 @@ class _Stages:
                 "while --onnx and --raw export any"
             )
         frame, clip = manifest.graph("frame", kind), manifest.graph("clip", kind)
-        ends = (frame.inputs, frame.outputs, clip.inputs, clip.outputs)
+        logits = [spec for spec in clip.outputs if manifest.stage_roles[-1].outputs.get(spec.name) == "logits"]
+        ends = (frame.inputs, frame.outputs, clip.inputs, logits)
         found = "; ".join(f"{graph.stage}: {[*map(str, (*graph.inputs, *graph.outputs))]}" for graph in (frame, clip))
         if not all(len(end) == 1 and isinstance(end[0].shape[0], str) and end[0].dtype in _TYPES for end in ends):
             raise PlanMismatch(f"a stage for Triton has one input and one output, each with a batch axis, got {found}")
-        return cls(*(end[0] for end in ends))
+        return cls(*(end[0] for end in ends), beside=tuple(spec for spec in clip.outputs if spec not in logits))
 
 
 def _model_name(plan: Plan, name: str | None) -> str:
@@ -234,32 +237,39 @@ def _clip(name: str, stages: _Stages, source: _Source) -> dict[str, Any]:
         "backend": source.backend,
         "max_batch_size": 0,
         "input": {**_tensor(stages.window), "reshape": {"shape": [1, *window]}},
-        "output": {**_tensor(stages.logits), "dims": [-1, stages.classes], "label_filename": _LABELS},
+        "output": [
+            {**_tensor(stages.logits), "dims": [-1, stages.classes], "label_filename": _LABELS},
+            *({**_tensor(spec), "dims": [-1, *spec.shape[1:]]} for spec in stages.beside),
+        ],
         **_instances(source),
     }
 
 
 def _ensemble(name: str, stages: _Stages) -> dict[str, Any]:
-    def step(model: str, given: tuple[str, str], made: tuple[str, str]) -> dict[str, Any]:
-        maps = {"input_map": given, "output_map": made}
-        entries = {field: {"key": own, "value": tensor} for field, (own, tensor) in maps.items()}
+    def step(model: str, given: tuple[str, str], *made: tuple[str, str]) -> dict[str, Any]:
+        maps = {"input_map": [given], "output_map": made}
+        entries = {field: [{"key": own, "value": name} for own, name in pairs] for field, pairs in maps.items()}
         return {"model_name": model, "model_version": -1, **entries}
 
+    beside = [(spec.name, spec.name) for spec in stages.beside]
     return {
         "name": name,
         "platform": "ensemble",
         "max_batch_size": 0,
         "input": {**_tensor(stages.image), "name": "clip", "dims": list(stages.clip_shape)},
-        "output": {
-            **_tensor(stages.logits),
-            "name": "logits",
-            "reshape": {"shape": [1, stages.classes]},
-            "label_filename": _LABELS,
-        },
+        "output": [
+            {
+                **_tensor(stages.logits),
+                "name": "logits",
+                "reshape": {"shape": [1, stages.classes]},
+                "label_filename": _LABELS,
+            },
+            *({**_tensor(spec), "reshape": {"shape": [1, *spec.shape[1:]]}} for spec in stages.beside),
+        ],
         "ensemble_scheduling": {
             "step": [
                 step(f"{name}_frame", (stages.image.name, "clip"), (stages.tokens.name, "tokens")),
-                step(f"{name}_clip", (stages.window.name, "tokens"), (stages.logits.name, "logits")),
+                step(f"{name}_clip", (stages.window.name, "tokens"), (stages.logits.name, "logits"), *beside),
             ]
         },
     }

@@ -17,8 +17,15 @@ from .stream import DueFrame, Stream
 class HostExecutor(Executor):
     """Through arrays in the computer's memory, with engines of any backend."""
 
-    def __init__(self, stages: Sequence[StageRoles], engines: Mapping[str, Engine], sampling: Sampling, stats: Stats):
-        super().__init__(stages, engines, sampling, stats)
+    def __init__(
+        self,
+        stages: Sequence[StageRoles],
+        engines: Mapping[str, Engine],
+        sampling: Sampling,
+        stats: Stats,
+        answer: Sequence[str] = ("logits",),
+    ):
+        super().__init__(stages, engines, sampling, stats, answer)
         self._entries: dict[Stream, np.ndarray] = {}
         self._states: dict[Stream, dict[str, np.ndarray]] = {}
 
@@ -38,8 +45,8 @@ class HostExecutor(Executor):
                     phase, first, _, _ = ring.newest()
                     windows.append(kept[phase, first : first + self.sampling.frames])
         decisions: list[np.ndarray | None] = [None] * len(due)
-        for number, logits in zip(full, self._decide(windows) if self.decider else entries[full]):
-            decisions[number] = logits
+        for number, answer in zip(full, self._decide(windows) if self.decider else entries[full]):
+            decisions[number] = answer
         return decisions
 
     def forget(self, stream: Stream) -> None:
@@ -59,7 +66,7 @@ class HostExecutor(Executor):
             following = encoder.next_state(results)
             for number, frame in enumerate(due):
                 self._states[frame.stream] = {name: values[number] for name, values in following.items()}
-        return results[encoder.output]
+        return encoder.answer(results)
 
     def _state(self, due: Sequence[DueFrame]) -> dict[str, np.ndarray]:
         """The states of these streams, side by side; a window that begins has none of the past in it."""
@@ -75,7 +82,7 @@ class HostExecutor(Executor):
             return np.empty(0)
         stacked = windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
         with self.stats.timed(self.decider.timed_as):
-            return self.decider.run(stacked)[self.decider.output]
+            return self.decider.answer(self.decider.run(stacked))
 
     def _kept(self, stream: Stream, entry: np.ndarray) -> np.ndarray | None:
         """(P, 2K, ...): the entries of a stream's ring."""

@@ -1,6 +1,6 @@
 """Recognizer: push a frame of any stream, perhaps get a decision. Plain code; threads are pipeline.py's.
 
-frame --accept: is it on its stream's grid? cut to size--> DueFrame --decide: executor, softmax--> Prediction
+frame --accept: is it on its stream's grid? cut to size--> DueFrame --decide: executor, head, softmax--> Prediction
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from ..backends.engine import Engine
 from ..backends.gpu_frame import GpuFrame, is_gpu_frame
-from ..errors import ModelError, ShapeError, VlfError
+from ..errors import ModelError, PlanMismatch, ShapeError, VlfError
+from ..head import Head
 from ..manifest import Manifest
 from ..types import Prediction, Sampling
 from ..video.preprocess import Preprocessor, check_image
@@ -30,8 +31,9 @@ _FAILURES = 3
 class Recognizer:
     """Runs a plan over any number of streams, each frame encoded once.
 
-    engines: {stage: engine}, for every stage of the manifest; they stay the caller's to close. sampling: the plan's own
-    unless given. topk: how many classes ``Prediction.topk`` lists. max_streams: most streams kept at a time.
+    engines: {stage: engine}, for every stage of the manifest; they stay the caller's to close. head: ``Plan.head()``,
+    what a plan that has one decides by. sampling: the plan's own unless given. topk: how many classes
+    ``Prediction.topk`` lists. max_streams: most streams kept at a time.
     idle_s: a stream without a frame for so long (wall time) gives its place to a new one when all are taken.
     streams: {name: Stream}. stats: the times of all streams together, a batch counting once; counts are the streams'.
     """
@@ -41,6 +43,7 @@ class Recognizer:
         manifest: Manifest,
         engines: Mapping[str, Engine],
         *,
+        head: Head | None = None,
         sampling: Sampling | None = None,
         topk: int = 5,
         max_streams: int = 1024,
@@ -53,10 +56,14 @@ class Recognizer:
             raise VlfError(f"topk is {topk}, expected 1 or more")
         if max_streams < 1:
             raise VlfError(f"max_streams is {max_streams}, expected 1 or more")
+        if (head is None) != (manifest.head is None):
+            raise PlanMismatch("this plan decides by its head: give the Recognizer plan.head(), which holds its arrays")
+        self._head = head
         self._topk = min(topk, len(manifest.labels))
         self._max_streams, self._idle_s = max_streams, idle_s
         self._preprocess = Preprocessor(manifest.preprocess)
-        self.executor = open_executor(manifest, engines, self.sampling, self.stats)
+        answer = ("logits",) if head is None else head.info.reads
+        self.executor = open_executor(manifest, engines, self.sampling, self.stats, answer)
         self.streams: dict[str, Stream] = {}
 
     def stream(self, name: str = MAIN) -> Stream:
@@ -200,7 +207,7 @@ class Recognizer:
                 frame.stream.ring.clear()
                 frame.stream.stats.add(waiting=-1, failed=1)
             raise
-        predictions = [self._predict(frame, gap, logits) for frame, gap, logits in zip(due, gaps, decided)]
+        predictions = [self._predict(frame, gap, answer) for frame, gap, answer in zip(due, gaps, decided)]
         if any(prediction.state == "ok" for prediction in predictions):
             spent_s = time.perf_counter() - started_s + sum(frame.prepared_in_s for frame in due)
             self.stats.add_ms("decision", spent_s * 1e3)
@@ -221,12 +228,12 @@ class Recognizer:
         chosen = segment_centres(len(images), self.sampling.frames)
         with self.stats.timed("preprocess"):
             clip = np.stack([self._preprocess(images[i]) for i in chosen])
-        logits = self.executor.classify(clip[np.newaxis])[0]
-        if not np.isfinite(logits).all():
+        answer = self.executor.classify(clip[np.newaxis])[0]
+        if not np.isfinite(answer).all():
             raise ModelError("the model's answer to this clip is not a number: its weights or engines are broken")
         self.stats.add(clips=1)
         first_s, last_s = float(times_s[chosen[0]]), float(times_s[chosen[-1]])
-        return self._decision(logits, MAIN, first_s, last_s, chosen[-1], captured_s)
+        return self._decision(answer, MAIN, first_s, last_s, chosen[-1], captured_s)
 
     def _check(self, image: Any, t_s: float | None, captured_s: float | None) -> tuple[Any, float, float]:
         """The frame, its time and its arrival; a frame on the GPU as its GpuFrame. Raises ShapeError."""
@@ -253,15 +260,15 @@ class Recognizer:
                 "open the plan with a larger max_streams"
             )
 
-    def _predict(self, frame: DueFrame, gap: bool, logits: np.ndarray | None) -> Prediction:
+    def _predict(self, frame: DueFrame, gap: bool, answer: np.ndarray | None) -> Prediction:
         stream, ring = frame.stream, frame.stream.ring
         stream.stats.add(waiting=-1, encoded=1)
-        if logits is None:
+        if answer is None:
             return self._without(frame, "gap" if gap else "warming")
-        if not np.isfinite(logits).all():
+        if not np.isfinite(answer).all():
             return self._failed(frame)
         decision = self._decision(
-            logits, stream.name, ring.newest().t_start_s, frame.t_s, frame.seq, frame.captured_s, frame.dropped
+            answer, stream.name, ring.newest().t_start_s, frame.t_s, frame.seq, frame.captured_s, frame.dropped
         )
         stream.note_decision(decision.label)
         return decision
@@ -288,7 +295,7 @@ class Recognizer:
 
     def _decision(
         self,
-        logits: np.ndarray,
+        answer: np.ndarray,
         stream: str,
         t_start_s: float,
         t_end_s: float,
@@ -296,7 +303,8 @@ class Recognizer:
         captured_s: float,
         dropped: int = 0,
     ) -> Prediction:
-        """Logits (C,) and what is known of their frames -> the decision."""
+        """What the model answers to a window and what is known of its frames -> the decision."""
+        logits = answer if self._head is None else self._head(answer)
         scores = _softmax(logits)
         best = np.argsort(-scores, kind="stable")[: self._topk]
         topk = tuple((self.manifest.labels[i], float(scores[i])) for i in best)

@@ -76,11 +76,12 @@ class Runtime:
         self._pushing = threading.Lock()
 
         def accept(engines: Mapping[str, Engine]) -> None:
-            recognizer = Recognizer(manifest, engines, sampling=sampling, topk=topk, max_streams=max_streams)
+            head = self.plan.head()
+            made = Recognizer(manifest, engines, head=head, sampling=sampling, topk=topk, max_streams=max_streams)
             if self_test:
-                check_answers(self.plan, recognizer.executor, engines, device=device, cuda_graph=cuda_graph)
-                recognizer.stats.reset()
-            self.recognizer = recognizer
+                check_answers(self.plan, made.executor, engines, device=device, cuda_graph=cuda_graph)
+                made.stats.reset()
+            self.recognizer = made
 
         self._engines = open_engines(
             self.plan,
@@ -175,16 +176,17 @@ class Runtime:
         *,
         fps: float | None = None,
         max_batch_delay_ms: float = 0.0,
+        limits: Limits | None = None,
     ) -> Iterator[Event]:
         """What lasts, in the predictions of a source: each Event as soon as it is sure (``t_end_s`` is None), and once
         more when it has ended. At the end of the source, by itself or by an error, all of them have.
 
-        source, fps, max_batch_delay_ms: as for ``stream``. settings: see ``EventSettings``. Raises what ``stream``
-        raises, and VlfError for settings that name labels that the plan has not.
+        settings: see ``EventSettings``; the rest as for ``stream``. Raises what ``stream`` raises, and VlfError for
+        settings that name labels that the plan has not.
         """
         detector = self.event_detector(settings)
         try:
-            for prediction in self.stream(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms):
+            for prediction in self.stream(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms, limits=limits):
                 yield from detector.add(prediction)
         except VlfError:
             yield from detector.finish()
@@ -258,10 +260,8 @@ class Runtime:
         play(begin, self._sinks, detect, duration_s)
 
     def change_sources(self, gone: Collection[str] = (), new: Mapping[str, Any] | None = None) -> None:
-        """While a run goes on, and from any thread: ends the streams that are ``gone``, begins those of ``new``.
-
-        new: {stream name: source, see ``find_source``}. See ``Pipeline.exchange``. Raises SourceError, VlfError.
-        """
+        """``Pipeline.exchange`` while a run goes on: ends the streams that are ``gone``, begins those of ``new``, {stream
+        name: source as of ``find_source``}. Raises SourceError, VlfError; nothing has changed then."""
         if self._pipeline is None or not self._pipeline.running:
             raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
         found = {str(name): find_source(one) for name, one in (new or {}).items()}

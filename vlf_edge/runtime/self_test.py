@@ -61,6 +61,8 @@ def check_answers(
     path = cache_folder("answers") / _key(plan, engines, device, cuda_graph)
     if read_kept(path) == _PASSED:
         return
+    if plan.manifest.head is not None:  # the windows tell of the model's logits, whatever the plan decides by
+        executor = open_executor(plan.manifest, engines, executor.sampling)
     answers = answer(executor, read_golden(plan))
     if answers.fault:
         raise WrongAnswers(

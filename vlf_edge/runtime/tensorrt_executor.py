@@ -37,9 +37,14 @@ class TensorRTExecutor(Executor):
     """
 
     def __init__(
-        self, stages: Sequence[StageRoles], engines: Mapping[str, TensorRTEngine], sampling: Sampling, stats: Stats
+        self,
+        stages: Sequence[StageRoles],
+        engines: Mapping[str, TensorRTEngine],
+        sampling: Sampling,
+        stats: Stats,
+        answer: Sequence[str] = ("logits",),
     ):
-        super().__init__(stages, engines, sampling, stats)
+        super().__init__(stages, engines, sampling, stats, answer)
         tokens, window = _spec(self.encoder, self.encoder.output), _spec(self.decider, self.decider.input)
         if (tokens.dtype, (sampling.frames, *tokens.shape[1:])) != (window.dtype, window.shape[1:]):
             raise PlanMismatch(f"the clip stage takes {window}, which is not {sampling.frames} x {tokens}")
@@ -49,8 +54,8 @@ class TensorRTExecutor(Executor):
             self._encoding = _Batches(self.encoder, stream, self.max_batch)
             self._deciding = _Batches(self.decider, stream, self.max_batch)
             self._images = _Pinned(stream, self._encoding.input)
-            self._logits = _Pinned(stream, self._deciding.output)
-            self._token_bytes = self._encoding.output.size_bytes
+            self._answers = [_Pinned(stream, one) for one in self._deciding.outputs]
+            self._token_bytes = self._encoding.outputs[0].size_bytes
             self._row_bytes = 2 * sampling.frames * self._token_bytes  # of one phase
             self._rings = _Rings(stream, sampling.phases * self._row_bytes)
             self._producer, self._started, self._encoded, self._decided = (stream.event() for _ in range(4))
@@ -98,8 +103,8 @@ class TensorRTExecutor(Executor):
         self._mark(self.encoder, self._started, self._encoded)
         decisions: list[np.ndarray | None] = [None] * len(due)
         if full:
-            for number, logits in zip(full, self._decide([due[number].stream for number in full], deciding)):
-                decisions[number] = logits
+            for number, answer in zip(full, self._decide([due[number].stream for number in full], deciding)):
+                decisions[number] = answer
         elif any(isinstance(frame.image, GpuFrame) for frame in due):
             self._wait()  # whoever lent it may overwrite it now
         return decisions
@@ -119,7 +124,7 @@ class TensorRTExecutor(Executor):
         for run, start, end in parts:
             self._upload(due[start:end], run.input.pointer, staged[start:end])
             run.enqueue()
-            tokens = run.output.pointer
+            tokens = run.outputs[0].pointer
             for pointers in entries[start:end]:
                 for pointer in pointers:
                     copy(pointer, tokens, size_bytes)
@@ -140,8 +145,9 @@ class TensorRTExecutor(Executor):
             self._stream.copy(target + row * size_bytes, image.pointer, size_bytes)
 
     def _decide(self, streams: Sequence[Stream], parts: Sequence[_Part]) -> np.ndarray:
-        """The newest windows of streams -> logits (n, C). Waits for them."""
-        staged, size_bytes = self._logits.rows(len(streams)), self.sampling.frames * self._token_bytes
+        """The newest windows of streams -> answers (n, C). Waits for them."""
+        staged = [answers.rows(len(streams)) for answers in self._answers]
+        size_bytes = self.sampling.frames * self._token_bytes
         for run, start, end in parts:
             target = run.input.pointer
             for stream in streams[start:end]:
@@ -151,10 +157,11 @@ class TensorRTExecutor(Executor):
                 self._stream.copy(target, window, size_bytes)
                 target += size_bytes
             run.enqueue()
-            self._stream.download(staged[start:end], run.output.pointer)
+            for rows, output in zip(staged, run.outputs):
+                self._stream.download(rows[start:end], output.pointer)
         self._mark(self.decider, self._encoded, self._decided)
         self._wait()
-        return staged.copy()
+        return staged[0].copy() if len(staged) == 1 else np.concatenate(staged, axis=1)
 
     def _mark(self, stage: StageRunner, start: Any, end: Any) -> None:
         """The stage has been queued, from one event to the other."""
@@ -175,12 +182,12 @@ class TensorRTExecutor(Executor):
 
 
 class _Run(NamedTuple):
-    """A stage made ready for one batch size. input, output: the main ones."""
+    """A stage made ready for one batch size. input: the main one. outputs: those that are wanted."""
 
     batch: int
     enqueue: Callable[[], None]
     input: GpuTensor
-    output: GpuTensor
+    outputs: tuple[GpuTensor, ...]
 
 
 class _Part(NamedTuple):
@@ -197,7 +204,7 @@ class _Batches:
     A batch runs in the next larger one; what is left over there holds whatever was there before, and what is computed
     from it is never read. That is simpler than a sum of smaller ones: a stage is one copy in, one launch and one copy
     out, whatever the batch.
-    input, output: of batch 1. largest: batch; more items run one after the other, in parts of it.
+    input, outputs: of batch 1. largest: batch; more items run one after the other, in parts of it.
     """
 
     def __init__(self, stage: StageRunner, stream: cuda.Stream, largest: int):
@@ -206,7 +213,7 @@ class _Batches:
         self._sizes = [*(1 << power for power in range((largest - 1).bit_length())), largest]
         self._runs = {1: self._prepare(1)}
         self._parts: dict[int, list[_Part]] = {}  # by the number of items
-        self.input, self.output = self._runs[1].input, self._runs[1].output
+        self.input, self.outputs = self._runs[1].input, self._runs[1].outputs
 
     def parts(self, count: int) -> list[_Part]:
         """What runs so many items, in order. Call inside ``stream.current()``."""
@@ -236,7 +243,8 @@ class _Batches:
 
     def _prepare(self, batch: int) -> _Run:
         run = self._stage.engine.fixed_run(batch, self._stream)
-        return _Run(batch, run.enqueue, run.inputs[self._stage.input], run.outputs[self._stage.output])
+        outputs = tuple(run.outputs[name] for name in self._stage.outputs)
+        return _Run(batch, run.enqueue, run.inputs[self._stage.input], outputs)
 
 
 class _Pinned:

@@ -28,7 +28,8 @@ from .scheduler import Backlog, Waiting
 from .stream import DueFrame, Stream
 
 log = logging.getLogger(__name__)
-JOIN_S = 1.5
+# A signal leaves a program little more than a second, in which the sinks and the summary come after this.
+JOIN_S, _READ_S = 1.0, 0.5
 _WATCH_S = 1.0
 _OVER = "the run is over: its sources cannot be changed any more"
 
@@ -120,7 +121,11 @@ class Work:
         if not first:
             return
         self._wake.set()
-        _end_captures(self.captures, self.inferring, self._watching)
+        began_s = time.monotonic()
+        _end_captures(self.captures)
+        for thread in (self._watching, self.inferring):
+            if thread is not threading.current_thread():  # the garbage collector closes from any thread
+                thread.join(max(0.0, began_s + JOIN_S - time.monotonic()))
         if self.inferring.is_alive() and self.inferring is not threading.current_thread():
             log.warning("the engine still hangs in a run %.1f s after the stream was closed", JOIN_S)
         self.closed.set()
@@ -234,17 +239,17 @@ class Work:
         """Behind the frames that wait, so that the order of things is kept."""
         stream = capture.stream
         stream.last_used_s = time.monotonic()
-        prediction = self._without_frame(capture, "no_signal", age_ms=silent_s * 1e3)
+        prediction = self._without_frame(capture, "no_signal", silent_s)
         with self._changed:
             if not self._over:
                 self._backlog.offer(Waiting(stream, None, None, prediction))
                 self._changed.notify_all()
 
-    def _without_frame(self, capture: Capture, state: str, age_ms: float = 0.0) -> Prediction:
-        last_t_s, random_weights = capture.last_t_s, self._recognizer.manifest.random_weights
+    def _without_frame(self, capture: Capture, state: str, silent_s: float = 0.0) -> Prediction:
         return Prediction(
-            state, last_t_s, last_t_s, seq=-1, age_ms=age_ms, stream=capture.stream.name, random_weights=random_weights
-        )
+            state, capture.last_t_s, capture.last_t_s + silent_s, seq=-1, age_ms=silent_s * 1e3,
+            stream=capture.stream.name, random_weights=self._recognizer.manifest.random_weights,
+        )  # fmt: skip
 
     def _fail(self, error: BaseException) -> None:
         """Ends all streams, with a thread that may hang."""
@@ -317,13 +322,13 @@ class Work:
             self._changed.notify_all()
 
 
-def _end_captures(captures: Collection[Capture], *others: threading.Thread) -> None:
-    """Closes captures and waits for their threads and others, but not for long."""
+def _end_captures(captures: Collection[Capture]) -> None:
+    """Closes captures and waits for their threads, but not for long."""
     ending = [(capture, capture.close()) for capture in captures]
-    deadline_s = time.monotonic() + JOIN_S
-    for thread in (*others, *(thread for _, threads in ending for thread in threads)):
-        if thread is not threading.current_thread():  # the garbage collector closes from any thread
-            thread.join(max(0.0, deadline_s - time.monotonic()))
+    deadline_s = time.monotonic() + _READ_S
     for capture, threads in ending:
-        if any(thread.is_alive() and thread is not threading.current_thread() for thread in threads):
-            log.warning("%s still hangs in a read %.1f s after it was closed", capture.name, JOIN_S)
+        others = [thread for thread in threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        if any(thread.is_alive() for thread in others):
+            log.warning("%s still hangs in a read or an opening %.1f s after it was closed", capture.name, _READ_S)

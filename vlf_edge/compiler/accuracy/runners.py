@@ -61,7 +61,7 @@ def open_stage(runner: str, onnx_bytes: bytes, precision: str = "fp32") -> Itera
         from ..graph import Session
 
         session = Session(onnx_bytes)
-        (given,), (result,) = session.inputs, session.outputs
+        (given,), (result, *_) = session.inputs, session.outputs
         yield lambda batch: session.run({given: batch})[result].astype(np.float32)
         return
     with TABLE[runner].open_graph(onnx_bytes, precision=precision) as engine:
@@ -82,7 +82,7 @@ def _function_of(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
     In int8 a backend may take other kernels for a batch, as several streams and whole clips are run. That those answer
     nearly the same is tested, and docs/int8.md has figures.
     """
-    (given,), (result,) = engine.inputs, engine.outputs
+    (given,), (result, *_) = engine.inputs, engine.outputs  # tokens or logits; features come after them
 
     def infer(batch: np.ndarray) -> np.ndarray:
         outputs = engine.infer_all({given.name: batch.astype(given.dtype, copy=False)}, batch=1)

@@ -132,7 +132,7 @@ def given_clips(fp32: Fp32Model, recipe: Recipe, progress: Progress) -> Clips | 
         fp32.sampling,
         fp32.preprocess,
         samples=recipe.calib_samples,
-        labels=() if fp32.random else fp32.labels,
+        labels=fp32.clip_labels,
         progress=lambda done, total: progress("read clips", done, total),
     )
 

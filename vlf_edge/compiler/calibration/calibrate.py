@@ -45,7 +45,7 @@ def calibrate(fp32: Fp32Model, recipe: Recipe, clips: Clips | None, cache: Path,
             "clips": list(clips.sources),
             "sha256": clips.sha256,
         }
-        hygiene["coverage"] = clips.coverage(() if fp32.random else fp32.labels)
+        hygiene["coverage"] = clips.coverage(fp32.clip_labels)
     return Int8(fp32, ranges, about, hygiene)
 
 

@@ -14,7 +14,7 @@ from .. import graph as graphs
 _HALF = np.finfo(np.float16)
 
 
-def to_float16(onnx_bytes: bytes, keep_io: Collection[str] = ("logits",)) -> bytes:
+def to_float16(onnx_bytes: bytes, keep_io: Collection[str] = ("logits", "features")) -> bytes:
     """The strongly typed graph for TensorRT: every float32 tensor becomes float16, inputs and outputs too.
 
     keep_io: inputs and outputs that stay float32, behind one Cast; names the graph lacks are ignored. Constants of

@@ -14,7 +14,7 @@ from .opening import SCHEMES, find_source, open_source
 from .options import SOURCE_FLAGS, SourceOptions
 from .paths import expand_clips
 from .source import DEFAULT_FPS, KINDS, Address, Source
-from .url import hidden
+from .url import hidden, last_part
 from .video_file import VIDEO_SUFFIXES, PlaylistSource, VideoFileSource
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "expand_clips",
     "find_source",
     "hidden",
+    "last_part",
     "open_source",
 ]

@@ -19,7 +19,7 @@ from .options import SourceOptions
 from .paths import find_path
 from .rtsp import find_rtsp
 from .source import KINDS, Address, Source
-from .url import hidden
+from .url import hidden, is_pipeline
 from .wrappers import Flipped, Looped, Paced, Thinned
 
 # One row for each kind of source: how its names begin, and the file that knows it. What has no such beginning is
@@ -85,7 +85,7 @@ def _find(what: Any, options: SourceOptions) -> Address:
 def _scheme(name: str) -> str:
     if name.isascii() and name.isdigit() or name.startswith("/dev/video"):
         return "v4l2"
-    if name.startswith("gst:") or " ! " in name:
+    if is_pipeline(name):
         return "gst"
     scheme, mark, _ = name.partition("://")
     return scheme.lower() if mark and scheme.isalnum() else "file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -78,20 +79,41 @@ class Url:
 _AS_WRITTEN = "%/:?#[]@!$&'()*+,;=~"
 
 
+def is_pipeline(name: str) -> bool:
+    """Whether a user wrote a GStreamer pipeline; a password may hold " ! " too."""
+    return name.startswith("gst:") or (" ! " in name and re.match(r"\w+://", name) is None)
+
+
 def hidden(name: str) -> str:
     """What a user wrote as a source, fit to be printed: an address without its password; of a pipeline that may hold
     one, the names of its elements."""
-    if name.startswith("gst:") or " ! " in name:
+    if is_pipeline(name):
         if not re.search(r"://|(?:pw|pass\w*|token|key|secret)\s*=", name, re.I):
             return name
         return " ! ".join(re.match(r"\s*(?:gst:(?://)?\s*)?([\w-]*)", part)[1] for part in name.split(" ! "))
-    scheme, mark, _ = name.partition("://")
-    if not mark or scheme in ("file", "test", "v4l2", "csi"):
+    if not _in_network(name):
         return name
     try:
         return str(Url.parse(name))
     except SourceError:
-        return f"{scheme[:20]}://{HIDDEN}"
+        return f"{name.partition('://')[0][:20]}://{HIDDEN}"
+
+
+def last_part(name: str) -> str:
+    """What a source is called for short, fit to be printed: the last part of its path; the host where it has none."""
+    shown = hidden(name)
+    if _in_network(name):
+        try:
+            url = Url.parse(name)
+        except SourceError:
+            return HIDDEN
+        return os.path.basename(_without_values(url.path).rstrip("/")) or url.place
+    return os.path.basename(shown.rstrip("/")) or shown
+
+
+def _in_network(name: str) -> bool:
+    scheme, mark, _ = name.partition("://")
+    return bool(mark) and not is_pipeline(name) and scheme not in ("file", "test", "v4l2", "csi")
 
 
 def _end_of_secrets(rest: str) -> int:
