@@ -260,8 +260,8 @@ class Runtime:
         play(begin, self._sinks, detect, duration_s)
 
     def change_sources(self, gone: Collection[str] = (), new: Mapping[str, Any] | None = None) -> None:
-        """``Pipeline.exchange`` while a run goes on: ends the streams that are ``gone``, begins those of ``new``, {name:
-        source as of ``find_source``}. Raises SourceError, VlfError; nothing has changed then."""
+        """``Pipeline.exchange`` while a run goes on: ends the streams that are ``gone``, begins those of ``new``,
+        {name: source as of ``find_source``}. Raises SourceError, VlfError; nothing has changed then."""
         if self._pipeline is None or not self._pipeline.running:
             raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
         found = {str(name): find_source(one) for name, one in (new or {}).items()}
