@@ -64,7 +64,7 @@ def test_options_stand_under_their_own_names_and_cameras_have_tables(path, tmp_p
     [
         ("plan = 'a'\n\ntread = 2", 3, "unknown entry 'tread'; known here: backend, "),
         ("threads = 'two'", 1, "threads is 'two'; expected a whole number"),
-        ("threads = true", 1, "threads is True; expected a whole number"),
+        ("threads = true", 1, "threads is true; expected a whole number"),
         ("json = 1", 1, "json is 1; expected true or false"),
         ("plan = 3", 1, "plan is 3; expected a text"),
         ("rebuild = 'x'", 1, "rebuild is 'x'; expected one of never, auto, always"),

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from . import signals
 from ._version import __version__
@@ -32,7 +33,7 @@ from .commands import (
     train,
 )
 from .commands.cameras import OF_CAMERAS
-from .commands.config import Config, read_config
+from .commands.config import read_config
 from .commands.parser import Parser
 from .errors import AccuracyError, CameraError, VlfError
 from .printable import printable
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _log_to_stderr(args.verbose):
         try:
             if getattr(args, "config", None) is not None:
-                args = _configured(top, args, argv)
+                args = _configured(args.verb, args.config, argv)
             code = _VERBS[args.verb].main(args)
             sys.stdout.flush()
             return code
@@ -112,15 +113,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
-def _configured(top: Parser, args: argparse.Namespace, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments with those of a configuration where the command line says nothing. Raises VlfError."""
-    verb, path = top.verbs[args.verb], args.config
+def _configured(verb: str, path: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments with those of a configuration where the command line says nothing. Raises VlfError.
 
-    def read() -> Config:
-        return read_config(path, verb, OF_CAMERAS)
-
-    config = read()
-    verb.set_defaults(**config.defaults, cameras=config.cameras, read_config=read)
+    Among them are cameras, {stream name: Camera}; read_anew, which gives all of them as the configuration is then; and
+    called, {argument: name in a configuration}.
+    """
+    top = parser()
+    config = read_config(path, top.verbs[verb], OF_CAMERAS)
+    read_anew = partial(_configured, verb, path, argv)
+    known = {"cameras": config.cameras, "read_anew": read_anew, "called": config.called}
+    top.verbs[verb].set_defaults(**config.defaults, **known)
     return top.parse_args(argv)
 
 

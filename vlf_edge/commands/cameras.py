@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import VlfError
 from ..options import given_options
 from ..video.sources import Address, SourceOptions, find_source, last_part
-from .config import Camera, Config
+from .config import Camera
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -35,41 +36,62 @@ def find_cameras(args: argparse.Namespace) -> dict[str, Address]:
 class Reload:
     """Reads the configuration of a run anew, and changes the cameras that are not as they were.
 
-    The others go on undisturbed. What is wrong with it is logged, and nothing changes then.
+    The others go on undisturbed. What is wrong with it is logged, and nothing changes then. One sentence in the log
+    says what came of it. args: of the run, with ``read_anew``, which gives them as the configuration is then.
+    runtime: whose sources change; None until it is open.
     """
 
-    def __init__(self, args: argparse.Namespace, runtime: Runtime):
-        self._args, self._runtime = args, runtime
-        config: Config = args.read_config()
-        self._now, self._begun_with = config.cameras, config.defaults
+    def __init__(self, args: argparse.Namespace):
+        self._args, self._now = args, _wanted(args)
+        self.runtime: Runtime | None = None
+        self._at_once = threading.Lock()
 
     def __call__(self) -> None:
-        try:
-            new = self._args.read_config()
-            addresses = {
-                name: (camera, find_source(camera.source, _options(self._args, camera)))
-                for name, camera in new.cameras.items()
-            }
-        except VlfError as error:
-            log.error("the configuration stays as it was: %s", error)
-            return
+        with self._at_once:  # signals may come faster than cameras begin
+            try:
+                log.info("%s read anew: %s", self._args.config, self._reload())
+            except VlfError as error:
+                log.error("%s could not be read anew, and nothing has changed: %s", self._args.config, error)
+
+    def _reload(self) -> str:
+        """What has changed, in words. Raises VlfError, before anything has."""
+        args = self._args.read_anew()
+        restart = _differing(self._args, args)
         if self._args.source:
-            log.warning("the sources of the command line go on: the configuration's cameras are for runs without them")
-            return
-        if not new.cameras:
-            log.error("the cameras stay as they were: the configuration names none")
-            return
-        changed = {name: address for name, (camera, address) in addresses.items() if self._now.get(name) != camera}
-        gone = [name for name, camera in self._now.items() if new.cameras.get(name) != camera]
-        try:
-            self._runtime.change_sources(gone, changed)
-        except VlfError as error:  # such as a file that is missing
-            log.error("the cameras stay as they were: %s", error)
-            return
-        self._now = new.cameras
-        log.info("cameras now: %s", ", ".join(self._now))
-        if differing := sorted(dict(new.defaults.items() ^ self._begun_with.items())):
-            log.warning("this takes a restart: %s", ", ".join(differing))
+            changes = ["the sources are the command line's, and go on"]
+        else:
+            changes = self._change(args)
+        if restart:
+            changes.append(f"this takes a restart: {', '.join(restart)}")
+        return "; ".join(changes)
+
+    def _change(self, args: argparse.Namespace) -> list[str]:
+        wanted = _wanted(args)
+        if not wanted:
+            raise VlfError("it names no camera; to end the run, stop it")
+        addresses = find_cameras(args)
+        removed = [name for name in self._now if name not in wanted]
+        added = [name for name in wanted if name not in self._now]
+        changed = [name for name in wanted if name in self._now and wanted[name] != self._now[name]]
+        if removed or added or changed:
+            if self.runtime is None:
+                raise VlfError("the run has not begun yet; try again")
+            self.runtime.change_sources([*removed, *changed], {name: addresses[name] for name in (*changed, *added)})
+        self._now = wanted
+        found = {"added": added, "changed": changed, "removed": removed}
+        said = [f"{what} {', '.join(names)}" for what, names in found.items() if names]
+        return said or ["the cameras are as they were"]
+
+
+def _wanted(args: argparse.Namespace) -> dict[str, tuple[str, SourceOptions]]:
+    """What makes each camera of a configuration what it is."""
+    return {name: (camera.source, _options(args, camera)) for name, camera in args.cameras.items()}
+
+
+def _differing(before: argparse.Namespace, after: argparse.Namespace) -> list[str]:
+    """The options, as they are called in a configuration, that a run takes up at its start alone."""
+    old, new = vars(before), vars(after)
+    return sorted(called for name, called in before.called.items() if name not in OF_CAMERAS and old[name] != new[name])
 
 
 def name_sources(sources: Sequence[str]) -> dict[str, str]:

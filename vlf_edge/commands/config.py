@@ -20,10 +20,12 @@ from typing import Any
 
 from ..errors import VlfError
 from ..toml_file import TomlFile
+from ..video.sources import hidden
 
 _CAMERAS = "cameras"
 _FILES = ("PLAN", "FILE", "FOLDER")  # metavars of arguments that name one
 _NEVER = ("config", "help", "verbose", "source", "cameras")
+_HUGE = 1 << 63  # numbers of TOML are smaller
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes", list: "a list"}
 
 
@@ -37,10 +39,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Config:
-    """What a configuration sets. defaults: {argument: value}. cameras: {stream name: Camera}."""
+    """What a configuration sets. defaults: {argument: value}. cameras: {stream name: Camera}. called: {argument: what
+    it is called in a configuration}."""
 
     defaults: dict[str, Any]
     cameras: dict[str, Camera]
+    called: dict[str, str]
 
 
 def read_config(path: str | Path, parser: argparse.ArgumentParser, of_cameras: frozenset[str]) -> Config:
@@ -60,7 +64,8 @@ def read_config(path: str | Path, parser: argparse.ArgumentParser, of_cameras: f
     tables = file.values.get(_CAMERAS, {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise VlfError(f"{file.place(_CAMERAS)}: expected a table for each camera, such as [{_CAMERAS}.door]")
-    return Config(defaults, {name: reader.camera(name, table, of_cameras) for name, table in tables.items()})
+    cameras = {name: reader.camera(name, table, of_cameras) for name, table in tables.items()}
+    return Config(defaults, cameras, {action.dest: name for name, action in reader.arguments.items()})
 
 
 class _Reader:
@@ -71,7 +76,8 @@ class _Reader:
     def camera(self, name: str, table: dict[str, Any], allowed: frozenset[str]) -> Camera:
         place = self._file.place(_CAMERAS, name)
         source = table.get("source")
-        if isinstance(source, bool) or not isinstance(source, (str, int)):
+        number = isinstance(source, int) and not isinstance(source, bool) and 0 <= source < _HUGE
+        if not number and not isinstance(source, str):
             raise VlfError(f'{place}: camera {name!r} needs a source, such as source = 0 or source = "/dev/video0"')
         known = {called: action for called, action in self.arguments.items() if action.dest in allowed}
         read = [self.value((_CAMERAS, name, key), raw, known) for key, raw in table.items() if key != "source"]
@@ -83,36 +89,54 @@ class _Reader:
         action = known.get(name.replace("_", "-"))
         if action is None:
             also = f" (it stands for all cameras, outside of [{_CAMERAS}])" if name in self.arguments else ""
-            raise VlfError(f"{place}: unknown entry {name!r}{also}; known here: {', '.join(sorted(known))}")
+            raise VlfError(f"{place}: unknown entry {hidden(name)!r}{also}; known here: {', '.join(sorted(known))}")
         if action.nargs in ("+", "*"):
             if not isinstance(raw, list):
-                raise VlfError(f"{place}: {name} is {raw!r}; expected {_KINDS[list]}")
+                raise VlfError(f"{place}: {name} is {_shown(raw)}; expected {_KINDS[list]}")
             return action.dest, [self._checked(place, name, one, action) for one in raw]
         return action.dest, self._checked(place, name, raw, action)
 
     def _checked(self, place: str, name: str, raw: Any, action: argparse.Action) -> Any:
         kind = bool if action.nargs == 0 else action.type if action.type in (int, float) else str
         fits = isinstance(raw, (int, float) if kind is float else kind) and isinstance(raw, bool) == (kind is bool)
+        fits = fits and not (isinstance(raw, int) and abs(raw) >= _HUGE)
         if not fits:
-            raise VlfError(f"{place}: {name} is {raw!r}; expected {_KINDS[kind]}")
+            raise VlfError(f"{place}: {name} is {_shown(raw)}; expected {_KINDS[kind]}")
         about = getattr(action, "option", None)
         if about is not None and kind in (int, float) and not about.allows(raw):
-            raise VlfError(f"{place}: {name} is {raw}; expected {about.limits}")
+            raise VlfError(f"{place}: {name} is {_shown(raw)}; expected {about.limits}")
         if action.choices is not None and raw not in action.choices:
-            raise VlfError(f"{place}: {name} is {raw!r}; expected one of {', '.join(map(str, action.choices))}")
+            known = ", ".join(map(str, action.choices))
+            raise VlfError(f"{place}: {name} is {_shown(raw)}; expected one of {known}")
         if kind is bool:
-            return action.const if raw else action.default
+            return action.const if raw else not action.const
+        if kind is float:
+            return float(raw)
         if callable(action.type) and kind is str:
             try:
                 raw = action.type(raw)
             except (ValueError, argparse.ArgumentTypeError) as error:
-                raise VlfError(f"{place}: {name} is {raw!r}: {error}") from None
+                raise VlfError(f"{place}: {name} is {_shown(raw)}: {error}") from None
+        if action.metavar == "URL" and raw.startswith("@"):  # a file that holds a secret
+            return "@" + self._beside(raw[1:])
         return self._beside(raw) if action.metavar in _FILES else raw
 
     def _beside(self, name: str) -> str:
         """A file as it is named beside the configuration; anything else, such as a URL or a camera, as it is."""
-        other = "://" in name or " ! " in name or name.isdigit() or Path(name).is_absolute()
-        return name if other else str(self._file.path.parent / name)
+        other = "://" in name or " ! " in name or name.startswith("gst:") or name.isdigit()
+        return name if other or Path(name).is_absolute() else str(self._file.path.parent / name)
+
+
+def _shown(raw: Any) -> str:
+    """A value as messages show it: a text that could be an address without its password, and nothing of what holds
+    several."""
+    if isinstance(raw, str):
+        return repr(hidden(raw))
+    if isinstance(raw, bool):
+        return str(raw).lower()
+    if isinstance(raw, (int, float)):
+        return str(raw) if isinstance(raw, float) or abs(raw) < _HUGE else "a huge number"
+    return "a list" if isinstance(raw, list) else "a table" if isinstance(raw, dict) else "a date or a time"
 
 
 def _called(action: argparse.Action) -> str:

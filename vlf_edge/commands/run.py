@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -83,8 +83,10 @@ def main(args: argparse.Namespace) -> int:
     if args.duration is not None and not 0 < args.duration < threading.TIMEOUT_MAX:
         raise VlfError(f"--duration is {args.duration:g}; expected seconds above 0")
     events = event_settings(args)
+    reload = None if args.config is None else Reload(args)
     with (
         signals.telling(),
+        nullcontext() if reload is None else signals.reloading(reload),
         Runtime(  # a video has an end to be written
             args.plan, **backend_options(args), phases=args.phases, topk=args.topk
         ) as runtime,
@@ -98,8 +100,8 @@ def main(args: argparse.Namespace) -> int:
         streams = {MAIN: next(iter(sources.values()))} if alone else sources
         sinks = _sinks(args, streams)
         sinks += open_page(args, runtime, {name: one.live for name, one in streams.items()}, sinks)
-        if args.config is not None:
-            stack.enter_context(signals.reloading(Reload(args, runtime)))
+        if reload is not None:
+            reload.runtime = runtime
         runtime.run(
             streams,
             sinks,

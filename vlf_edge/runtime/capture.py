@@ -55,8 +55,7 @@ class _Attempt:
 class Capture:
     """Frames of a source, as a stream's.
 
-    source: an Address is opened here, a Source is open. wake: set when ``tend`` has something to do. begins: nothing
-    that the stream has seen before belongs with the first frame.
+    source: an Address is opened here, a Source is open. wake: set when ``tend`` has something to do.
     """
 
     def __init__(
@@ -67,8 +66,6 @@ class Capture:
         clock: Clock,
         events: Events,
         wake: threading.Event,
-        *,
-        begins: bool = False,
     ):
         address = find_source(source)
         self.stream, self.name, self.live = stream, address.name, address.live
@@ -78,7 +75,7 @@ class Capture:
         self._lock = threading.RLock()  # taken before the pipeline's condition, never after it
         self._attempt: _Attempt | None = None
         self._abandoned: list[threading.Thread] = []
-        self._done, self._begins = False, begins
+        self._done = False
         self._next_seq, self.last_t_s = 0, 0.0
         self._watchdog = None
         if self.live:
@@ -87,8 +84,9 @@ class Capture:
 
     def start(self) -> None:
         """Begins to read; a camera when it is tended first."""
-        if self._watchdog is None:
-            self._begin()
+        with self._lock:
+            if self._watchdog is None and not self._done:
+                self._begin()
 
     def tend(self, now_s: float) -> float:
         """Does what the time demands; returns when to be called again, infinity for never."""
@@ -187,10 +185,10 @@ class Capture:
         return None
 
     def _take(self, attempt: _Attempt, frame: Frame) -> bool:
-        frame = replace(frame, stream=self.stream.name, begins=frame.begins or self._begins)
-        self._begins = False
+        frame = replace(frame, stream=self.stream.name)
         if self._watchdog is None:  # it may wait in there, so without the lock
             self._count_lost(attempt, attempt.source)
+            self.last_t_s = frame.t_s
             return self._hand_over(frame)
         with self._lock:
             if attempt is not self._attempt:

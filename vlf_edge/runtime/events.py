@@ -94,8 +94,11 @@ class EventDetector:
 
         A state other than "ok" says nothing of what goes on: an open event stays open until there was no decision for
         ``gap_s``, and then ends at the last one. It ends there too when time runs backwards, as at the next file of a
-        folder. Scores that are no numbers count as such a state. Raises ShapeError for other scores than (C,).
+        folder. Scores that are no numbers count as such a state. "ended" is ``finish`` of its stream. Raises ShapeError
+        for other scores than (C,).
         """
+        if prediction.state == "ended":
+            return self.finish(prediction.stream)
         events = self._make_room(prediction.stream)
         stream = self._streams[prediction.stream]
         now_s, scores = prediction.t_end_s, _scores(prediction, len(self.labels))

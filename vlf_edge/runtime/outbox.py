@@ -24,6 +24,11 @@ class Step(NamedTuple):
         """Name of the stream it is of."""
         return self.prediction.stream if self.frame is None else self.frame.stream
 
+    @property
+    def is_end(self) -> bool:
+        """Whether it is the last one of a stream that was ended."""
+        return self.prediction is not None and self.prediction.state == "ended"
+
 
 class Outbox:
     """The steps that the caller has not taken yet. Of a camera the newest count; a file's wait.
@@ -58,7 +63,7 @@ class Outbox:
         self._steps.clear()
 
     def _instead_of_older(self, step: Step, stream: Stream) -> Step:
-        waiting = [other for other in self._steps if other.stream == stream.name]
+        waiting = [other for other in self._steps if other.stream == stream.name and not other.is_end]
         for lost in waiting[: max(0, len(waiting) + 1 - self._per_camera)]:
             self._steps = deque(other for other in self._steps if other is not lost)
             stream.stats.add(undelivered=1)

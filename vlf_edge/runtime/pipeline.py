@@ -74,15 +74,17 @@ class Pipeline:
     def exchange(self, gone: Collection[str], new: Mapping[str, Source | Address]) -> None:
         """Ends streams and begins others, from any thread; those that are neither go on undisturbed.
 
-        gone: stream names; their counts stay. new: {stream name: source}; one whose name is gone too takes its place,
-        with a window of its own. A run without any stream ends. Raises VlfError for names that do not fit, and once the
-        run is over.
+        gone: stream names; each has a last step of the state "ended", and its counts stay. new: {stream name: source};
+        one whose name is gone too takes its place, with a window of its own. A run without any stream ends. Returns
+        within two seconds, as ``close`` does. Raises VlfError for names that do not fit, for too many streams and once
+        the run is over; nothing has changed then, and the sources are the caller's to close.
         """
         self._work.exchange(gone, new)
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """{stream: what is known of its source} (``Capture.report``)."""
-        return {capture.stream.name: capture.report() for capture in self._work.captures}
+        captures = {**self._work.former, **{capture.stream.name: capture for capture in self._work.captures}}
+        return {name: capture.report() for name, capture in captures.items()}
 
     @property
     def running(self) -> bool:

@@ -39,9 +39,12 @@ def play(
             stack.callback(timer.cancel)
         stack.enter_context(signals.telling(steps.close))
         for frame, prediction in steps:
+            over = prediction is not None and prediction.state == "ended"
+            if detector is not None and over:  # its stream has nothing that could come after this
+                _write_events(sinks, detector.add(prediction))
             for sink in sinks:
                 sink.write(frame, prediction)
-            if detector is not None and prediction is not None:
+            if detector is not None and prediction is not None and not over:
                 _write_events(sinks, detector.add(prediction))
             if not all(sink.wants_more for sink in sinks):
                 break

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,13 +68,23 @@ class Recognizer:
 
     def stream(self, name: str = MAIN) -> Stream:
         """The stream of that name, made when it is first asked for. Raises VlfError if there are too many."""
-        found = self.streams.get(name)
-        if found is None:
-            if len(self.streams) >= self._max_streams:
-                self._forget_idle()
-            found = self.streams[name] = Stream(name, self.sampling)
-            found.last_used_s = time.monotonic()
-        return found
+        return self.streams[name] if name in self.streams else self.renew([name])[name]
+
+    def renew(self, names: Collection[str]) -> dict[str, Stream]:
+        """Streams of these names that have seen nothing; counts of earlier ones go on.
+
+        What is on its way for an earlier one stays apart from them, and ``executor.forget`` is the caller's to call
+        for it. Raises VlfError, before anything changes, if there are too many.
+        """
+        self._make_room(sum(name not in self.streams for name in names))
+        renewed = {}
+        for name in names:
+            stream = renewed[name] = Stream(name, self.sampling)
+            stream.last_used_s = time.monotonic()
+            if name in self.streams:
+                stream.stats = self.streams[name].stats
+            self.streams[name] = stream
+        return renewed
 
     def forget(self, name: str) -> None:
         """Drops a stream with its window and counts; nothing happens if there is none."""
@@ -237,11 +247,14 @@ class Recognizer:
             raise ShapeError(f"a frame's time is {t_s}; expected seconds on a steady clock")
         return image, t_s, captured_s
 
-    def _forget_idle(self) -> None:
+    def _make_room(self, count: int) -> None:
+        """For so many streams more: where there are too many, those that are idle go. Raises VlfError."""
+        if len(self.streams) + count <= self._max_streams:
+            return
         now_s = time.monotonic()
         for name in [name for name, stream in self.streams.items() if now_s - stream.last_used_s > self._idle_s]:
             self.forget(name)
-        if len(self.streams) >= self._max_streams:
+        if len(self.streams) + count > self._max_streams:
             raise VlfError(
                 f"there are {len(self.streams)} streams already and all are in use; forget() those that have ended, or "
                 "open the plan with a larger max_streams"

@@ -255,13 +255,14 @@ class Runtime:
         play(lambda: self.pipeline(source, **how), self._sinks, detect, duration_s)
 
     def change_sources(self, gone: Collection[str] = (), new: Mapping[str, Any] | None = None) -> None:
-        """While a run goes on, and from any thread: ends the streams that are ``gone``, begins those of ``new``.
-
-        new: {stream name: source, see ``find_source``}. See ``Pipeline.exchange``. Raises SourceError, VlfError.
-        """
+        """``Pipeline.exchange`` while a run goes on: ends the streams that are ``gone``, begins those of ``new``,
+        {name: source as of ``find_source``}. Raises SourceError, VlfError; nothing has changed then."""
         if self._pipeline is None or not self._pipeline.running:
             raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
-        self._pipeline.exchange(gone, {name: _begun(find_source(one)) for name, one in (new or {}).items()})
+        found = {str(name): find_source(one) for name, one in (new or {}).items()}
+        with ExitStack() as stack:
+            self._pipeline.exchange(gone, {name: _begun(one, stack) for name, one in found.items()})
+            stack.pop_all()  # the pipeline closes them from here on
 
     def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
         """One decision over a whole clip: K frames, the middle of each of K equal segments.
@@ -339,8 +340,6 @@ class Runtime:
         self.close()
 
 
-def _begun(address: Address, stack: ExitStack | None = None) -> Source | Address:
+def _begun(address: Address, stack: ExitStack) -> Source | Address:
     """What a pipeline takes: a camera is opened there, again and again; anything else here, so that mistakes show."""
-    if address.live and address.again:
-        return address
-    return address.open() if stack is None else stack.enter_context(address.open())
+    return address if address.live and address.again else stack.enter_context(address.open())

@@ -49,9 +49,13 @@ class Backlog:
         if live:
             self._live.add(stream)
 
+    def __contains__(self, stream: Stream) -> bool:
+        """Whether a stream was opened and not removed."""
+        return stream in self._queues
+
     def is_live(self, stream: Stream) -> bool:
-        """Whether a stream's frames lose their worth; also of one that was removed, for what is still on its way."""
-        return stream in self._live or stream not in self._queues
+        """Whether a stream's frames lose their worth."""
+        return stream in self._live
 
     def end(self, stream: Stream) -> None:
         """No more frames come from a stream; those that wait are still given out."""
@@ -63,7 +67,7 @@ class Backlog:
         return not self._open and not any(self._queues.values())
 
     def must_wait(self, stream: Stream) -> bool:
-        """Whether a stream whose every frame counts has as many waiting as it may."""
+        """Whether a stream whose every frame counts has as many waiting as it may; never of one that was removed."""
         return stream not in self._live and len(self._queues.get(stream, ())) >= _WAITING_PER_FILE
 
     def offer(self, waiting: Waiting) -> None:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # A signal leaves a program little more than a second, in which the sinks and the summary come after this.
 JOIN_S, _READ_S = 1.0, 0.5
 _WATCH_S = 1.0
+_OVER = "the run is over: its sources cannot be changed any more"
 
 
 class Work:
@@ -53,20 +54,23 @@ class Work:
         self._steps = Outbox(every_frame)
         self._closed = self._inferred = False
         self._error: BaseException | None = None
+        self._errors: dict[Stream, BaseException] = {}  # of streams that have ended, while others go on
         self._run_began_s: float | None = None
         self._wake, self.closed = threading.Event(), threading.Event()
         self._events = Events(self._offer, self._tell_no_signal, self._end)
         # Replaced, never changed: other threads go through it.
-        self.captures = [self._capture(name, source) for name, source in sources.items()]
+        self.captures = [self._capture(recognizer.stream(name), source) for name, source in sources.items()]
+        self.former: dict[str, Capture] = {}
+        self._exchanging = threading.Lock()
+        self._left: list[Stream] = []  # which the executor has not forgotten yet
+        self._joined: set[Stream] = set()  # which were not there at the start
         self.inferring = threading.Thread(target=self._infer, name="vlf-infer", daemon=True)
         self._watching = threading.Thread(target=self._watch, name="vlf-watch", daemon=True)
         for capture in self.captures:
             self._backlog.open(capture.stream, live=capture.live)
 
-    def _capture(self, name: str, source: Source | Address) -> Capture:
-        known = name in self._recognizer.streams
-        stream = self._recognizer.stream(name)
-        return Capture(stream, source, self._limits, self._clock, self._events, self._wake, begins=known)
+    def _capture(self, stream: Stream, source: Source | Address) -> Capture:
+        return Capture(stream, source, self._limits, self._clock, self._events, self._wake)
 
     def start(self) -> None:
         self.inferring.start()
@@ -82,8 +86,9 @@ class Work:
             while not self._steps and not self._inferred and not self._closed:
                 self._changed.wait()
             if not self._steps:
-                if self._error is not None and not self._closed:
-                    raise self._error
+                error = self._error or next(iter(self._errors.values()), None)
+                if error is not None and not self._closed:
+                    raise error
                 return None
             step = self._steps.take()
             self._changed.notify_all()
@@ -116,44 +121,59 @@ class Work:
         if not first:
             return
         self._wake.set()
-        ending = [(capture, capture.close()) for capture in self.captures]
         began_s = time.monotonic()
-        reading = [(thread, _READ_S) for _, threads in ending for thread in threads]
-        for thread, limit_s in (*reading, (self._watching, JOIN_S), (self.inferring, JOIN_S)):
+        _end_captures(self.captures)
+        for thread in (self._watching, self.inferring):
             if thread is not threading.current_thread():  # the garbage collector closes from any thread
-                thread.join(max(0.0, began_s + limit_s - time.monotonic()))
+                thread.join(max(0.0, began_s + JOIN_S - time.monotonic()))
         if self.inferring.is_alive() and self.inferring is not threading.current_thread():
             log.warning("the engine still hangs in a run %.1f s after the stream was closed", JOIN_S)
-        for capture, threads in ending:
-            if any(thread.is_alive() and thread is not threading.current_thread() for thread in threads):
-                log.warning("%s still hangs in a read or an opening %.1f s after it was closed", capture.name, _READ_S)
         self.closed.set()
 
     # Any thread.
 
     def exchange(self, gone: Collection[str], new: Mapping[str, Source | Address]) -> None:
-        with self._changed:
-            known = {capture.stream.name: capture for capture in self.captures}
-            if missing := [name for name in gone if name not in known]:
-                raise VlfError(f"there is no stream {missing[0]!r} to be ended; running: {', '.join(known)}")
-            if taken := [name for name in new if name in known and name not in gone]:
-                raise VlfError(f"there is a stream {taken[0]!r} already: end it first, or take another name")
-            if self._over:
-                raise VlfError("the run is over: its sources cannot be changed any more")
-        ended = [known[name] for name in gone]
-        for capture in ended:
-            capture.close()  # without the condition, which its frames on their way may be waiting for
-        with self._changed:  # at once, so that no moment without a source ends the run
-            for capture in ended:
-                self._backlog.remove(capture.stream)
-            begun = [self._capture(name, source) for name, source in new.items()]
+        """See ``Pipeline.exchange``. After an error the new sources are still the caller's to close."""
+        with self._exchanging:
+            with self._changed:  # at once, so that no moment without a stream ends the run
+                known = {capture.stream.name: capture for capture in self.captures}
+                self._check_exchange(known, gone, new)
+                streams = self._recognizer.renew(new)
+                begun = [self._capture(streams[name], source) for name, source in new.items()]
+                for capture in begun:
+                    self._backlog.open(capture.stream, live=capture.live)
+                    self._joined.add(capture.stream)
+                ended = [known[name] for name in dict.fromkeys(gone)]
+                for capture in ended:
+                    self._take_out(capture)
+                self._changed.notify_all()
+            _end_captures(ended)  # a device is free before anybody opens it again
+            with self._changed:
+                if self._over and begun:
+                    raise VlfError(_OVER)
+                self.captures = [*self.captures, *begun]
             for capture in begun:
-                self._backlog.open(capture.stream, live=capture.live)
-            self.captures = [*(capture for capture in self.captures if capture not in ended), *begun]
-            self._changed.notify_all()
-        for capture in begun:
-            capture.start()
-        self._wake.set()
+                capture.start()
+            self._wake.set()
+
+    def _check_exchange(self, known: Collection[str], gone: Collection[str], new: Collection[str]) -> None:
+        if missing := [name for name in gone if name not in known]:
+            raise VlfError(f"there is no stream {missing[0]!r} to be ended; running: {', '.join(known)}")
+        if taken := [name for name in new if name in known and name not in gone]:
+            raise VlfError(f"there is a stream {taken[0]!r} already: end it first, or take another name")
+        if self._over:
+            raise VlfError(_OVER)
+
+    def _take_out(self, capture: Capture) -> None:
+        """A stream has no part in the run any more; the caller learns it behind what was decided before."""
+        stream = capture.stream
+        self._backlog.remove(stream)
+        self._errors.pop(stream, None)
+        self._joined.discard(stream)
+        self._left.append(stream)
+        self.former[stream.name] = capture
+        self.captures = [other for other in self.captures if other is not capture]
+        self._steps.put(Step(None, self._without_frame(capture, "ended")), stream, live=False)
 
     # The threads of the captures.
 
@@ -163,11 +183,11 @@ class Work:
             stream, frame.image, frame.t_s, seq=frame.seq, captured_s=frame.captured_s, begins=frame.begins
         )
         if due is None and not self._every_frame:
-            return True
+            return stream in self._backlog
         with self._changed:
             while self._backlog.must_wait(stream) and not self._over:
                 self._changed.wait()
-            if self._over:
+            if self._over or stream not in self._backlog:
                 if due is not None:
                     stream.stats.drop("at_end")
                 return False
@@ -176,14 +196,18 @@ class Work:
         return True
 
     def _end(self, capture: Capture, error: BaseException | None, fatal: bool) -> None:
+        stream = capture.stream
         with self._changed:
-            self._backlog.end(capture.stream)
+            if stream not in self._backlog:
+                return
+            self._backlog.end(stream)
+            fatal = fatal and stream not in self._joined  # what goes on already is worth more
             if error is not None and not self._closed:
                 if len(self.captures) > 1 and not fatal:
-                    log.error("%s has ended, the other streams go on: %s", capture.stream.name, error)
-                self._error = error if fatal else self._error or error
+                    log.error("%s has ended, the other streams go on: %s", stream.name, error)
+                self._errors[stream] = error
             if fatal:
-                self._inferred = True
+                self._error, self._inferred = error, True
             self._changed.notify_all()
 
     # The thread that watches.
@@ -213,16 +237,19 @@ class Work:
 
     def _tell_no_signal(self, capture: Capture, silent_s: float) -> None:
         """Behind the frames that wait, so that the order of things is kept."""
-        stream, last_s = capture.stream, capture.last_t_s
+        stream = capture.stream
         stream.last_used_s = time.monotonic()
-        prediction = Prediction(
-            "no_signal", last_s, last_s + silent_s, seq=-1, age_ms=silent_s * 1e3, stream=stream.name,
-            random_weights=self._recognizer.manifest.random_weights,
-        )  # fmt: skip
+        prediction = self._without_frame(capture, "no_signal", silent_s)
         with self._changed:
             if not self._over:
                 self._backlog.offer(Waiting(stream, None, None, prediction))
                 self._changed.notify_all()
+
+    def _without_frame(self, capture: Capture, state: str, silent_s: float = 0.0) -> Prediction:
+        return Prediction(
+            state, capture.last_t_s, capture.last_t_s + silent_s, seq=-1, age_ms=silent_s * 1e3,
+            stream=capture.stream.name, random_weights=self._recognizer.manifest.random_weights,
+        )  # fmt: skip
 
     def _fail(self, error: BaseException) -> None:
         """Ends all streams, with a thread that may hang."""
@@ -271,6 +298,8 @@ class Work:
     def _next_batch(self) -> list[Waiting] | None:
         with self._changed:
             while not self._over:
+                while self._left:  # none of it is in the executor's hands at this moment
+                    self._recognizer.executor.forget(self._left.pop())
                 wait_s = self._backlog.ready_in_s(time.monotonic())
                 if wait_s == 0:
                     batch = self._backlog.take()
@@ -282,10 +311,24 @@ class Work:
         return None
 
     def _send(self, step: Step, stream: Stream) -> None:
-        live = self._backlog.is_live(stream)
         with self._changed:
-            while not live and self._steps.full and not self._over:
+            live = self._backlog.is_live(stream)
+            while not live and self._steps.full and stream in self._backlog and not self._over:
                 self._changed.wait()
-            if not self._over:
+            if stream not in self._backlog:  # it was ended while this was decided
+                stream.stats.add(undelivered=1)
+            elif not self._over:
                 self._steps.put(step, stream, live=live)
-                self._changed.notify_all()
+            self._changed.notify_all()
+
+
+def _end_captures(captures: Collection[Capture]) -> None:
+    """Closes captures and waits for their threads, but not for long."""
+    ending = [(capture, capture.close()) for capture in captures]
+    deadline_s = time.monotonic() + _READ_S
+    for capture, threads in ending:
+        others = [thread for thread in threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        if any(thread.is_alive() for thread in others):
+            log.warning("%s still hangs in a read or an opening %.1f s after it was closed", capture.name, _READ_S)

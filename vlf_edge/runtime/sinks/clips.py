@@ -91,7 +91,10 @@ class ClipsSink(Sink):
 
     def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
         if frame is None:
-            self._finish(self._cameras.get(prediction.stream), lambda clip: clip.until_s is not None)
+            over = prediction.state == "ended"
+            self._finish(self._cameras.get(prediction.stream), lambda clip: over or clip.until_s is not None)
+            if over:
+                self._cameras.pop(prediction.stream, None)
             return
         camera = self._cameras.setdefault(frame.stream, _Camera(self._pre_s + _LATE_S))
         if camera.breaks(frame):

@@ -31,7 +31,7 @@ def discovery(prefix: str, stream: str, topic: str, availability: str, version: 
         "state_topic": f"{topic}/state",
         "device_class": "connectivity",
         "entity_category": "diagnostic",
-        "value_template": "{{ 'OFF' if value == 'no_signal' else 'ON' }}",
+        "value_template": "{{ 'OFF' if value in ('no_signal', 'ended') else 'ON' }}",
     }
     found = {}
     for component, entity, kind in (("sensor", action, "action"), ("binary_sensor", signal, "signal")):

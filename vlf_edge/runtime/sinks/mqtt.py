@@ -115,7 +115,7 @@ class MqttSink(Sink):
         with self._lock:
             topic = self._topic(prediction.stream)
             self._keep(f"{topic}/state", prediction.state)
-            if prediction.state == "no_signal":
+            if prediction.state in ("no_signal", "ended"):
                 self._keep(f"{topic}/action", "unknown")
             elif prediction.state == "ok":
                 self._keep(f"{topic}/action", self._action(prediction))

@@ -178,7 +178,7 @@ def open_videos(options: VideoOptions, run: Run) -> Iterator[Sink]:
         for stream, source in run.sources.items():
             alone = len(run.sources) == 1
             path = options.save if alone else video_of(options.save, stream)
-            yield VideoSink(path, source, stream=None if alone else stream)
+            yield VideoSink(path, source, stream)  # others may come while the run goes on, and have no video
 
 
 def video_of(path: str, stream: str) -> Path:
