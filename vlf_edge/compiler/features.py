@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 
 from . import graph as graphs
 from .recurrent import FEATURES, states
-from .recurrent import FEATURES, states
 
 LOGITS = "logits"
 _LAYERS = ("Gemm", "MatMul")
