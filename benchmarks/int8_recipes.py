@@ -95,7 +95,7 @@ def onnxruntime_told(graphs: Graphs, clips: Clips, percentile: float, folder: Pa
     }
     made: dict[str, bytes] = {}
     for stage, data in graphs.items():
-        _, feeds = stage_feeds(stage, clips, made)
+        _, feeds = stage_feeds(stage, data, clips, made)
         given = np.concatenate([feed[_input_name(data)] for feed in feeds])
         # Its option MatMulConstBOnly does nothing for Q/DQ graphs.
         attention = _products_of_activations(data)
@@ -156,7 +156,8 @@ def fp32_inputs(fp32: Fp32Model, clips: Clips) -> Arrays:
     """What the fp32 stages are given on the calibration windows: frames (F, H, W, 3) and tokens (n, K, S, D)."""
     frames, windows = clips.only(clips.windows)
     with open_stages(AS_WRITTEN, fp32.graphs) as stages:
-        return {"frame": frames, "clip": encode(stages, frames)[windows]}
+        encoded = encode(stages, frames, windows)
+        return {"frame": frames, "clip": encoded.entries[encoded.windows]}
 
 
 def read_test_clips(fp32: Fp32Model, args: argparse.Namespace, progress: Progress) -> tuple[Reference, int]:

@@ -275,7 +275,7 @@ def as_functions(engines):
     """{stage: function of (items, largest batch)}"""
 
     def function_of(engine):
-        (given,), (result,) = engine.inputs, engine.outputs
-        return lambda items, batch: engine.infer_all({given.name: items}, batch)[result.name]
+        (given,), name = engine.inputs, "logits" if len(engine.outputs) > 1 else engine.outputs[0].name
+        return lambda items, batch: engine.infer_all({given.name: items}, batch)[name]
 
     return {stage: function_of(engine) for stage, engine in engines.items()}

@@ -161,7 +161,7 @@ def test_the_numbers_for_the_boards_are_those_of_the_recipes():
 def texts_of_the_package() -> tuple[str, ...]:
     """Every string literal of what runs, compiles and commands; of f-strings, \\0 for what is filled in."""
     texts = []
-    for pattern in ("*.py", "backends/*.py", "video/*.py", "runtime/*.py", "compiler/**/*.py", "commands/*.py"):
+    for pattern in ("*.py", "backends/*.py", "video/**/*.py", "runtime/**/*.py", "compiler/**/*.py", "commands/*.py"):
         for path in (ROOT / "vlf_edge").glob(pattern):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):

@@ -90,12 +90,11 @@ def test_classify_of_nothing(runtime):
 
 
 def test_classify_refuses_a_camera(runtime, monkeypatch, images):
-    from vlf_edge.runtime import runtime as module
     from vlf_edge.video.sources import IterableSource
 
     camera = IterableSource(images)
     camera.live = True
-    monkeypatch.setattr(module, "open_source", lambda name: camera)
+    monkeypatch.setattr("vlf_edge.video.middles.open_source", lambda name: camera)
     with pytest.raises(SourceError, match="never ends"):
         runtime.classify("0")
 

@@ -67,7 +67,9 @@ def test_it_learns_and_says_how_well(settings, sets, caplog):
     assert set(record["val"]["recall"]) == set(LABELS) and record["val"]["clips"] == 8
     assert record["files"]["from"][0]["sha256"] == load_weights(settings.start).sha256
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert seen[:2] == [("epoch 1/8", 1, 16), ("epoch 1/8", 2, 16)] and seen[-1] == ("epoch 8/8", 16, 16)
+    epochs = [what for what in seen if what[0] != "report"]
+    assert epochs[:2] == [("epoch 1/8", 1, 16), ("epoch 1/8", 2, 16)] and epochs[-1] == ("epoch 8/8", 16, 16)
+    assert seen[-1] == ("report", 8, 8)
     with torch.no_grad():
         clips = np.stack([sets["val"].sample(i, None).frames for i in range(8)])
         answers = loaded.model(torch.from_numpy(clips)).argmax(dim=1).tolist()
