@@ -124,7 +124,7 @@ def test_no_password_is_ever_said(toy_plan, closed_port, caplog):
             url = f"{scheme}://viewer:{secret}@127.0.0.1:{closed_port}/x?token={quote(secret, safe='')}"
             said = io.StringIO()
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                assert main(["run", str(toy_plan.path), url, "--backend", "fake", "-v"]) == 4
+                assert main(["run", str(toy_plan.path), url, "--backend", "fake", "--max-retries", "0", "-v"]) == 4
                 with pytest.raises(SystemExit):
                     main(["capture", "0", url])
             try:
