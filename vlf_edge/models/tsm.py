@@ -18,11 +18,9 @@ from torch import Tensor, nn
 
 from ..errors import VlfError
 from ..types import TensorSpec
-from .backbone import Encoder
-from .model import Model
 from .sizes import Sizes
 from .stage import BATCH_AXIS, Stage
-from .tsn import Consensus
+from .tsn import TSN
 
 _SHARE = 8  # one channel of so many moves each way
 
@@ -51,35 +49,14 @@ SIZES = {
 }
 
 
-class TSM(Model):
+class TSM(TSN):
     """Offline one stage for a whole clip; online a stage for each frame that carries a state, and the consensus."""
 
-    tokens = 1
-
     def __init__(self, sizes: TSMSizes, pretrained: bool = False):
-        super().__init__()
-        self.sizes = sizes
-        self.frame = Encoder(sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained)
-        self.token_dim = self.frame.channels
-        self.clip = Consensus(self.token_dim, sizes.classes, sizes.dropout)
+        super().__init__(sizes, pretrained)
         self._past = Past()
         self.shifts = _insert_shifts(self.frame.net, sizes, self._past)
         self._state_shapes = self._measure()
-
-    @property
-    def heads(self) -> tuple[nn.Linear]:
-        return (self.clip.fc,)
-
-    @property
-    def backbones(self) -> tuple[nn.Module]:
-        return (self.frame.net,)
-
-    def encode(self, clips: Tensor) -> Tensor:
-        vectors = self.frame(clips.flatten(0, 1))  # (N*K, D), the frames of a clip side by side
-        return vectors.unflatten(0, clips.shape[:2]).unsqueeze(2)  # (N, K, 1, D)
-
-    def decide(self, mixed: Tensor) -> Tensor:
-        return self.clip(mixed.squeeze(2))
 
     def stages(self) -> tuple[Stage, ...]:
         s, channels = self.sizes, self.frame.channels

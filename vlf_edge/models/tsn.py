@@ -41,7 +41,7 @@ class TSN(Model):
 
     tokens = 1
 
-    def __init__(self, sizes: TSNSizes, pretrained: bool = False):
+    def __init__(self, sizes: Sizes, pretrained: bool = False):
         super().__init__()
         self.sizes = sizes
         self.frame = Encoder(sizes.backbone, sizes.backbone_options, sizes.height_px, sizes.width_px, pretrained)
