@@ -102,8 +102,8 @@ class Prediction:
 
     state: "warming" (window not full yet), "ok", "gap" (frames were missing, window restarted), "failed" (the model's
     answer was not a number, window restarted), "stale" (the decision came later than it may), "no_signal" (the camera
-    gives no frames), "ended" (the last word on a stream that was taken out of a run); there is no frame with these two,
-    and ``seq`` is -1. Only "ok" carries a label.
+    gives no frames), "ended" (the last word on each stream of a run that has several); there is no frame with these
+    two, and ``seq`` is -1. Only "ok" carries a label.
     stream: name of the camera, file or tracked person it is about.
     label, score: best class and its softmax probability, None unless ok. A plan that was enrolled, or calibrated for
     it, has one class more, the last: "unknown", for what is none of the others. It is a label like them, with its

@@ -157,7 +157,8 @@ class Runtime:
         """Predictions from a source, captured and inferred on threads of their own, until it ends or the caller stops.
 
         source: see ``find_source``; or {name: source}, run together until all of them end: each prediction names its
-        stream. max_batch_delay_ms: how long a frame may wait for frames of other streams, to be run in one batch.
+        stream, and of several each has a last one, of the state "ended".
+        max_batch_delay_ms: how long a frame may wait for frames of other streams, to be run in one batch.
         limits: how long to wait for a camera, and how late a decision may come.
         Of a camera the newest decision is given, and those that the caller was too slow for are counted. One that is
         absent, stalls or fails gives predictions of the state "no_signal", one a second, and is opened again until it

@@ -4,8 +4,8 @@
 
 A camera's frames lose their worth: when the machine or the caller is too slow, the oldest are dropped and counted. A
 file's wait. A camera that gives no frames is told of as "no_signal" and opened again (watchdog.py). A source that ends
-for good ends its own stream; whatever else fails ends all of them, and the caller gets the error after the steps that
-were already made.
+for good ends its own stream, which is told as "ended" where there are several; whatever else fails ends all of them,
+and the caller gets the error after the steps that were already made.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Work:
         self._exchanging = threading.Lock()
         self._left: list[Stream] = []  # which the executor has not forgotten yet
         self._joined: set[Stream] = set()  # which were not there at the start
+        self._several = len(sources) > 1  # a run of one stream ends with it, and says nothing more
+        self._told: set[Stream] = set()  # whose end the caller knows, or will
         self.inferring = threading.Thread(target=self._infer, name="vlf-infer", daemon=True)
         self._watching = threading.Thread(target=self._watch, name="vlf-watch", daemon=True)
         for capture in self.captures:
@@ -143,6 +145,7 @@ class Work:
                 for capture in begun:
                     self._backlog.open(capture.stream, live=capture.live)
                     self._joined.add(capture.stream)
+                self._several = True
                 ended = [known[name] for name in dict.fromkeys(gone)]
                 for capture in ended:
                     self._take_out(capture)
@@ -173,7 +176,9 @@ class Work:
         self._left.append(stream)
         self.former[stream.name] = capture
         self.captures = [other for other in self.captures if other is not capture]
-        self._steps.put(Step(None, self._without_frame(capture, "ended")), stream, live=False)
+        if stream not in self._told:
+            self._steps.put(Step(None, self._without_frame(capture, "ended")), stream, live=False)
+        self._told.discard(stream)
 
     # The threads of the captures.
 
@@ -200,6 +205,8 @@ class Work:
         with self._changed:
             if stream not in self._backlog:
                 return
+            ended = self._without_frame(capture, "ended")
+            self._backlog.offer(Waiting(stream, None, None, ended))  # behind what waits of it
             self._backlog.end(stream)
             fatal = fatal and stream not in self._joined  # what goes on already is worth more
             if error is not None and not self._closed:
@@ -315,10 +322,12 @@ class Work:
             live = self._backlog.is_live(stream)
             while not live and self._steps.full and stream in self._backlog and not self._over:
                 self._changed.wait()
-            if stream not in self._backlog:  # it was ended while this was decided
-                stream.stats.add(undelivered=1)
-            elif not self._over:
-                self._steps.put(step, stream, live=live)
+            if stream not in self._backlog:  # it was taken out while this was decided
+                stream.stats.add(undelivered=int(not step.is_end))
+            elif not self._over and (self._several or not step.is_end):
+                self._steps.put(step, stream, live=live and not step.is_end)
+                if step.is_end:
+                    self._told.add(stream)
             self._changed.notify_all()
 
 
