@@ -13,7 +13,17 @@ from fake_cameras import FakeCamera, FakeSource
 from test_accounting import adds_up
 from test_recognizer import fake_engines
 
-from vlf_edge import BackendMissing, CameraError, EventDetector, EventSettings, Limits, ModelError, ShapeError, VlfError
+from vlf_edge import (
+    BackendMissing,
+    Camera,
+    CameraError,
+    EventDetector,
+    EventSettings,
+    Limits,
+    ModelError,
+    ShapeError,
+    VlfError,
+)
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.watchdog import MOST_HANGING
@@ -238,6 +248,27 @@ def test_one_camera_without_a_signal_leaves_the_others_alone(run):
     held.give_slowly(dock, 4)
     assert [p.state for p in held.predictions if p.stream == "dock"][3:] == ["ok"] * 5
     assert held.report("dock")["state"] == "live"
+
+
+def test_cameras_have_limits_of_their_own(run):
+    door, dock = FakeCamera("door"), FakeCamera("dock")
+    own = Limits(stall_timeout_s=1, max_retries=0, max_staleness_s=0.5, budget_ms=100)
+    held = run({"door": Camera(door.address, limits=own), "dock": dock.address}, stall_timeout_s=5)
+    eventually(lambda: door.opened and dock.opened)
+    for camera in (door, dock):
+        for age_s in (0, 0, 0, 0, 1.0):
+            camera.source.captured_s = held.clock.now_s() - age_s
+            held.give_slowly(camera, 1)
+    last = {p.stream: p.state for p in held.predictions}
+    assert last == {"door": "stale", "dock": "ok"}
+    counts = {name: stream.stats.counts for name, stream in held.recognizer.streams.items()}
+    assert (counts["door"]["over_budget"], counts["dock"]["over_budget"]) == (1, 0)
+    held.advance(1.5)
+    held.until("ended")
+    assert held.report("door")["state"] == "failed" and held.report("dock")["state"] == "live"
+    held.advance(4.0)
+    held.until("no_signal")
+    assert held.report("dock")["state"] == "no_signal"
 
 
 def test_a_source_of_the_callers_own_is_told_of_when_it_stalls_and_ends_when_it_ends(run):

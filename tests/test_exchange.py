@@ -16,7 +16,7 @@ from test_accounting import adds_up
 from test_pipeline import SilentSource, our_threads, toy_recognizer
 from test_recognizer import fake_engines
 
-from vlf_edge import CameraError, Limits, Runtime, SourceError, VlfError
+from vlf_edge import Camera, CameraError, Limits, Runtime, SourceError, VlfError
 from vlf_edge.errors import BackendMissing
 from vlf_edge.runtime.event_settings import EventSettings
 from vlf_edge.runtime.pipeline import Pipeline
@@ -356,6 +356,26 @@ def test_events_of_a_stream_that_is_removed_end_with_it(toy_plan):
         assert sink.seen[sink.seen.index(("door", "ended")) - 1] == ("door", "ends")
         assert ("kept", "ends") not in sink.seen and runtime.stats()["streams"]["door"]["state"] == "ended"
         runtime.change_sources(["kept"])
+        thread.join(GUARD_S)
+        assert not thread.is_alive()
+
+
+def test_a_stream_that_takes_anothers_place_brings_its_own_settings(toy_plan):
+    first, second, third, kept, sink = Tap(1), Tap(1), Tap(1), Tap(2), Collected()
+    with Runtime(toy_plan, backend="fake") as runtime:
+        sources = {"door": Camera(first, events=EventSettings(threshold=0.99)), "kept": kept}
+        thread = threading.Thread(target=runtime.run, args=(sources, [sink]), kwargs={"events": SURE}, daemon=True)
+        thread.start()
+        first.give(8)
+        eventually(lambda: len(sink.of("door")) == 8)
+        with pytest.raises(VlfError, match="door: --event-ignore names 'jump', which is no label"):
+            runtime.change_sources(["door"], {"door": Camera(third, events=EventSettings(ignore=("jump",)))})
+        assert third.closed and not first.closed and sink.events == []
+        runtime.change_sources(["door"], {"door": Camera(second, limits=Limits(), events=SURE)})
+        second.give(1000)
+        eventually(lambda: sink.seen.count(("door", "ended")) == 2)
+        assert [event.stream for event in sink.events][:2] == ["door", "door"]
+        kept.give(1000)
         thread.join(GUARD_S)
         assert not thread.is_alive()
 

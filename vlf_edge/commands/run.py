@@ -92,14 +92,12 @@ def main(args: argparse.Namespace) -> int:
         ) as runtime,
         ExitStack() as stack,
     ):
-        sources = {  # a camera is opened when it runs, and again when it fails
-            name: one if one.live and one.again else stack.enter_context(one.open())
-            for name, one in find_cameras(args).items()
-        }
-        alone = len(sources) == 1 and not args.cameras
-        streams = {MAIN: next(iter(sources.values()))} if alone else sources
-        sinks = _sinks(args, streams)
-        sinks += open_page(args, runtime, {name: one.live for name, one in streams.items()}, sinks)
+        cameras = {name: one.begun(stack) for name, one in find_cameras(args).items()}
+        alone = len(cameras) == 1 and not args.cameras
+        streams = {MAIN: next(iter(cameras.values()))} if alone else cameras
+        sources = {name: one.source for name, one in streams.items()}
+        sinks = _sinks(args, sources)
+        sinks += open_page(args, runtime, {name: one.live for name, one in sources.items()}, sinks)
         if reload is not None:
             reload.runtime = runtime
         runtime.run(

@@ -19,6 +19,7 @@ from dataclasses import replace
 from ..errors import ModelError, VlfError
 from ..types import Frame, Prediction
 from ..video.sources import Address, Source
+from .camera import Camera
 from .capture import Capture, Events
 from .clock import Clock
 from .limits import Limits
@@ -40,7 +41,7 @@ class Work:
     def __init__(
         self,
         recognizer: Recognizer,
-        sources: Mapping[str, Source | Address],
+        sources: Mapping[str, Source | Address | Camera],
         every_frame: bool,
         max_batch_delay_s: float,
         limits: Limits,
@@ -48,7 +49,7 @@ class Work:
         every_second: Callable[[], None],
     ):
         self._recognizer, self._every_frame, self._every_second = recognizer, every_frame, every_second
-        self._limits, self._clock = limits, clock
+        self._limits, self._limits_of, self._clock = limits, {}, clock
         self._backlog = Backlog(recognizer.executor.max_batch, max_batch_delay_s)
         self._changed = threading.Condition()
         self._steps = Outbox(every_frame)
@@ -71,8 +72,10 @@ class Work:
         for capture in self.captures:
             self._backlog.open(capture.stream, live=capture.live)
 
-    def _capture(self, stream: Stream, source: Source | Address) -> Capture:
-        return Capture(stream, source, self._limits, self._clock, self._events, self._wake)
+    def _capture(self, stream: Stream, source: Source | Address | Camera) -> Capture:
+        camera = Camera.of(source)
+        limits = self._limits_of[stream.name] = camera.limits or self._limits
+        return Capture(stream, camera.source, limits, self._clock, self._events, self._wake)
 
     def start(self) -> None:
         self.inferring.start()
@@ -104,12 +107,12 @@ class Work:
         prediction = replace(step.prediction, age_ms=age_ms)
         if prediction.state != "ok":
             return prediction
-        stats = self._recognizer.stream(step.stream).stats
+        stats, limits = self._recognizer.stream(step.stream).stats, self._limits_of[step.stream]
         stats.add_ms("age", age_ms)
         self._recognizer.stats.add_ms("age", age_ms)
-        if self._limits.budget_ms is not None and age_ms > self._limits.budget_ms:
+        if limits.budget_ms is not None and age_ms > limits.budget_ms:
             stats.add(over_budget=1)
-        if self._limits.max_staleness_s is None or age_ms <= self._limits.max_staleness_s * 1e3:
+        if limits.max_staleness_s is None or age_ms <= limits.max_staleness_s * 1e3:
             return prediction
         stats.add(stale=1)
         return replace(prediction, state="stale", label=None, score=None, scores=None, logits=None, topk=())
@@ -134,7 +137,7 @@ class Work:
 
     # Any thread.
 
-    def exchange(self, gone: Collection[str], new: Mapping[str, Source | Address]) -> None:
+    def exchange(self, gone: Collection[str], new: Mapping[str, Source | Address | Camera]) -> None:
         """See ``Pipeline.exchange``. After an error the new sources are still the caller's to close."""
         with self._exchanging:
             with self._changed:  # at once, so that no moment without a stream ends the run
