@@ -257,7 +257,7 @@ def test_cameras_have_limits_of_their_own(run):
     eventually(lambda: door.opened and dock.opened)
     for camera in (door, dock):
         for age_s in (0, 0, 0, 0, 1.0):
-            camera.source.captured_s = held.clock.now_s() - age_s
+            camera.source.captured_s = held.clock() - age_s
             held.give_slowly(camera, 1)
     last = {p.stream: p.state for p in held.predictions}
     assert last == {"door": "stale", "dock": "ok"}
@@ -322,7 +322,7 @@ def test_a_decision_that_comes_too_late_is_stale(run):
     held = run(camera.address, max_staleness_s=2.0, budget_ms=500)
     eventually(lambda: camera.opened)
     for age_s in (0, 0, 0, 0.1, 0.6, 2.1, 1.9):
-        camera.source.captured_s = held.clock.now_s() - age_s
+        camera.source.captured_s = held.clock() - age_s
         held.give_slowly(camera, 1)
     assert held.states() == ["warming"] * 3 + ["ok", "ok", "stale", "ok"]
     stale = held.predictions[5]

@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
-from pathlib import Path
 from typing import Any
 
+from ..backends.cpu import cpu_name
 from ..errors import VlfError
 from ..printable import printable
 from .backend import add_backend_arguments, backend_options
@@ -103,8 +102,4 @@ def _size(text: str) -> tuple[int, int]:
 
 def cpu_model() -> str:
     """The processor's name and how many of its cores this process may use."""
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"

@@ -103,7 +103,7 @@ class Work:
 
     def _aged(self, step: Step) -> Prediction:
         """The prediction with its age, at the moment when the caller gets it."""
-        age_ms = (self._clock.now_s() - step.frame.captured_s) * 1e3
+        age_ms = (self._clock() - step.frame.captured_s) * 1e3
         prediction = replace(step.prediction, age_ms=age_ms)
         if prediction.state != "ok":
             return prediction
@@ -225,11 +225,11 @@ class Work:
     def _watch(self) -> None:
         try:
             while not self._over:
-                now_s = self._clock.now_s()
+                now_s = self._clock()
                 wakes_s = min([now_s + _WATCH_S, *(capture.tend(now_s) for capture in self.captures)])
                 self._watch_engine(now_s)
                 self._every_second()
-                self._clock.wait(self._wake, max(0.0, wakes_s - self._clock.now_s()))
+                self._clock.wait(self._wake, max(0.0, wakes_s - self._clock()))
                 self._wake.clear()
         except BaseException as error:
             self._fail(error)
@@ -291,7 +291,7 @@ class Work:
             capture.close()
 
     def _decide(self, due: list[DueFrame]) -> list[Prediction]:
-        began_s = self._clock.now_s()
+        began_s = self._clock()
         for frame in due:
             self._recognizer.stats.add_ms("queue", max(0.0, began_s - frame.captured_s) * 1e3)
         self._run_began_s = began_s
