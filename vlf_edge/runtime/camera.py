@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import SourceError
 from ..video.sources import find_source
 from .event_settings import EventSettings
 from .limits import Limits
@@ -41,5 +42,7 @@ class Camera:
 def cameras_by_stream(source: Any, *, fps: float | None = None) -> dict[str, Camera]:
     """{stream name: Camera whose source is an Address} of a source, or of {name: source}. Raises SourceError."""
     named = source if isinstance(source, Mapping) else {MAIN: source}
+    if not named:
+        raise SourceError("there is no source to stream from; expected {name: source} with one or more")
     found = {str(name): Camera.of(one) for name, one in named.items()}
     return {name: replace(one, source=find_source(one.source, fps=fps)) for name, one in found.items()}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backends.engine import Engine
 from ..backends.selection import open_engines
-from ..errors import ShapeError, SourceError, VlfError
+from ..errors import ShapeError, VlfError
 from ..plan import Plan
 from ..types import Event, Prediction
 from ..video.middles import read_middles
@@ -218,8 +218,6 @@ class Runtime:
                 raise VlfError(f"max_batch_delay_ms is {max_batch_delay_ms!r}; expected milliseconds from 0 to 10000")
             with ExitStack() as stack:
                 cameras = cameras_by_stream(source, fps=fps)
-                if not cameras:
-                    raise SourceError("there is no source to stream from; expected {name: source} with one or more")
                 begun = {name: camera.begun(stack) for name, camera in cameras.items()}
                 for name in begun:
                     self.recognizer.reset(name)
@@ -266,7 +264,7 @@ class Runtime:
         {name: source as of ``find_source``, or Camera}. Raises SourceError, VlfError; nothing has changed then."""
         if self._pipeline is None or not self._pipeline.running:
             raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
-        cameras = cameras_by_stream(new or {})
+        cameras = cameras_by_stream(new) if new else {}
         with ExitStack() as stack:
             begun = {name: camera.begun(stack) for name, camera in cameras.items()}
             if self._detector is not None:
