@@ -13,6 +13,9 @@ import numpy as np
 
 from .errors import VlfError
 
+MAIN = "main"
+"""The stream of a source that is given without a name."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -93,7 +96,7 @@ class Frame:
     seq: int
     captured_s: float
     begins: bool = False
-    stream: str = "main"
+    stream: str = MAIN
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Prediction:
     topk: tuple[tuple[str, float], ...] = ()
     dropped: int = 0
     random_weights: bool = False
-    stream: str = "main"
+    stream: str = MAIN
 
 
 @dataclass(frozen=True)

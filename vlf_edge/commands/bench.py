@@ -12,7 +12,6 @@ import os
 import re
 from typing import Any
 
-from ..backends.cpu import cpu_name
 from ..errors import VlfError
 from ..printable import printable
 from .backend import add_backend_arguments, backend_options
@@ -102,4 +101,6 @@ def _size(text: str) -> tuple[int, int]:
 
 def cpu_model() -> str:
     """The processor's name and how many of its cores this process may use."""
+    from ..backends.cpu import cpu_name
+
     return f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"

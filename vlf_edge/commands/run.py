@@ -20,6 +20,7 @@ from ..options import add_options, given_options
 from ..printable import printable
 from ..runtime.limits import Limits
 from ..runtime.sinks.table import add_sink_arguments
+from ..types import MAIN
 from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
 from .cameras import Reload, find_cameras
@@ -75,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs until every source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime
-    from ..runtime.recognizer import MAIN
 
     if args.plan is None or not (args.source or args.cameras):
         args.usage_error("what to run is missing: give PLAN and SOURCE, or --config FILE with a plan and cameras")

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import SourceError
+from ..types import MAIN
 from ..video.sources import find_source
 from .event_settings import EventSettings
 from .limits import Limits
-from .recognizer import MAIN
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from ..types import MAIN
 from ..video.sources import Address, Source
 from .camera import Camera
 from .clock import Clock
 from .limits import Limits
 from .outbox import Step
-from .recognizer import MAIN, Recognizer
+from .recognizer import Recognizer
 from .work import JOIN_S, Work
 
 

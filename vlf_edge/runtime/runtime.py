@@ -16,7 +16,7 @@ from ..backends.engine import Engine
 from ..backends.selection import open_engines
 from ..errors import ShapeError, VlfError
 from ..plan import Plan
-from ..types import Event, Prediction
+from ..types import MAIN, Event, Prediction
 from ..video.middles import read_middles
 from .camera import cameras_by_stream
 from .capture import PUSHED
@@ -26,7 +26,7 @@ from .events import EventDetector
 from .limits import Limits
 from .pipeline import Pipeline
 from .play import play
-from .recognizer import MAIN, Recognizer
+from .recognizer import Recognizer
 from .regions import Regions
 from .self_test import check_answers
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
