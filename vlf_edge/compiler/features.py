@@ -21,7 +21,7 @@ from .recurrent import FEATURES, states
 
 LOGITS = "logits"
 READ = "features/read"  # what the classifier reads, where features are more than that
-# Features more than this would take more memory of clips than a head may have.
+# What a head remembers of clips grows with their square: of these it takes half of what a head may.
 MOST_FEATURES = 512
 _AXES_AS_INPUTS = 18  # the opset from which ReduceMax takes them so
 _LAYERS = ("Gemm", "MatMul")
