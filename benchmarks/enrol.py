@@ -11,7 +11,8 @@ are enrolled as `vlf-edge enrol` does. A clip is decided by the mean of the prob
 labels alone ("right"), and with "unknown" an answer like them. Clips of nothing are given and asked about by group too:
 false accepts are counted as `vlf-edge eval --none` counts them, and those apart that last three windows or more. The
 same windows also make events, as `vlf-edge run --events` makes them: clips with none of their label are missed, clips
-with one of another are wrong, and every one of a clip of nothing is false. 20 draws; mean and 95 % interval of the mean.
+with one of another are wrong, and every one of a clip of nothing is false. 20 draws; mean and 95 % interval of the
+mean.
 
 --heads compares the discriminant with nearest mean, cosine, ridge and logistic regression, on the same draws.
 """
@@ -310,9 +311,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = []
         for name in names:
             scale, digits = (
-                (1, 2)
-                if name in ("teach_s", "temperature", "auroc") or name.endswith("per_hour")
-                else (100, 1)
+                (1, 2) if name in ("teach_s", "temperature", "auroc") or name.endswith("per_hour") else (100, 1)
             )
             mean, half = row.get(name, (None, None))
             cells.append("" if mean is None else f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}")

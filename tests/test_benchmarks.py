@@ -111,8 +111,9 @@ def test_enrol_draws_by_people_and_judges_labels_unknown_and_events(tmp_path):
     ):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         for person in (1, 2):
+            clip = f"test://motion?label={motion}&seed={person}&seconds=2.5&fps=8&width=64&height=64"
             with (
-                open_source(f"test://motion?label={motion}&seed={person}&seconds=2.5&fps=8&width=64&height=64") as source,
+                open_source(clip) as source,
                 VideoWriter(str(tmp_path / folder / f"seq{person}_{number}.avi"), fps=8) as writer,
             ):
                 for frame in source:

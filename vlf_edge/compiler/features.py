@@ -3,9 +3,9 @@ frames are tokens, how much these change.
 
 The classifier is its last layer, or the last few where they do nothing but turn one vector of a window into logits (an
 MLP): what comes before is worth more to other labels than what it makes of it. It costs nothing: the tensor is computed
-anyway. What a model was not trained to tell may have been lost on the way there, but it still moves the tokens: of each
-channel, the largest change between two neighbours in time, as the mean over the tokens of a frame, costs two passes over
-the window. docs/actions.md has what both are worth, measured.
+anyway. What a model was not trained to tell may have been lost on the way there, but it still moves the tokens: so the
+largest change of each channel between two neighbours in time comes beside it, as the mean over the tokens of a frame,
+which takes a pass or two over the window. docs/actions.md has what both are worth, measured.
 """
 
 from __future__ import annotations
