@@ -17,6 +17,7 @@ from vlf_edge import Manifest, Plan, Preprocess, Sampling, TensorSpec
 from vlf_edge.manifest import Graph
 from vlf_edge.onnx_graph import read_graph
 
+pytest_plugins = ("ends_hangs",)
 LABELS = ("still", "left", "right", "up", "down")
 # A process that tests holds PyTorch, OpenVINO and ONNX Runtime, and what it starts holds them once more.
 _WORKER_BYTES = 3 << 30
