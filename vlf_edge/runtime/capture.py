@@ -170,7 +170,10 @@ class Capture:
                         self._given = None
         except BaseException as failure:
             error = failure
-        self._ended(attempt, error)
+        try:
+            self._ended(attempt, error)
+        finally:
+            del error  # its traceback holds this frame, and with it all that the attempt had
         self._wake.set()
 
     def _opened(self, attempt: _Attempt) -> Source | None:
@@ -229,7 +232,9 @@ class Capture:
             elif not of_source or not isinstance(error, (Exception, type(None))):
                 self._finish(error, fatal=attempt.source is None)
             else:
-                self._watchdog.failed(now_s, error or CameraError(f"{self.name} has ended"))
+                # Without the traceback, which keeps what was read until the next error.
+                failure = error or CameraError(f"{self.name} has ended")
+                self._watchdog.failed(now_s, failure.with_traceback(None))
 
     def _finish(self, error: BaseException | None, *, fatal: bool = False) -> None:
         """No more frames come. fatal: what was asked for can never be, such as a library that is missing."""
