@@ -25,7 +25,7 @@ def test_a_full_channel_waits_for_the_receiver():
     time.sleep(0.05)
     assert len(sent) == 2
     assert list(channel) == list(range(10))
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive() and channel.dropped == 0
 
 
@@ -63,5 +63,5 @@ def test_close_wakes_a_waiting_end(end):
     thread = in_thread(wait)
     time.sleep(0.05)
     channel.close(discard=True)
-    thread.join(5)
+    thread.join(60)
     assert outcome == ["closed"] and not thread.is_alive()

@@ -101,7 +101,7 @@ if child:
     sys.exit(os.waitpid(child, 0)[1])
 """
     command = [sys.executable, "-c", program, str(Path(__file__).parent)]
-    assert subprocess.run(command, timeout=120).returncode == 0
+    assert subprocess.run(command, timeout=240).returncode == 0
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
@@ -121,7 +121,7 @@ if child == 0:
 sys.exit(os.waitpid(child, 0)[1])
 """
     command = [sys.executable, "-c", program, str(Path(__file__).parent), backend]
-    assert subprocess.run(command, timeout=120).returncode == 0
+    assert subprocess.run(command, timeout=240).returncode == 0
 
 
 def seven_rows() -> bytes:

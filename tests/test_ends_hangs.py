@@ -39,7 +39,7 @@ def test_what_hangs_ends_with_the_stacks_of_all_threads(hang, tmp_path):
     words = ["-p", "ends_hangs", "-p", "pytest_timeout", "-o", "timeout=1", "-o", "ends_after_s=2", "-c", os.devnull]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "--rootdir", tmp_path, path],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=240,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )  # fmt: skip
     assert done.returncode == 1 and "Timeout (0:00:02)!" in done.stderr and "in wait" in done.stderr, done

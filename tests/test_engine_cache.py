@@ -58,7 +58,7 @@ def test_processes_that_start_at_once_build_once(tmp_path):
     first = _start(tmp_path, 3.0)
     _wait_for_build(tmp_path)
     others = [_start(tmp_path, 0.0) for _ in range(2)]
-    ended = [start.communicate(timeout=120) for start in (first, *others)]
+    ended = [start.communicate(timeout=240) for start in (first, *others)]
     assert [out for out, _ in ended] == ["b'engine'\n"] * 3
     assert len(list(tmp_path.glob("build.*"))) == 1
     assert ended[0][1] == ""
@@ -74,7 +74,7 @@ def test_a_killed_builder_lets_the_next_one_build(tmp_path):
     assert waiting.poll() is None
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert waiting.communicate(timeout=60)[0] == "b'engine'\n"
+    assert waiting.communicate(timeout=240)[0] == "b'engine'\n"
     assert len(list(tmp_path.glob("build.*"))) == 2
 
 

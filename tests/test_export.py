@@ -173,7 +173,7 @@ print(toy.training, toy.frame.training, toy.frame.f.training, toy.frame.g.traini
 def test_another_process_gives_the_same_bytes_says_nothing_and_leaves_the_model_as_it_was(toy_exported, tmp_path):
     here = [hashlib.sha256(graph).hexdigest() for _, graph in toy_exported]
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0 and not run.stderr, run.stderr
     assert run.stdout.split() == [*here, "True", "True", "False", "True"]
 
