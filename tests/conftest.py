@@ -207,19 +207,27 @@ def _exported_once(tmp_path_factory, name: str, create: Callable) -> dict[str, b
 @pytest.fixture(scope="session")
 def toy_models(tmp_path_factory) -> Callable[[tuple[str, ...]], tuple[Path, Path]]:
     """A function: names of classes -> (weights file, fp32 plan built of it) of the toy model, whose windows last 1.5 s.
-    Untrained, but from a file: what a build takes for trained. Each is made once a run; nobody may change them."""
+    Untrained, but from a file: what a build takes for trained. Each is made once a run; nobody may change them.
+    Their frame stages are the same, and exported once."""
 
     def made(labels: tuple[str, ...]) -> tuple[Path, Path]:
         from toy_model import TOY, build_toy
 
-        from vlf_edge.compiler import Recipe, build
+        from vlf_edge.compiler import Recipe, build, onnx_export
         from vlf_edge.models.weights import save_weights
 
-        with shared_folder(tmp_path_factory, f"toy of {' '.join(labels)}") as folder:
-            weights, plan = folder / "toy.safetensors", folder / "toy.plan"
+        with shared_folder(tmp_path_factory, "toys") as folder, pytest.MonkeyPatch.context() as patch:
+            export, kept = onnx_export.export_stage, folder / "frame.onnx"
+
+            def exported(stage):
+                return kept.read_bytes() if stage.name == "frame" and kept.exists() else export(stage)
+
+            weights, plan = (folder / f"{' '.join(labels)}.{kind}" for kind in ("safetensors", "plan"))
             if not plan.exists():
+                patch.setattr(onnx_export, "export_stage", exported)
                 save_weights(weights, build_toy(replace(TOY, classes=len(labels))), labels, {"span_s": 1.5})
-                build(Recipe(weights=str(weights), precision="fp32", target="cpu"), plan)
+                made = build(Recipe(weights=str(weights), precision="fp32", target="cpu"), plan)
+                kept.write_bytes(made.graph("frame", "fp32"))
             return weights, plan
 
     return made
