@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from rendered_videos import write_videos
@@ -18,6 +19,11 @@ from vlf_edge.manifest import Graph
 from vlf_edge.onnx_graph import read_graph
 
 pytest_plugins = ("ends_hangs",)
+# The same examples every time, however long they take: what seeks new ones is tests/fuzz.py.
+hypothesis.settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 LABELS = ("still", "left", "right", "up", "down")
 # A process that tests holds PyTorch, OpenVINO and ONNX Runtime, and what it starts holds them once more.
 _WORKER_BYTES = 3 << 30

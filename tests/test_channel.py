@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+from clocks import eventually
 
 from vlf_edge.runtime.channel import Channel, ChannelClosed
 
@@ -22,6 +23,7 @@ def test_a_full_channel_waits_for_the_receiver():
         channel.close()
 
     thread = in_thread(sender)
+    eventually(lambda: len(sent) == 2)
     time.sleep(0.05)
     assert len(sent) == 2
     assert list(channel) == list(range(10))
