@@ -259,7 +259,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    memory.few_arenas()  # as vlf-edge does
+    memory.one_arena()  # as vlf-edge does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("plan", nargs="?", default="vlf_edge/weights/vlf-tiny.plan", metavar="PLAN", help="default: the shipped fp32")

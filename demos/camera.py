@@ -57,5 +57,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    memory.few_arenas()
+    memory.one_arena()
     signals.run(main, "camera.py")  # Ctrl-C ends it, with the video finished

@@ -1,4 +1,4 @@
-"""A clock that a test turns by hand."""
+"""Clocks that a test turns by hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from vlf_edge.runtime.clock import Clock
 _GUARD_S = 60.0  # nobody waits so long, on a busy machine either, for what does come about
 
 
+class SetClock:
+    """Gives what ``now_s`` is set to."""
+
+    def __init__(self, now_s: float = 1000.0):
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class MockClock(Clock):
     """Stands still until ``advance``; the thread that waits is woken then, and looks at the time again."""
 
@@ -20,7 +30,7 @@ class MockClock(Clock):
         self._watcher: threading.Thread | None = None
         self._looked = 0
 
-    def now_s(self) -> float:
+    def __call__(self) -> float:
         return self._now_s
 
     def wait(self, event: threading.Event, timeout_s: float) -> None:

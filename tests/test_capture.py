@@ -14,7 +14,17 @@ from fake_cameras import FakeCamera, FakeSource
 from test_accounting import adds_up
 from test_recognizer import fake_engines
 
-from vlf_edge import BackendMissing, CameraError, EventDetector, EventSettings, Limits, ModelError, ShapeError, VlfError
+from vlf_edge import (
+    BackendMissing,
+    Camera,
+    CameraError,
+    EventDetector,
+    EventSettings,
+    Limits,
+    ModelError,
+    ShapeError,
+    VlfError,
+)
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.watchdog import MOST_HANGING
@@ -38,7 +48,7 @@ class Run:
     def _take(self) -> None:
         try:
             for step in self.pipeline:
-                assert (step.frame is None) == (step.prediction.state == "no_signal")
+                assert (step.frame is None) == (step.prediction.state in ("no_signal", "ended"))
                 self.predictions.append(step.prediction)
         except BaseException as error:
             self.error = error
@@ -253,10 +263,32 @@ def test_one_camera_without_a_signal_leaves_the_others_alone(run):
     eventually(lambda: dock.opened)
     held.give_slowly(dock, 4)
     held.advance(2.0)
-    eventually(lambda: held.report("door")["state"] == "failed")
+    eventually(lambda: "ended" in held.states())
+    assert held.report("door")["state"] == "failed"
     held.give_slowly(dock, 4)
     assert [p.state for p in held.predictions if p.stream == "dock"][3:] == ["ok"] * 5
     assert held.report("dock")["state"] == "live"
+
+
+def test_cameras_have_limits_of_their_own(run):
+    door, dock = FakeCamera("door"), FakeCamera("dock")
+    own = Limits(stall_timeout_s=1, max_retries=0, max_staleness_s=0.5, budget_ms=100)
+    held = run({"door": Camera(door.address, limits=own), "dock": dock.address}, stall_timeout_s=5)
+    eventually(lambda: door.opened and dock.opened)
+    for camera in (door, dock):
+        for age_s in (0, 0, 0, 0, 1.0):
+            camera.source.captured_s = held.clock() - age_s
+            held.give_slowly(camera, 1)
+    last = {p.stream: p.state for p in held.predictions}
+    assert last == {"door": "stale", "dock": "ok"}
+    counts = {name: stream.stats.counts for name, stream in held.recognizer.streams.items()}
+    assert (counts["door"]["over_budget"], counts["dock"]["over_budget"]) == (1, 0)
+    held.advance(1.5)
+    held.until("ended")
+    assert held.report("door")["state"] == "failed" and held.report("dock")["state"] == "live"
+    held.advance(4.0)
+    held.until("no_signal")
+    assert held.report("dock")["state"] == "no_signal"
 
 
 def test_a_source_of_the_callers_own_is_told_of_when_it_stalls_and_ends_when_it_ends(run):
@@ -310,7 +342,7 @@ def test_a_decision_that_comes_too_late_is_stale(run):
     held = run(camera.address, max_staleness_s=2.0, budget_ms=500)
     eventually(lambda: camera.opened)
     for age_s in (0, 0, 0, 0.1, 0.6, 2.1, 1.9):
-        camera.source.captured_s = held.clock.now_s() - age_s
+        camera.source.captured_s = held.clock() - age_s
         held.give_slowly(camera, 1)
     assert held.states() == ["warming"] * 3 + ["ok", "ok", "stale", "ok"]
     stale = held.predictions[5]
@@ -402,7 +434,8 @@ def test_a_frame_that_cannot_be_cut_to_size_ends_its_stream_with_the_error(run, 
     held.give_slowly(dock, 1)
     monkeypatch.setattr(held.recognizer, "_preprocess", Fails(held.recognizer._preprocess, door))
     door.source.give(1)
-    eventually(lambda: held.report("door")["state"] == "failed")
+    eventually(lambda: "ended" in held.states())
+    assert held.report("door")["state"] == "failed"
     held.give_slowly(dock, 4)
     assert held.predictions[-1].state == "ok" and held.report("door")["last_error"] == "no memory for the picture"
     counts = held.recognizer.streams["door"].stats.counts

@@ -36,11 +36,11 @@ def arenas(before: str = "", **environment: str) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "confstr") or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"), reason="no glibc")
-def test_threads_share_two_arenas_unless_the_environment_says_otherwise():
+def test_threads_share_one_arena_unless_the_environment_says_otherwise():
     assert arenas() > 3, "else this test sees nothing"
-    assert arenas("memory.few_arenas()") == 2
-    assert arenas("import numpy; memory.few_arenas()") == 2
-    assert arenas("memory.few_arenas()", MALLOC_ARENA_MAX="3") == 3
+    assert arenas("memory.one_arena()") == 1
+    assert arenas("import numpy; memory.one_arena()") == 1
+    assert arenas("memory.one_arena()", MALLOC_ARENA_MAX="3") == 3
 
 
 def test_where_there_is_no_glibc_it_does_nothing(monkeypatch):
@@ -48,4 +48,4 @@ def test_where_there_is_no_glibc_it_does_nothing(monkeypatch):
 
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
-    memory.few_arenas()
+    memory.one_arena()

@@ -11,7 +11,7 @@ def _verb() -> int:
 
 def main() -> None:
     """Ends the process."""
-    memory.few_arenas()
+    memory.one_arena()
     signals.run(_verb)
 
 
