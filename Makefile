@@ -46,7 +46,7 @@ weights: env
 	  --motion-weight 4 --motion-weight-end 0.3 --half --compile --out build/weights/vlf-tiny.safetensors
 	cp build/weights/vlf-tiny.last.safetensors vlf_edge/weights/vlf-tiny.safetensors
 	$(BIN)/vlf-edge build --precision fp32 --target cpu --weights vlf_edge/weights/vlf-tiny.safetensors \
-	  --output vlf_edge/weights/vlf-tiny.plan
+	  --no-golden-windows --output vlf_edge/weights/vlf-tiny.plan
 
 clean:
 	rm -rf .venv demo.plan demo.mp4 build dist *.egg-info
