@@ -27,6 +27,7 @@ from vlf_edge.datasets import ClipDataset
 from vlf_edge.datasets.dataset import Sample
 from vlf_edge.datasets.frames import segment_indices
 from vlf_edge.datasets.motion import FPS, MotionDataset
+from vlf_edge.datasets.symmetries import Symmetry
 from vlf_edge.models import sizes_of
 from vlf_edge.models.sizes import Sizes
 from vlf_edge.synthetic import CLASSES, HELD_OUT_SEED, SHIFTS, MotionClip
@@ -39,11 +40,13 @@ from vlf_edge.video.preprocess import Preprocessor
 SPAN_S = 2.0
 BATCH = 16  # many small steps taught vlf-tiny more than few large ones
 EASE = 1.0
+CLIPS_PER_SCENE = 3
+HALF_CNN = {"channels": (16, 32, 64), "layers": (1, 1, 1), "stem_width": 8}
 
 
 def contenders() -> dict[str, Sizes]:
     """Name -> sizes, in the order in which they are trained. The decoder of VTN is as wide and deep as h."""
-    tiny = sizes_of("vlf-tiny")
+    tiny = replace(sizes_of("vlf-tiny"), backbone_options=HALF_CNN, token_dim=64)
     cnn = {name: getattr(tiny, name) for name in ("backbone", "backbone_options", "height_px", "width_px", "dropout")}
     h = {"layers": tiny.temporal_layers, "heads": tiny.temporal_heads, "ffn_ratio": tiny.ffn_ratio}
     return {
@@ -61,7 +64,8 @@ def contenders() -> dict[str, Sizes]:
 
 
 class KeptClips(ClipDataset):
-    """Clips that are in memory, or in files mapped into it. An endless training set is asked for its clips in order."""
+    """Clips that are in memory, or in files mapped into it. In training each turn through them turns, mirrors and
+    reverses them anew; an endless set is asked for them in order."""
 
     def __init__(self, frames: np.ndarray, labels: np.ndarray, targets: np.ndarray, endless: bool):
         self.name, self.labels, self.targets, self.span_s, self.endless = "motion", CLASSES, SHIFTS, SPAN_S, endless
@@ -72,7 +76,12 @@ class KeptClips(ClipDataset):
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         frames, labels, targets = self._kept
-        return Sample(np.array(frames[index]), int(labels[index]), np.array(targets[index]))
+        index %= len(frames)
+        sample = Sample(np.array(frames[index]), int(labels[index]), np.array(targets[index]))
+        if rng is None:
+            return sample
+        symmetry = Symmetry.draw(rng)
+        return Sample(symmetry.frames(sample.frames), symmetry.label(sample.label), symmetry.shifts(sample.targets))
 
 
 def training_clips(folder: Path, seed: int, count: int) -> KeptClips:
@@ -80,8 +89,8 @@ def training_clips(folder: Path, seed: int, count: int) -> KeptClips:
     motion.set_progress(1 - EASE)
     return _kept(
         folder / f"train-{seed}-{count}",
-        lambda index: motion.sample(index, np.random.default_rng((seed, index))),
-        count,
+        lambda scene: motion.sample(2 * scene, np.random.default_rng((seed, scene))),
+        count // CLIPS_PER_SCENE,
         True,
     )
 
@@ -114,9 +123,8 @@ def _kept(path: Path, sample, count: int, endless: bool) -> KeptClips:
     return KeptClips(frames, labels, targets, endless)
 
 
-def train(sizes: Sizes, seed: int, train_set: KeptClips, test_set: KeptClips, out: Path) -> dict:
+def train(sizes: Sizes, seed: int, clips: int, train_set: KeptClips, test_set: KeptClips, out: Path) -> dict:
     """One run of the package's own trainer. Returns its record; the weights are at ``out``."""
-    clips = len(train_set)
     settings = Settings("motion", str(out), epochs=1, clips_per_epoch=clips, batch=BATCH, seed=seed, workers=0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -125,7 +133,7 @@ def train(sizes: Sizes, seed: int, train_set: KeptClips, test_set: KeptClips, ou
         outcome = Trainer(settings, device, Outputs(out), model, train_set, test_set, "").fit(
             lambda *done: None, lambda: False
         )
-    return outcome.record
+    return {**outcome.record, "train_top1": outcome.history[-1]["train_top1"]}
 
 
 def main() -> None:
@@ -148,7 +156,7 @@ def main() -> None:
                 continue
             train_set = training_clips(args.work, seed, args.clips)
             test_set = held_out_clips(args.work, args.test_clips)
-            record = train(sizes, seed, train_set, test_set, weights)
+            record = train(sizes, seed, args.clips, train_set, test_set, weights)
             result.write_text(json.dumps({"model": name, "weights": weights.name, **record}, indent=1))
             print(f"{name}, seed {seed}: {record['val']['top1']:.1%} after {record['minutes']} min", flush=True)
     print(report(contenders(), args.work, args.clips))

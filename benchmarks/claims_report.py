@@ -1,1 +1,172 @@
-def report(*a): return ""
+"""What the runs of claims.py came to: a table, the answers with their intervals, and a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from models import Cost, cost, opened
+from turns import in_turns, runs_of
+
+from vlf_edge.models.sizes import Sizes
+from vlf_edge.synthetic import CLASSES, REVERSES
+
+YARDSTICK = "VLF, 4 tokens"
+QUESTIONS = (
+    ("order: a decoder over one vector a frame, against their mean", "VTN", "TSN"),
+    ("order: h over one token a frame, against the mean of vectors", "VLF, 1 token", "TSN"),
+    ("structure: 4 tokens a frame against 1", "VLF, 4 tokens", "VLF, 1 token"),
+    ("structure: 16 tokens a frame against 4", "VLF, 16 tokens", "VLF, 4 tokens"),
+    ("g, with 4 tokens", "VLF, 4 tokens", "VLF, 4 tokens, no g"),
+    ("g, with 16 tokens", "VLF, 16 tokens", "VLF, 16 tokens, no g"),
+    ("TSM against VLF with 4 tokens", "TSM", "VLF, 4 tokens"),
+    ("TSM online against VLF with 4 tokens", "TSM, online", "VLF, 4 tokens"),
+)
+_REVERSIBLE = [CLASSES.index(name) for pair in REVERSES.items() for name in pair]
+# Student's t for 95 %, by the number of seeds.
+_T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+
+
+class Scored(NamedTuple):
+    """One run. top1: share of the held-out clips. reversible: mean recall of the classes that another one reverses."""
+
+    top1: float
+    reversible: float
+    clips: int
+
+
+def results(work: Path, clips: int) -> dict[str, dict[int, Scored]]:
+    """{model: {seed: what it scored}} of the finished runs that learned from so many clips."""
+    found: dict[str, dict[int, Scored]] = {}
+    for path in sorted(work.glob(f"*-{clips}.json")):
+        run = json.loads(path.read_text())
+        recall = list(run["val"]["recall"].values())
+        reversible = statistics.mean(recall[number] for number in _REVERSIBLE)
+        found.setdefault(run["model"], {})[run["seed"]] = Scored(run["val"]["top1"], reversible, run["val"]["clips"])
+    return found
+
+
+def difference(one: Mapping[int, Scored], other: Mapping[int, Scored]) -> tuple[float, float, str]:
+    """(mean, half width of its 95 % interval, over what) in points of accuracy, over the seeds both have.
+
+    Of one seed there is no spread: then the interval is that of the held-out clips alone.
+    """
+    seeds = sorted(one.keys() & other.keys())
+    points = [100 * (one[seed].top1 - other[seed].top1) for seed in seeds]
+    if len(points) > 1:
+        spread = _T[len(points)] * statistics.stdev(points) / math.sqrt(len(points))
+        return statistics.mean(points), spread, f"{len(points)} seeds"
+    a, b = one[seeds[0]], other[seeds[0]]
+    variance = sum(x.top1 * (1 - x.top1) / x.clips for x in (a, b))
+    return points[0], 196 * math.sqrt(variance), "clips of one seed"
+
+
+def report(contenders: Mapping[str, Sizes], work: Path, clips: int, picture: Path, turns: int) -> str:
+    """The tables; the picture is written."""
+    scored = results(work, clips)
+    models = {name: replace(sizes, classes=len(CLASSES)) for name, sizes in contenders.items() if name in scored}
+    if YARDSTICK not in models:
+        return f"no finished run of {YARDSTICK} with {clips} clips in {work}: nothing to compare with yet"
+    costs = {name: cost(sizes.build()) for name, sizes in models.items()}
+    times = _times_ms(models, turns)
+    picture.write_bytes(_picture(scored, costs, times))
+    lines = [
+        f"{clips:,} training clips a run, {next(iter(scored[YARDSTICK].values())).clips:,} held-out ones",
+        "",
+        "| model | multiply-adds a clip | a streamed decision | ms a clip | ms a streamed decision | accuracy, by seed "
+        "| of classes with a reverse |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(name, scored[name], costs[name], times[name]) for name in models),
+        "",
+        "| question | points of accuracy | interval of 95 % over |",
+        "|---|---|---|",
+    ]
+    for what, one, other in QUESTIONS:
+        if scored.get(one, {}).keys() & scored.get(other, {}).keys():
+            mean, half, over = difference(scored[one], scored[other])
+            lines.append(f"| {what} | {mean:+.1f} ± {half:.1f} | {over} |")
+    return "\n".join(lines)
+
+
+def _row(name: str, scored: Mapping[int, Scored], of: Cost, ms: tuple[float, float]) -> str:
+    seeds = ", ".join(f"{scored[seed].top1:.1%}" for seed in sorted(scored))
+    reversible = statistics.mean(one.reversible for one in scored.values())
+    return (
+        f"| {name} | {of.clip / 1e6:.1f} M | {of.decision / 1e6:.1f} M | {ms[0]:.2f} | {ms[1]:.2f} | {seeds} "
+        f"| {reversible:.1%} |"
+    )
+
+
+def _times_ms(models: Mapping[str, Sizes], turns: int) -> dict[str, tuple[float, float]]:
+    """{model: (a clip, a streamed decision)}, CPU time of one thread, all in turns."""
+    with ExitStack() as stack:
+        ways = {}
+        for name, sizes in models.items():
+            model = sizes.build()
+            ways[name, "clip"], ways[name, "streamed"] = runs_of(model.stages(), opened(model, stack))
+        spent = in_turns(ways, turns)
+    return {name: (spent[name, "clip"].cpu_ms, spent[name, "streamed"].cpu_ms) for name in models}
+
+
+_WIDTH_PX, _HEIGHT_PX = 1240, 460
+_LEFT_PX, _TOP_PX, _PLOT_WIDTH_PX, _PLOT_HEIGHT_PX = 60, 44, 500, 350
+_FAMILIES = {"TSN": (120, 120, 120), "TSM": (40, 150, 40), "VTN": (30, 120, 230), "VLF": (180, 110, 30)}  # BGR
+
+
+def _picture(scored: dict[str, dict[int, Scored]], costs: Mapping[str, Cost], times: Mapping[str, Any]) -> bytes:
+    """PNG: accuracy over the multiply-adds, and over the ms, of a streamed decision. A line from the worst seed to the
+    best, a dot at the mean; full where a stream keeps what it knows of earlier frames, open where it begins anew."""
+    image = np.full((_HEIGHT_PX, _WIDTH_PX, 3), 255, np.uint8)
+    highest = max(one.top1 for seeds in scored.values() for one in seeds.values())
+    top = min(100, 10 * math.ceil(10 * highest + 0.5))
+    panels = (
+        ("multiply-adds of a streamed decision, M", {name: of.decision / 1e6 for name, of in costs.items()}),
+        ("ms of a streamed decision, one thread", {name: ms[1] for name, ms in times.items()}),
+    )
+    for number, (title, values) in enumerate(panels):
+        _panel(image, _LEFT_PX + number * _WIDTH_PX // 2, title, values, scored, top)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def _panel(image, left: int, title: str, values: Mapping[str, float], scored: Mapping[str, Any], top: float) -> None:
+    """One plot; the horizontal axis is logarithmic."""
+    low, high = math.log(0.7 * min(values.values())), math.log(1.6 * max(values.values()))
+
+    def at(value: float, points: float) -> tuple[int, int]:
+        x = left + (math.log(value) - low) / (high - low) * _PLOT_WIDTH_PX
+        return round(x), round(_TOP_PX + (1 - points / top) * _PLOT_HEIGHT_PX)
+
+    _text(image, f"accuracy, %, by {title}", (left, 24))
+    for points in range(0, round(top) + 1, 10):
+        y = at(1, points)[1]
+        cv2.line(image, (left, y), (left + _PLOT_WIDTH_PX, y), (225, 225, 225), 1)
+        _text(image, str(points), (left - 34, y + 4))
+    for value in _ticks(math.exp(low), math.exp(high)):
+        _text(image, f"{value:g}", (at(value, 0)[0] - 8, _TOP_PX + _PLOT_HEIGHT_PX + 22))
+    taken: list[tuple[int, int]] = []
+    for name, value in sorted(values.items(), key=lambda item: -item[1]):
+        seeds = [100 * one.top1 for one in scored[name].values()]
+        colour, place = _FAMILIES[name[:3]], at(value, statistics.mean(seeds))
+        cv2.line(image, at(value, min(seeds)), at(value, max(seeds)), colour, 2, cv2.LINE_AA)
+        cv2.circle(image, place, 5, colour, 2 if name == "TSM" else -1, cv2.LINE_AA)
+        label = (place[0] + 9, place[1] + 4)
+        while any(abs(label[1] - y) < 14 and abs(label[0] - x) < 150 for x, y in taken):
+            label = (label[0], label[1] + 14)
+        taken.append(label)
+        _text(image, name, label, colour)
+
+
+def _ticks(low: float, high: float) -> Sequence[float]:
+    return [step * 10**power for power in range(-3, 6) for step in (1, 2, 5) if low <= step * 10**power <= high]
+
+
+def _text(image, text: str, place: tuple[int, int], colour: tuple[int, int, int] = (40, 40, 40)) -> None:
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
