@@ -1,35 +1,44 @@
 """The claims of the VideoLightFormer paper, tested small: what do spatial structure, order and g bring, what do they cost?
 
-    nice python benchmarks/claims.py --work claims/          hours of one core; stopped, it goes on where it was
-    python benchmarks/claims.py --work claims/ --report      only the table and the picture of what is there
+    nice python benchmarks/claims.py --work claims/                hours of a core; stopped, it goes on where it was
+    nice python benchmarks/claims.py --work claims/ --frozen-f     the same with one f, learned before: minutes a run
+    python benchmarks/claims.py --work claims/ --report            only the tables and the picture of what is there
 
-Ten models with the same CNN (vlf-tiny's), the same images (8 frames, 64 px), the same training clips in the same order
-and the same recipe, each from several seeds. Then: accuracy on held-out clips against multiply-adds and against ms on
-OpenVINO, of a clip and of a streamed decision, as docs/claims.png and as a table for docs/models.md.
+Models with the same CNN (vlf-tiny's), the same images (8 frames, 64 px), the same rendered clips in the same order and
+the same recipe, each from several seeds. Then: accuracy on held-out clips against multiply-adds and against ms on
+OpenVINO, of a clip and of a streamed decision, as docs/claims.png and as tables for docs/models.md.
 
-Everything is learned from scratch from a few thousand rendered clips, so they are the easy ones of Motion-13 (ease 1:
-large, fast, clean), and so are the held-out ones, on surfaces that training does not show. The clips of a seed are
-rendered once; seeds differ in clips, first weights and dropout.
+The clips are the easy ones of Motion-13 (ease 1: large, fast, clean), those held out on surfaces that training does not
+show. They are rendered once; training sees each scene turned, mirrored and reversed anew. Seeds differ in first
+weights, dropout and the order of clips.
+
+--frozen-f: f is that of the weights that ship, and does not move. Its maps are computed once, and what stands on them
+learns from those. The shifts of TSM are inside of f, so it is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from claims_report import report
+from torch import Tensor, nn
 
 from vlf_edge.datasets import ClipDataset
 from vlf_edge.datasets.dataset import Sample
 from vlf_edge.datasets.frames import segment_indices
-from vlf_edge.datasets.motion import FPS, MotionDataset
+from vlf_edge.datasets.motion import CLIPS_PER_SCENE, FPS, MotionDataset
 from vlf_edge.datasets.symmetries import Symmetry
 from vlf_edge.models import sizes_of
+from vlf_edge.models.model import Model
 from vlf_edge.models.sizes import Sizes
+from vlf_edge.models.vlf import VLF, FrameStage
+from vlf_edge.models.weights import load_weights, save_weights
 from vlf_edge.synthetic import CLASSES, HELD_OUT_SEED, SHIFTS, MotionClip
 from vlf_edge.training.checkpoint import Outputs
 from vlf_edge.training.device import acquire_device
@@ -37,80 +46,100 @@ from vlf_edge.training.settings import Settings
 from vlf_edge.training.trainer import Trainer
 from vlf_edge.video.preprocess import Preprocessor
 
+TINY = sizes_of("vlf-tiny")
 SPAN_S = 2.0
-BATCH = 16  # many small steps taught vlf-tiny more than few large ones
 EASE = 1.0
-CLIPS_PER_SCENE = 3
-HALF_CNN = {"channels": (16, 32, 64), "layers": (1, 1, 1), "stem_width": 8}
+BATCH = 16  # many small steps taught vlf-tiny more than few large ones
+MAPS_PER_SCENE = 4  # of f, with --frozen-f: so many of the sixteen symmetries of a scene
+_AT_ONCE = 20
 
 
-def contenders() -> dict[str, Sizes]:
+def contenders(frozen_f: bool) -> dict[str, Sizes]:
     """Name -> sizes, in the order in which they are trained. The decoder of VTN is as wide and deep as h."""
-    tiny = replace(sizes_of("vlf-tiny"), backbone_options=HALF_CNN, token_dim=64)
-    cnn = {name: getattr(tiny, name) for name in ("backbone", "backbone_options", "height_px", "width_px", "dropout")}
-    h = {"layers": tiny.temporal_layers, "heads": tiny.temporal_heads, "ffn_ratio": tiny.ffn_ratio}
-    return {
-        "VLF, 4 tokens": tiny,
+    cnn = {name: getattr(TINY, name) for name in ("backbone", "backbone_options", "height_px", "width_px", "dropout")}
+    h = {"layers": TINY.temporal_layers, "heads": TINY.temporal_heads, "ffn_ratio": TINY.ffn_ratio}
+    found: dict[str, Sizes] = {
+        "VLF, 4 tokens": TINY,
         "TSN": replace(sizes_of("tsn"), **cnn),
-        "TSM": replace(sizes_of("tsm"), **cnn),
-        "VTN": replace(sizes_of("vtn", frames=tiny.frames), **cnn, **h, token_dim=tiny.token_dim),
-        "VLF, 16 tokens": replace(tiny, token_step=1),
-        "VLF, 1 token": replace(tiny, token_step=4),
-        "VLF, 4 tokens, no g": replace(tiny, spatial_layers=0),
-        "VLF, 16 tokens, no g": replace(tiny, token_step=1, spatial_layers=0),
-        "TSM, online": replace(sizes_of("tsm-online"), **cnn),
-        "VLF, 1 token, no g": replace(tiny, token_step=4, spatial_layers=0),
+        "VTN": replace(sizes_of("vtn", frames=TINY.frames), **cnn, **h, token_dim=TINY.token_dim),
+        "VLF, 1 token": replace(TINY, token_step=4),
+        "VLF, 4 tokens, no g": replace(TINY, spatial_layers=0),
+        "VLF, 16 tokens": replace(TINY, token_step=1),
+        "VLF, 16 tokens, no g": replace(TINY, token_step=1, spatial_layers=0),
+        "VLF, 1 token, no g": replace(TINY, token_step=4, spatial_layers=0),
     }
+    if not frozen_f:
+        found |= {name.upper().replace("-", ", "): replace(sizes_of(name), **cnn) for name in ("tsm", "tsm-online")}
+    return found
 
 
 class KeptClips(ClipDataset):
-    """Clips that are in memory, or in files mapped into it. In training each turn through them turns, mirrors and
-    reverses them anew; an endless set is asked for them in order."""
+    """Clips, or maps of f, that are in files mapped into memory.
 
-    def __init__(self, frames: np.ndarray, labels: np.ndarray, targets: np.ndarray, endless: bool):
-        self.name, self.labels, self.targets, self.span_s, self.endless = "motion", CLASSES, SHIFTS, SPAN_S, endless
-        self._kept = frames, labels, targets
+    turned: each time in training, a clip is turned, mirrored and reversed anew; maps cannot be.
+    """
+
+    def __init__(self, frames: np.ndarray, labels: np.ndarray, targets: np.ndarray, turned: bool):
+        self.name, self.labels, self.targets, self.span_s = "motion", CLASSES, SHIFTS, SPAN_S
+        self._kept, self._turned = (frames, labels, targets), turned
 
     def __len__(self) -> int:
         return len(self._kept[0])
 
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
-        frames, labels, targets = self._kept
-        index %= len(frames)
-        sample = Sample(np.array(frames[index]), int(labels[index]), np.array(targets[index]))
-        if rng is None:
-            return sample
-        symmetry = Symmetry.draw(rng)
-        return Sample(symmetry.frames(sample.frames), symmetry.label(sample.label), symmetry.shifts(sample.targets))
+        frames, labels, targets = (part[index] for part in self._kept)
+        sample = Sample(np.array(frames), int(labels), np.array(targets))
+        return sample if rng is None or not self._turned else _turned(sample, rng)
 
 
-def training_clips(folder: Path, seed: int, count: int) -> KeptClips:
-    motion = MotionDataset("train", preprocess=sizes_of("vlf-tiny").preprocess, frames=8, span_s=SPAN_S, seed=seed)
+def _turned(sample: Sample, rng: np.random.Generator) -> Sample:
+    symmetry = Symmetry.draw(rng)
+    return Sample(symmetry.frames(sample.frames), symmetry.label(sample.label), symmetry.shifts(sample.targets))
+
+
+def training_clips(work: Path, scenes: int) -> KeptClips:
+    motion = MotionDataset("train", preprocess=TINY.preprocess, frames=TINY.frames, span_s=SPAN_S)
     motion.set_progress(1 - EASE)
-    return _kept(
-        folder / f"train-{seed}-{count}",
-        lambda scene: motion.sample(2 * scene, np.random.default_rng((seed, scene))),
-        count // CLIPS_PER_SCENE,
-        True,
-    )
+
+    def sample(scene: int) -> Sample:
+        return motion.sample(CLIPS_PER_SCENE * scene, np.random.default_rng(scene))
+
+    return KeptClips(*_kept(work / f"train-{scenes}", sample, scenes), turned=True)
 
 
-def held_out_clips(folder: Path, count: int) -> KeptClips:
+def held_out_clips(work: Path, count: int) -> KeptClips:
     """As the test split of Motion-13 is made, but easy."""
-    prepare = Preprocessor(sizes_of("vlf-tiny").preprocess)
+    prepare = Preprocessor(TINY.preprocess)
+    first = HELD_OUT_SEED + (1 << 38)
 
     def sample(index: int) -> Sample:
         label = index % len(CLASSES)
-        clip = MotionClip(CLASSES[label], HELD_OUT_SEED + (1 << 38) + index, 85, 64, FPS, SPAN_S, EASE)
-        at = segment_indices(clip.count, 8, None)
+        clip = MotionClip(CLASSES[label], first + index, TINY.width_px * 4 // 3, TINY.height_px, FPS, SPAN_S, EASE)
+        at = segment_indices(clip.count, TINY.frames, None)
         frames = np.stack([prepare(clip.render(i)) for i in at])
         return Sample(frames, label, np.stack([clip.shift(i, later) for i, later in zip(at, at[1:])]))
 
-    return _kept(folder / f"held-out-{count}", sample, count, False)
+    return KeptClips(*_kept(work / f"held-out-{count}", sample, count), turned=False)
 
 
-def _kept(path: Path, sample, count: int, endless: bool) -> KeptClips:
-    """Rendered once, then read from where that was put."""
+def maps_of(work: Path, clips: KeptClips, per_clip: int) -> KeptClips:
+    """What the f that ships makes of clips: (K, h, w, channels) float16 each; of some of their symmetries if asked."""
+    frame = load_weights("vlf-tiny").model.frame
+
+    @torch.no_grad()
+    def sample(index: int) -> Sample:
+        of = clips.sample(index // per_clip, None)
+        if per_clip > 1:
+            of = _turned(of, np.random.default_rng(index))
+        maps = frame.map_of(torch.from_numpy(of.frames)).permute(0, 2, 3, 1)
+        return Sample(maps.half().numpy(), of.label, of.targets)
+
+    count = per_clip * len(clips)
+    return KeptClips(*_kept(work / f"maps-{per_clip}-{len(clips)}", sample, count), turned=False)
+
+
+def _kept(path: Path, sample: Callable[[int], Sample], count: int) -> tuple[np.ndarray, ...]:
+    """(frames, labels, targets) of that many samples, made once, then read from where they were put."""
     parts = [path.with_name(f"{path.name}-{part}.npy") for part in ("labels", "targets", "frames")]
     if not parts[-1].exists():
         samples = [sample(index) for index in range(count)]
@@ -120,46 +149,100 @@ def _kept(path: Path, sample, count: int, endless: bool) -> KeptClips:
         np.save(unfinished, np.stack([one.frames for one in samples]))
         unfinished.rename(parts[2])
     labels, targets, frames = (np.load(part, mmap_mode="r") for part in parts)
-    return KeptClips(frames, labels, targets, endless)
+    return frames, labels, targets
 
 
-def train(sizes: Sizes, seed: int, clips: int, train_set: KeptClips, test_set: KeptClips, out: Path) -> dict:
+class OnMaps(Model):
+    """A model that is given maps of its f, (N, K, h, w, channels) float16, instead of clips."""
+
+    backbones = ()
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model, self.sizes = model, model.sizes
+        self.tokens, self.token_dim = model.tokens, model.token_dim
+
+    @property
+    def heads(self) -> tuple[nn.Linear, ...]:
+        return self.model.heads
+
+    def encode(self, clips: Tensor) -> Tensor:
+        maps = clips.flatten(0, 1).permute(0, 3, 1, 2).float()  # (N*K, channels, h, w)
+        if isinstance(self.model, VLF):
+            tokens = self.model.frame.tokens_of(maps)
+        else:  # TSN, and VTN, which projects the mean
+            encoders = getattr(self.model.frame, "encoders", None)
+            vectors = maps.mean(dim=(2, 3))
+            tokens = (encoders["rgb"].reduce(vectors) if encoders else vectors).unsqueeze(1)
+        return tokens.unflatten(0, clips.shape[:2])  # (N, K, S, D)
+
+    def mix(self, tokens: Tensor) -> Tensor:
+        return self.model.mix(tokens)
+
+    def decide(self, mixed: Tensor) -> Tensor:
+        return self.model.decide(mixed)
+
+    def stages(self):
+        return self.model.stages()
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.decide(self.mix(self.encode(clips)))
+
+
+def train(sizes: Sizes, seed: int, clips: int, data: tuple[KeptClips, KeptClips], frozen_f: bool, out: Path) -> dict:
     """One run of the package's own trainer. Returns its record; the weights are at ``out``."""
     settings = Settings("motion", str(out), epochs=1, clips_per_epoch=clips, batch=BATCH, seed=seed, workers=0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = replace(sizes, classes=len(CLASSES)).build().train()
+    if frozen_f:
+        (net,) = model.backbones
+        net.load_state_dict(load_weights("vlf-tiny").model.frame.f.net.state_dict())
+        net.requires_grad_(False)
     with acquire_device() as device:
-        outcome = Trainer(settings, device, Outputs(out), model, train_set, test_set, "").fit(
-            lambda *done: None, lambda: False
-        )
+        learner = OnMaps(model) if frozen_f else model
+        trainer = Trainer(settings, device, Outputs(out), learner, *data, "")
+        outcome = trainer.fit(lambda *done: None, lambda: False)
+        if frozen_f:
+            save_weights(out, trainer.average.module.model, CLASSES, outcome.record)
+    for left in (trainer.outputs.resume, trainer.outputs.last):
+        left.unlink()
     return {**outcome.record, "train_top1": outcome.history[-1]["train_top1"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for clips, weights and results; kept")
-    parser.add_argument("--only", nargs="+", metavar="MODEL", help=f"of {'; '.join(contenders())} (default: all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
-    parser.add_argument("--clips", type=int, default=8000, metavar="N", help="clips a run learns from (default: 8000)")
-    parser.add_argument("--test-clips", type=int, default=1300, metavar="N", help="held out (default: 1300)")
-    parser.add_argument("--report", action="store_true", help="train nothing")
+    add = parser.add_argument
+    add("--work", type=Path, required=True, help="folder for clips, weights and results; kept")
+    add("--frozen-f", action="store_true", help="see above")
+    add("--only", nargs="+", metavar="MODEL", help=f"of {'; '.join(contenders(False))} (default: all)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    add("--scenes", type=int, default=20_000, metavar="N", help="rendered, to learn from (default: 20000)")
+    add("--clips", type=int, default=160_000, metavar="N", help="that a run learns from (default: 160000)")
+    add("--test-clips", type=int, default=1040, metavar="N", help="held out (default: 1040)")
+    add("--picture", type=Path, default=Path(__file__).parents[1] / "docs/claims.png", help="default: docs/claims.png")
+    add("--turns", type=int, default=200, metavar="N", help="timed calls of each model (default: 200)")
+    add("--report", action="store_true", help="train nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    models = {name: sizes for name, sizes in contenders().items() if not args.only or name in args.only}
+    models = contenders(args.frozen_f)
+    data = None
     for seed in () if args.report else args.seeds:
-        for name, sizes in models.items():
-            run = "".join(c if c.isalnum() else "-" for c in name.replace(", ", " ")) + f"-{seed}-{args.clips}"
-            result, weights = args.work / f"{run}.json", args.work / f"{run}.safetensors"
+        for name in args.only or models:
+            run = f"{'frozen' if args.frozen_f else 'whole'}-{args.clips}-{name.replace(', ', '-').replace(' ', '-')}"
+            result, weights = (args.work / f"{run}-{seed}.{end}" for end in ("json", "safetensors"))
             if result.exists():
                 continue
-            train_set = training_clips(args.work, seed, args.clips)
-            test_set = held_out_clips(args.work, args.test_clips)
-            record = train(sizes, seed, args.clips, train_set, test_set, weights)
-            result.write_text(json.dumps({"model": name, "weights": weights.name, **record}, indent=1))
+            if data is None:
+                data = training_clips(args.work, args.scenes), held_out_clips(args.work, args.test_clips)
+                if args.frozen_f:
+                    data = maps_of(args.work, data[0], MAPS_PER_SCENE), maps_of(args.work, data[1], 1)
+            record = train(models[name], seed, args.clips, data, args.frozen_f, weights)
+            result.write_text(json.dumps({**record, "model": name, "weights": weights.name}, indent=1))
             print(f"{name}, seed {seed}: {record['val']['top1']:.1%} after {record['minutes']} min", flush=True)
-    print(report(contenders(), args.work, args.clips))
+    runs = sorted(args.work.glob(f"{'frozen' if args.frozen_f else 'whole'}-{args.clips}-*.json"))
+    print(report(models, runs, args.picture, args.turns))
 
 
 if __name__ == "__main__":

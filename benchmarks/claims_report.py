@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from hardware import describe, header
 from models import Cost, cost, opened
 from turns import in_turns, runs_of
 
@@ -43,10 +44,10 @@ class Scored(NamedTuple):
     clips: int
 
 
-def results(work: Path, clips: int) -> dict[str, dict[int, Scored]]:
-    """{model: {seed: what it scored}} of the finished runs that learned from so many clips."""
+def results(runs: Sequence[Path]) -> dict[str, dict[int, Scored]]:
+    """{model: {seed: what it scored}} of finished runs."""
     found: dict[str, dict[int, Scored]] = {}
-    for path in sorted(work.glob(f"*-{clips}.json")):
+    for path in runs:
         run = json.loads(path.read_text())
         recall = list(run["val"]["recall"].values())
         reversible = statistics.mean(recall[number] for number in _REVERSIBLE)
@@ -69,17 +70,17 @@ def difference(one: Mapping[int, Scored], other: Mapping[int, Scored]) -> tuple[
     return points[0], 196 * math.sqrt(variance), "clips of one seed"
 
 
-def report(contenders: Mapping[str, Sizes], work: Path, clips: int, picture: Path, turns: int) -> str:
+def report(contenders: Mapping[str, Sizes], runs: Sequence[Path], picture: Path, turns: int) -> str:
     """The tables; the picture is written."""
-    scored = results(work, clips)
+    scored = results(runs)
     models = {name: replace(sizes, classes=len(CLASSES)) for name, sizes in contenders.items() if name in scored}
     if YARDSTICK not in models:
-        return f"no finished run of {YARDSTICK} with {clips} clips in {work}: nothing to compare with yet"
+        return f"no finished run of {YARDSTICK}: nothing to compare with yet"
     costs = {name: cost(sizes.build()) for name, sizes in models.items()}
     times = _times_ms(models, turns)
     picture.write_bytes(_picture(scored, costs, times))
     lines = [
-        f"{clips:,} training clips a run, {next(iter(scored[YARDSTICK].values())).clips:,} held-out ones",
+        header(describe("torch", "openvino")),
         "",
         "| model | multiply-adds a clip | a streamed decision | ms a clip | ms a streamed decision | accuracy, by seed "
         "| of classes with a reverse |",

@@ -185,10 +185,17 @@ class FrameStage(nn.Module):
         nn.init.trunc_normal_(self.column_position, std=_POSITION_STD)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.tokens_of(self.map_of(images))
+
+    def map_of(self, images: Tensor) -> Tensor:
+        """f(x): images (N, H, W, 3) uint8 -> (N, channels, h, w)."""
         x = images.float().permute(0, 3, 1, 2)  # (N, 3, H, W) BGR; the cast comes first, TensorRT asks for it
-        x = (x.flip(1) - self.mean) / self.std  # (N, 3, H, W) RGB
-        x = self.project(self.f(x))  # (N, D, h, w)
-        x = x.flatten(2).transpose(1, 2)  # (N, S, D), S = h*w, row by row
+        return self.f((x.flip(1) - self.mean) / self.std)  # of (N, 3, H, W) RGB
+
+    def tokens_of(self, maps: Tensor) -> Tensor:
+        """g of the projected map: (N, channels, h, w) -> tokens (N, S, D)."""
+        x = self.project(maps)  # (N, D, rows, columns)
+        x = x.flatten(2).transpose(1, 2)  # (N, S, D), row by row
         return self.g(x + (self.row_position + self.column_position).flatten(0, 1))  # (N, S, D)
 
 
