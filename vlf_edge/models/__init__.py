@@ -19,6 +19,7 @@ _HOME = {
     "vlf": "vlf",
     "vlf-lite": "vlf",
     "vlf-tiny": "vlf",
+    "vlf-small": "vlf",
     "tsn": "tsn",
     "tsn-mobilenetv2": "tsn",
     "tsm": "tsm",
