@@ -2,10 +2,10 @@
 
     python benchmarks/backbones.py [--only NAME ...] [--size 224] [--turns 15]
 
-Times are of f alone, with random weights, its branches fused where it has such (RepVGG, MobileOne), on OpenVINO with one
-thread, all in turns: medians of CPU time. Two columns of int8 where the CPU has no exact int8 instructions: "as it runs"
-is what the package does there, to compute the int8 graph in float; "saturating" is what OpenVINO does untold, faster and
-wrong by several per cent (vlf_edge/backends/cpu.py). bfloat16 is timed where OpenVINO would use it by itself.
+Times are of f alone, with random weights, its branches fused where it has such (RepVGG, MobileOne), on OpenVINO with
+one thread, all in turns: medians of CPU time. Two columns of int8 where the CPU has no exact int8 instructions: "as it
+runs" is what the package does there, to compute the int8 graph in float; "saturating" is what OpenVINO does untold,
+faster and wrong by several per cent (vlf_edge/backends/cpu.py). bfloat16 is timed where OpenVINO takes it by itself.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def stage_of(name: str, size_px: int) -> Stage:
     torch.manual_seed(0)
     features = Features(name, size_px)
     image = TensorSpec("image", "uint8", ("N", size_px, size_px, 3))
-    return Stage("frame", features, (image,), (TensorSpec("map", "float32", ("N", features.f.channels, *features.f.map_size)),))
+    given = TensorSpec("map", "float32", ("N", features.f.channels, *features.f.map_size))
+    return Stage("frame", features, (image,), (given,))
 
 
 def engines_of(onnx_bytes: bytes, stage: Stage, stack: ExitStack) -> dict[str, openvino.OpenVINOEngine]:

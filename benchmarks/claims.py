@@ -1,4 +1,4 @@
-"""The claims of the VideoLightFormer paper, tested small: what do spatial structure, order and g bring, what do they cost?
+"""The VideoLightFormer paper's claims, tested small: what do spatial structure, order and g bring, what do they cost?
 
     nice python benchmarks/claims.py --work claims/                hours of a core; stopped, it goes on where it was
     nice python benchmarks/claims.py --work claims/ --frozen-f     the same with one f, learned before: minutes a run
@@ -37,7 +37,7 @@ from vlf_edge.datasets.symmetries import Symmetry
 from vlf_edge.models import sizes_of
 from vlf_edge.models.model import Model
 from vlf_edge.models.sizes import Sizes
-from vlf_edge.models.vlf import VLF, FrameStage
+from vlf_edge.models.vlf import VLF
 from vlf_edge.models.weights import load_weights, save_weights
 from vlf_edge.synthetic import CLASSES, HELD_OUT_SEED, SHIFTS, MotionClip
 from vlf_edge.training.checkpoint import Outputs
@@ -221,7 +221,7 @@ def main() -> None:
     add("--clips", type=int, default=160_000, metavar="N", help="that a run learns from (default: 160000)")
     add("--test-clips", type=int, default=1040, metavar="N", help="held out (default: 1040)")
     add("--picture", type=Path, default=Path(__file__).parents[1] / "docs/claims.png", help="default: docs/claims.png")
-    add("--turns", type=int, default=200, metavar="N", help="timed calls of each model (default: 200)")
+    add("--turns", type=int, default=200, metavar="N", help="timed calls of each model (default: 200; 0: none)")
     add("--report", action="store_true", help="train nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)

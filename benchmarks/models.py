@@ -1,7 +1,7 @@
 """The table of docs/models.md: parameters, multiply-adds and times of every model of the package.
 
-    python benchmarks/models.py                                     parameters and multiply-adds, at the models' own sizes
-    python benchmarks/models.py --time                              ... and ms of a clip and of a streamed decision here
+    python benchmarks/models.py                                     parameters and multiply-adds, at their own sizes
+    python benchmarks/models.py --time                              ... and ms of a clip, and of a streamed decision
     python benchmarks/models.py --time --only vlf-lite tsm-online   ... of these alone
 
 Multiply-adds are counted by PyTorch's own torch.utils.flop_counter (convolutions, matrix products and attention; norms,

@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     vlf = [name for name in MODELS if name.startswith("vlf")]
-    add("--models", nargs="+", choices=vlf, default=["vlf"], metavar="MODEL", help=f"of {', '.join(vlf)} (default: vlf)")
+    add("--models", nargs="+", choices=vlf, default=["vlf"], metavar="MODEL", help="default: vlf")
     add("--threads", type=int, default=1, metavar="N", help="default: 1")
     add("--turns", type=int, default=15, metavar="N", help="default: 15")
     args = parser.parse_args()

@@ -50,7 +50,7 @@ def noise(specs: Iterable[TensorSpec], count: int) -> dict[str, np.ndarray]:
 
 
 def int8_to_time(onnx_bytes: bytes, specs: Sequence[TensorSpec]) -> bytes:
-    """The int8 graph that a build makes of an fp32 one, but with ranges of noise: good to time, and for nothing else."""
+    """The int8 graph that a build makes of an fp32 one, but with ranges of noise: good to time and for nothing else."""
     ranges = collect_ranges(onnx_bytes, activations(onnx_bytes), [noise(specs, 2)], "minmax")
     return quantize(onnx_bytes, ranges).onnx
 

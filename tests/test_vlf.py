@@ -196,7 +196,7 @@ def test_other_tokens_and_no_g(step, grid, layers):
         tokens = model.encode_frames(images(3))
         assert tokens.shape == (3, grid[0] * grid[1], 16)
         torch.testing.assert_close(model.frame.tokens_of(maps), tokens)
-        if step == 4 and not layers:  # one token is the mean over what a step of 2 gives, at the border of what there is
+        if step == 4 and not layers:  # the mean over what a step of 2 gives; at the border, over what there is
             fine = torch.nn.Sequential(*model.frame.project[:2])(maps)
             mean = fine.mean(dim=(2, 3)).unsqueeze(1) + model.frame.row_position[0] + model.frame.column_position
             torch.testing.assert_close(tokens, model.frame.g.norm(mean))
