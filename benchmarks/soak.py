@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from number_model import ERA, mixed, number_recognizer
 from rtsp_server import RtspServer
 
-from vlf_edge import Limits, Plan, Runtime
+from vlf_edge import Limits, Plan, Runtime, memory
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.stats import CAUSES
 from vlf_edge.video import find_source
@@ -259,6 +259,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    memory.one_arena()  # as vlf-edge does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("plan", nargs="?", default="vlf_edge/weights/vlf-tiny.plan", metavar="PLAN", help="default: the shipped fp32")

@@ -9,7 +9,7 @@ import argparse
 import sys
 
 import vlf_edge
-from vlf_edge import signals
+from vlf_edge import memory, signals
 from vlf_edge.options import add_options, given_options
 from vlf_edge.video.sources import SOURCE_FLAGS
 
@@ -57,4 +57,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    memory.one_arena()
     signals.run(main, "camera.py")  # Ctrl-C ends it, with the video finished

@@ -1,4 +1,4 @@
-"""A clock that a test turns by hand."""
+"""Clocks that a test turns by hand."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ _GUARD_S = 10.0
 _ENDED_S = 0.5  # a thread that does not look by then has ended
 
 
+class SetClock:
+    """Gives what ``now_s`` is set to."""
+
+    def __init__(self, now_s: float = 1000.0):
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class MockClock(Clock):
     """Stands still until ``advance``; the thread that waits is woken then, and looks at the time again."""
 
@@ -20,7 +30,7 @@ class MockClock(Clock):
         self._waiting: threading.Event | None = None
         self._looked = 0
 
-    def now_s(self) -> float:
+    def __call__(self) -> float:
         return self._now_s
 
     def wait(self, event: threading.Event, timeout_s: float) -> None:

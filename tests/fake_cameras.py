@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -84,7 +85,7 @@ class FakeSource(Source):
                 if self._left and (self.deaf or not self.closed):
                     break
                 if self._error is not None:
-                    raise self._error
+                    raise copy(self._error)
                 if self._ends or (self.closed and not self.deaf):
                     return None
                 assert time.monotonic() < deadline_s, "nobody wants anything of this camera"

@@ -60,7 +60,7 @@ def check(read: Callable[[], object]) -> bool:
     except VlfError as error:
         said = str(error)
         assert said and said.isprintable() and len(said) < 4000, said
-        assert PASSWORD not in said, said
+        assert f":{PASSWORD}@" not in said, said
         return False
     return True
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from vlf_edge import Frame, Prediction
-from vlf_edge.serve import Board
+from vlf_edge.serve import Board, PageServer
 from vlf_edge.types import Event
 from vlf_edge.video.motion_pattern import MotionPattern, parse_motion_url
 
@@ -44,6 +47,16 @@ PLAN = {
     },
     "fidelity": {"way": "int8 openvino", "windows": 390, "accuracy": 0.974, "top1_agreement": 0.992, "relative": 0.03},
 }  # fmt: skip
+
+
+@contextmanager
+def serving(board: Board, **options: Any) -> Iterator[PageServer]:
+    """The page of a board, for as long as it is looked at."""
+    server = PageServer(board, **options)
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 @lru_cache(maxsize=32)

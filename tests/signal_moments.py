@@ -46,6 +46,10 @@ VERBS = {
     "guided capture": (*VLF_EDGE, "capture", f"{VIDEO}60", "--label", "wave", "--clips", "3", "--countdown", "1"),
     "export": (*VLF_EDGE, "export", PLAN, "--onnx", "onnx", "--triton", "triton", "--target", "cpu"),
     "doctor": (*VLF_EDGE, "doctor", PLAN, "--bundle", "bug.zip"),
+    "enrol": (*VLF_EDGE, "enrol", PLAN, f"one={VIDEO}8&seed=1", f"other={VIDEO}8&seed=2", "--none", f"{VIDEO}20&seed=3",
+              "-o", "mine.plan"),
+    "calibrate-unknown": (*VLF_EDGE, "calibrate-unknown", PLAN, f"{VIDEO}40", "-o", "careful.plan"),
+    "labels": (*VLF_EDGE, "labels", PLAN, "--rename", "left=links", "-o", "renamed.plan"),
     "camera.py": (ROOT / "demos" / "camera.py", "--engine", PLAN, "--source", f"{VIDEO}10", "--save", "out.avi"),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clocks import SetClock
 from conftest import toy_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -149,13 +150,6 @@ def test_the_summary_names_what_is_not_only_overload():
 # Energy: trees of files as the kernel makes them, and NVIDIA's library, both strict.
 
 
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def no_nvml():
     raise OSError("libnvidia-ml.so.1: cannot open shared object file")
 
@@ -166,8 +160,8 @@ def write(path, text) -> None:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SetClock:
+    return SetClock(0.0)
 
 
 def rapl(tmp_path, zone: str, name: str, microjoules: int):

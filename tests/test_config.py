@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vlf_edge import VlfError
 from vlf_edge.commands import run
-from vlf_edge.commands.config import Camera, read_config
+from vlf_edge.commands.config import CameraTable, read_config
 from vlf_edge.toml_file import TomlFile
 
 OF_CAMERAS = frozenset({"fps"})
@@ -53,9 +53,9 @@ def test_options_stand_under_their_own_names_and_cameras_have_tables(path, tmp_p
         "save": "/tmp/out.mp4",
     }
     assert config.cameras == {
-        "door": Camera("0", {"fps": 12.5}),
-        "back yard": Camera("rtsp://me@here/stream"),
-        "file": Camera(str(tmp_path / "clips/*.mp4")),
+        "door": CameraTable("0", {"fps": 12.5}),
+        "back yard": CameraTable("rtsp://me@here/stream"),
+        "file": CameraTable(str(tmp_path / "clips/*.mp4")),
     }
 
 
@@ -72,10 +72,11 @@ def test_options_stand_under_their_own_names_and_cameras_have_tables(path, tmp_p
         ("[cameras.a]\nfps = 3", 1, "camera 'a' needs a source, such as source = 0"),
         ("[cameras.a]\nsource = true", 1, "camera 'a' needs a source"),
         ("[cameras.a]\nsource = 0\n\n[cameras.b]\nsource = 1\nfps = 'x'", 6, "fps is 'x'; expected a number"),
-        ("[cameras.a]\nsource = 0\nthreads = 2", 3, r"unknown entry 'threads' \(it stands for all cameras"),
+        ("[cameras.a]\nsource = 0\nthreads = 2", 3, "threads is for the whole run: it stands above the tables"),
         ("cameras = 3", 1, "expected a table for each camera"),
         ("[cameras]\na = 0", 1, "expected a table for each camera"),
-        ("[cameras]\nb = {source = 0, threads = 2}", 2, "unknown entry 'threads'"),
+        ("[cameras]\nb = {source = 0, threads = 2}", 2, "threads is for the whole run"),
+        ("[cameras.a]\nsource = 0\nmax_batch_delay_ms = 2", 3, "max_batch_delay_ms is for the whole run"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(path, text, line, message):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vlf_edge import Event, EventDetector, EventSettings, Limits, Prediction, Runtime, Sink, VlfError
+from vlf_edge import Camera, Event, EventDetector, EventSettings, Limits, Prediction, Runtime, Sink, VlfError
 from vlf_edge.commands import run as run_command
 from vlf_edge.runtime.event_settings import nothing_in
 
@@ -145,6 +145,26 @@ def test_streams_know_nothing_of_each_other_and_are_finished_one_by_one():
         feed(one, decision(0, "still", stream=name), decision(1, "wave", stream=name))
     assert [e.stream for e in one.finish("dock")] == ["dock"] and one.finish("dock") == one.finish("nowhere") == []
     assert [e.stream for e in one.finish()] == ["door"] and one.finish() == []
+
+
+def test_streams_have_settings_of_their_own_from_their_next_beginning():
+    own = replace(PLAIN, threshold=0.9, leave=0.5, cooldown_s=100)
+    one = EventDetector(LABELS, SPAN_S, PLAIN, {"door": own, "yard": None})
+
+    def wave(t_s: float, p: float) -> list[str]:
+        return [e.stream for name in ("door", "dock", "yard") for e in one.add(decision(t_s, "wave", p, name))]
+
+    assert (wave(0, 0.8), wave(1, 0.95), wave(2, 0.4)) == (["dock", "yard"], ["door"], ["door"])
+    take_back = one.set_apart({"door": None, "dock": own})
+    assert wave(3, 0.8) == [], "not while it goes on"
+    feed(one, *(silence(4, "ended", name) for name in ("door", "dock", "yard")))
+    assert wave(5, 0.8) == ["door", "yard"]
+    take_back(), one.finish()
+    assert wave(6, 0.8) == ["dock", "yard"]
+    with pytest.raises(VlfError, match="yard: --event-thresholds names 'jump', which is no label; available: still, "):
+        one.set_apart({"dock": own, "yard": EventSettings(thresholds={"jump": 0.9})})
+    one.finish()
+    assert wave(7, 0.8) == ["dock", "yard"], "nothing has changed"
 
 
 def test_what_is_kept_does_not_grow():
@@ -336,6 +356,10 @@ def test_a_runtime_makes_events_of_its_predictions(toy_plan, images):
         silent = Kept()
         runtime.run(images, [silent], fps=10)
         assert silent.told == []
+        deaf = Camera(images, events=EventSettings(threshold=0.99))
+        assert list(runtime.events(deaf, EASY, fps=10)) == []
+        both = list(runtime.events({"deaf": deaf, "easy": images}, EASY, fps=10))
+        assert told(both) == told(expected) and {event.stream for event in both} == {"easy"}
 
 
 def test_events_end_before_the_error_of_a_source_is_raised(toy_plan, images):

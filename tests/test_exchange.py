@@ -16,7 +16,7 @@ from test_accounting import adds_up
 from test_pipeline import SilentSource, our_threads, toy_recognizer
 from test_recognizer import fake_engines
 
-from vlf_edge import CameraError, Limits, Runtime, SourceError, VlfError
+from vlf_edge import Camera, CameraError, Limits, Runtime, SourceError, VlfError
 from vlf_edge.errors import BackendMissing
 from vlf_edge.runtime.event_settings import EventSettings
 from vlf_edge.runtime.pipeline import Pipeline
@@ -46,7 +46,7 @@ class Tap(Source):
     def __init__(self, number: int):
         super().__init__(f"tap {number}")
         self._images, self._changed = images_of(number), threading.Condition()
-        self._allowed, self.closed, self.read_all = 0, False, False
+        self._allowed, self.closed, self.read_all, self.error = 0, False, False, None
 
     def give(self, count: int) -> None:
         with self._changed:
@@ -61,6 +61,8 @@ class Tap(Source):
             assert self._changed.wait_for(lambda: self._allowed > self._seq or self.closed, GUARD_S), "never allowed"
             if self.closed:
                 return None
+        if self.error is not None:
+            raise self.error
         return self._frame(self._images[self._seq], self._seq * STEP_S)
 
     def close(self):
@@ -100,7 +102,7 @@ def decided_alone(number: int) -> list[tuple[str, np.ndarray | None]]:
 
 
 def lives(steps) -> list[list]:
-    """The steps of a stream, one list for each source that it had; whether each but the last has its end is checked."""
+    """The steps of a stream, one list for each source that it had; each has its end, and nothing comes after that."""
     found = [[]]
     for step in steps:
         if step.is_end:
@@ -108,6 +110,7 @@ def lives(steps) -> list[list]:
             found.append([])
         else:
             found[-1].append(step)
+    assert found.pop() == [], "a stream without an end"
     return found
 
 
@@ -159,7 +162,7 @@ def test_any_exchange_leaves_the_others_alone_and_mixes_no_window(happenings):
     assert run.error is None
     for name, known in numbers.items():
         found = lives(run.steps[name])
-        assert len(found) == len(known) + (name not in sources)
+        assert len(found) == len(known)
         for place, number in enumerate(known):
             check_same(found[place], decided_alone(number), whole=name in sources and place == len(known) - 1)
     counts = run.recognizer.total().counts
@@ -235,7 +238,7 @@ def test_a_file_that_waits_for_room_can_be_removed():
         threading.Timer(0.05, gate.set).start()
         pipeline.exchange(["full"], {})
         other.give(1000)
-        assert sum(step.stream == "other" for step in pipeline) == 14
+        assert sum(step.stream == "other" and not step.is_end for step in pipeline) == 14
     counts = recognizer.streams["full"].stats.counts
     assert adds_up(counts) and counts["waiting"] == 0 and counts["dropped_at_end"] > 0
 
@@ -292,7 +295,7 @@ def test_a_camera_that_joins_and_can_never_be_ends_no_other():
     eventually(lambda: run.pipeline.reports()["bad"]["state"] == "failed")
     tap.give(1000)
     run.wait()
-    check_same(run.steps["door"], decided_alone(1), whole=True)
+    check_same(*lives(run.steps["door"]), decided_alone(1), whole=True)
     assert isinstance(run.error, BackendMissing), "told at the end"
 
 
@@ -317,9 +320,12 @@ def test_a_runtime_closes_what_it_has_opened_for_nothing(toy_plan, tmp_path):
         assert list(pipeline.reports()) == ["door"]
 
 
+SURE = EventSettings(threshold=0.01, leave=0.01, min_s=0, ignore=())
+
+
 class Collected(Sink):
     def __init__(self):
-        self.seen = []
+        self.seen, self.events = [], []
 
     def write(self, frame, prediction):
         self.seen.append((prediction.stream, prediction.state))
@@ -329,14 +335,14 @@ class Collected(Sink):
 
     def write_event(self, event):
         self.seen.append((event.stream, "begins" if event.t_end_s is None else "ends"))
+        self.events.append(event)
 
 
 def test_events_of_a_stream_that_is_removed_end_with_it(toy_plan):
     kept, sink = FakeCamera(), Collected()
     camera = FakeCamera()
     with Runtime(toy_plan, backend="fake") as runtime:
-        sure = EventSettings(threshold=0.01, leave=0.01, min_s=0, ignore=())
-        known = {"events": sure}
+        known = {"events": SURE}
         sources = {"door": camera.address, "kept": kept.address}
         thread = threading.Thread(target=runtime.run, args=(sources, [sink]), kwargs=known, daemon=True)
         thread.start()
@@ -352,3 +358,71 @@ def test_events_of_a_stream_that_is_removed_end_with_it(toy_plan):
         runtime.change_sources(["kept"])
         thread.join(GUARD_S)
         assert not thread.is_alive()
+
+
+def test_a_stream_that_takes_anothers_place_brings_its_own_settings(toy_plan):
+    first, second, third, kept, sink = Tap(1), Tap(1), Tap(1), Tap(2), Collected()
+    with Runtime(toy_plan, backend="fake") as runtime:
+        sources = {"door": Camera(first, events=EventSettings(threshold=0.99)), "kept": kept}
+        thread = threading.Thread(target=runtime.run, args=(sources, [sink]), kwargs={"events": SURE}, daemon=True)
+        thread.start()
+        first.give(8)
+        eventually(lambda: len(sink.of("door")) == 8)
+        with pytest.raises(VlfError, match="door: --event-ignore names 'jump', which is no label"):
+            runtime.change_sources(["door"], {"door": Camera(third, events=EventSettings(ignore=("jump",)))})
+        assert third.closed and not first.closed and sink.events == []
+        runtime.change_sources(["door"], {"door": Camera(second, limits=Limits(), events=SURE)})
+        second.give(1000)
+        eventually(lambda: sink.seen.count(("door", "ended")) == 2)
+        assert [event.stream for event in sink.events][:2] == ["door", "door"]
+        kept.give(1000)
+        thread.join(GUARD_S)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("what", ["a file that is over", "a file that fails", "a camera that is given up"])
+def test_events_of_a_stream_that_ends_by_itself_end_with_it(toy_plan, what):
+    kept, sink, camera, errors = Tap(2), Collected(), FakeCamera(), []
+    door = camera.address if "camera" in what else Tap(1)
+
+    def play():
+        try:
+            runtime.run({"door": door, "kept": kept}, [sink], limits=Limits(max_retries=0), events=SURE)
+        except VlfError as error:
+            errors.append(str(error))
+
+    with Runtime(toy_plan, backend="fake") as runtime:
+        thread = threading.Thread(target=play, daemon=True)
+        thread.start()
+        for count in range(1, 7):
+            if "camera" in what:
+                eventually(lambda: camera.opened)
+            (camera.source if "camera" in what else door).give(1), kept.give(1)
+            eventually(lambda count=count: len(sink.of("door")) == len(sink.of("kept")) == count)
+        if "camera" in what:
+            camera.source.fail(CameraError("unplugged"))
+        elif "over" in what:
+            door.give(1000)
+        else:
+            door.error = SourceError("a broken tail")
+            door.give(1)
+        eventually(lambda: ("door", "ended") in sink.seen)
+        assert sink.seen[sink.seen.index(("door", "ended")) - 1] == ("door", "ends")
+        assert ("kept", "ends") not in sink.seen and thread.is_alive()
+        (ended,) = [one for one in sink.events if one.stream == "door" and one.t_end_s is not None]
+        assert ended.t_end_s == (13 if "over" in what else 5) * STEP_S, "the last decision"
+        kept.give(1000)
+        thread.join(GUARD_S)
+    assert not thread.is_alive() and sink.seen.count(("door", "ended")) == 1
+    assert sink.seen[-2:] == [("kept", "ends"), ("kept", "ended")]
+    assert len(errors) == (0 if "over" in what else 1)
+
+
+def test_a_run_of_one_stream_ends_without_a_word(toy_plan):
+    with Runtime(toy_plan, backend="fake") as runtime:
+        alone = [one.state for one in runtime.stream({"door": zip(images_of(1), np.arange(14) * STEP_S)})]
+        assert alone == ["warming"] * 3 + ["ok"] * 11
+        two = {name: zip(images_of(1), np.arange(14) * STEP_S) for name in ("door", "dock")}
+        found = list(runtime.stream(two))
+        for name in two:
+            assert [one.state for one in found if one.stream == name] == [*alone, "ended"]

@@ -1,21 +1,25 @@
 """Cameras and recordings in the network, from real servers: RTSP (tests/rtsp_server.py) and HTTP."""
 
+import gc
 import http.server
 import os
 import socket
 import threading
 import time
+import weakref
 from base64 import b64encode
 from functools import partial
 
 import cv2
 import numpy as np
 import pytest
+from clocks import eventually
 from encoded_videos import picture, write_numbers
 from rtsp_server import RtspServer, frame_number
 
 from vlf_edge import CameraError, SourceError, SourceOptions, open_source
 from vlf_edge.video.sources import NetworkSource, find_source
+from vlf_edge.video.sources.network import _Reading
 from vlf_edge.video.sources.url import Url
 
 WAIT_S = 20.0
@@ -85,6 +89,30 @@ def test_a_camera_that_freezes_ends_the_read_by_time_limit_or_close():
         assert timer.finished.is_set()
         server.thaw()
         limited.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "absent"])
+def test_what_has_failed_is_gone_without_the_garbage_collector(how):
+    gc.disable()
+    try:
+        with RtspServer() as server:
+            source = open_source(server.url, QUICK)
+            reading = weakref.ref(source._reading)
+            server.kill()
+            with pytest.raises(CameraError):
+                take(source, 500)
+            if how == "absent":
+                with pytest.raises(CameraError):
+                    open_source(server.url, QUICK)
+            source.close()
+            del source
+            eventually(lambda: reading() is None and not _readings())
+    finally:
+        gc.enable()
+
+
+def _readings() -> list[object]:
+    return [one for one in gc.get_objects() if isinstance(one, (_Reading, NetworkSource))]
 
 
 def test_a_camera_that_comes_back_may_be_another_and_lie_about_its_rate():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 
 import numpy as np
 import page_scenes as scenes
 import pytest
+from page_scenes import serving
 
 from vlf_edge import Frame
 from vlf_edge.serve import Board, PageServer
@@ -84,15 +84,6 @@ def browser():
     made = Browser()
     yield made
     made.driver.quit()
-
-
-@contextlib.contextmanager
-def serving(board: Board, **options):
-    server = PageServer(board, **options)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def show(board: Board, stream: str, level: int, seq: int, **known) -> None:

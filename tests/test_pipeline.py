@@ -200,11 +200,12 @@ def test_many_sources_each_decide_as_alone(images):
     toy = toy_recognizer()
     sources = {f"file {n}": ScriptedSource(images[n : n + 20], grid(20)) for n in range(6)}
     found = {name: [] for name in sources}
-    for frame, prediction in Pipeline(toy, sources):
-        assert frame.stream == prediction.stream
-        found[frame.stream].append(prediction)
+    for step in Pipeline(toy, sources):
+        assert step.is_end or step.frame.stream == step.prediction.stream
+        found[step.stream].append(step.prediction)
     for n, (name, predictions) in enumerate(found.items()):
-        alone = toy_recognizer()
+        alone, ended = toy_recognizer(), predictions.pop()
+        assert (ended.state, ended.seq, ended.t_end_s, ended.label) == ("ended", -1, 19 * 0.25, None)
         for got, (image, t_s) in zip(predictions, zip(images[n:], grid(20)), strict=False):
             want = alone.push(image, t_s)
             assert got.state == want.state
@@ -221,9 +222,10 @@ def test_a_source_that_fails_ends_its_own_stream_only(images, caplog):
     }
     seen = []
     with pytest.raises(SourceError, match="lens fell off"):
-        for frame, _ in Pipeline(toy, sources):
-            seen.append(frame.stream)
-    assert seen.count("good") == 40 and seen.count("bad") == 2
+        for step in Pipeline(toy, sources):
+            seen.append((step.stream, step.is_end))
+    assert seen.count(("good", False)) == 40 and seen.count(("bad", False)) == 2
+    assert seen.index(("bad", True)) > 1 and seen[-1] == ("good", True) and len(seen) == 44
     assert [r.message for r in caplog.records] == ["bad has ended, the other streams go on: lens fell off"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 
 import pytest
 
-from vlf_edge import VlfError, cli
+from vlf_edge import EventSettings, Limits, VlfError, cli
 from vlf_edge.commands.cameras import Reload, find_cameras
 
 TWO = '[cameras.door]\nsource = 0\nflip = "rotate180"\n[cameras.yard]\nsource = "rtsp://me:s3cret@here/a"\n'
@@ -22,12 +23,13 @@ class FakeRuntime:
     """Notes what is to change, or refuses it."""
 
     def __init__(self):
-        self.changes, self.error = [], None
+        self.changes, self.error, self.given = [], None, {}
 
     def change_sources(self, gone, new):
         if self.error is not None:
             raise self.error
-        self.changes.append((list(gone), {name: address.name for name, address in new.items()}))
+        self.changes.append((list(gone), {name: camera.source.name for name, camera in new.items()}))
+        self.given = new
 
 
 @pytest.fixture
@@ -145,11 +147,84 @@ def test_an_option_for_all_cameras_changes_those_that_say_nothing_else(begun):
 
 
 def test_what_takes_a_restart_is_named(begun):
-    again, runtime = begun("threads = 1\nevent-thresholds = ['left=0.5']\njson = true\n" + TWO, "--topk", "3")
-    text = "threads = 2\ntopk = 9\nevent-thresholds = ['left=0.6']\nmqtt = 'mqtt://me:s3cret@here'\n" + TWO
+    again, runtime = begun("threads = 1\nserve = '8000'\njson = true\n" + TWO, "--topk", "3")
+    text = "threads = 2\ntopk = 9\nserve = '9000'\nmqtt = 'mqtt://me:s3cret@here'\nengine-timeout = 9\n" + TWO
     said = again(text)
-    assert said.endswith("as they were; this takes a restart: event-thresholds, json, mqtt, threads")
+    assert said.endswith("as they were; this takes a restart: engine-timeout, json, mqtt, serve, threads")
     assert not runtime.changes
+
+
+OWN = """
+events = true
+event-threshold = 0.8
+stall-timeout = 3
+[cameras.door]
+source = 0
+[cameras.yard]
+source = 1
+stall-timeout = 9
+max-retries = 4
+max-staleness = 0.5
+budget-ms = 200
+event-threshold = 0.9
+event-thresholds = ["left=0.95"]
+event-ignore = []
+event-min = 2
+"""
+
+
+def test_a_camera_has_limits_and_event_settings_of_its_own(path):
+    path.write_text(OWN)
+    found = find_cameras(cli._configured("run", str(path), ["run", "--config", str(path), "--event-cooldown", "7"]))
+    assert found["door"].limits == Limits(stall_timeout_s=3)
+    assert found["yard"].limits == Limits(stall_timeout_s=9, max_retries=4, max_staleness_s=0.5, budget_ms=200)
+    assert found["door"].events == EventSettings(threshold=0.8, cooldown_s=7)
+    assert found["yard"].events == EventSettings(
+        threshold=0.9, thresholds=("left=0.95",), ignore=(), min_s=2, cooldown_s=7
+    )
+
+
+@pytest.mark.parametrize(
+    "entry, why",
+    [
+        ("event-leave = 0.95", "line 7: camera 'yard': --event-leave is 0.95; expected at most --event-threshold, 0.9"),
+        ("event-thresholds = ['left']", "line 7: camera 'yard': --event-thresholds is left; expected LABEL=P"),
+        ("stall-timeout = 0", "line 10: stall-timeout is 0; expected above 0"),
+        ("engine-timeout = 5", "line 10: engine-timeout is for the whole run: it stands above the tables of the cam"),
+        ("events = true", "line 10: events is for the whole run: it stands above the tables of the cameras"),
+    ],
+)
+def test_what_a_camera_cannot_have_is_refused_with_its_line(path, entry, why):
+    path.write_text(
+        "plan = 'x.plan'\nevents = true\nevent-threshold = 0.9\n[cameras.door]\nsource = 0\n\n"
+        f"[cameras.yard]\nsource = 1\n\n{entry}\n"
+    )
+    with pytest.raises(VlfError, match=re.escape(f"{path}, {why}")):
+        find_cameras(cli._configured("run", str(path), ["run", "--config", str(path)]))
+
+
+def test_event_settings_of_a_camera_without_events_are_a_mistake(path):
+    path.write_text("[cameras.door]\nsource = 0\nevent-min = 2\n")
+    with pytest.raises(VlfError, match="line 1: camera 'door': options say how events are made, but none are asked"):
+        find_cameras(cli._configured("run", str(path), ["run", "--config", str(path)]))
+
+
+def test_limits_and_event_settings_are_exchanged_too(begun):
+    again, runtime = begun(OWN)
+    assert again(OWN.replace("budget-ms = 200", "budget-ms = 300")).endswith("read anew: changed yard")
+    assert runtime.given["yard"].limits.budget_ms == 300
+    assert again(OWN.replace("event-min = 2", "event-min = 3")).endswith("changed yard")
+    assert runtime.given["yard"].events.min_s == 3
+    assert again(OWN.replace("event-min = 2", "event-min = 3").replace("0.8", "0.7")).endswith("changed door")
+    assert runtime.given["door"].events.threshold == 0.7
+
+
+def test_whether_events_are_made_takes_a_restart_and_changes_no_camera(begun):
+    again, runtime = begun(TWO)
+    said = again("events = true\nevent-min = 2\n" + TWO)
+    assert said.endswith("the cameras are as they were; this takes a restart: events") and not runtime.changes
+    said = again("events = true\n" + TWO + "event-min = 2\n[cameras.new]\nsource = 3\n")
+    assert said.endswith("added new; this takes a restart: events") and runtime.given["new"].events is None
 
 
 def test_a_wrong_file_changes_nothing(begun, path):
@@ -173,6 +248,8 @@ def test_a_wrong_file_changes_nothing(begun, path):
 def test_sources_of_the_command_line_go_on(begun):
     again, runtime = begun(TWO, "a.plan", "7")
     assert again(TWO + "[cameras.new]\nsource = 3\n").endswith("the sources are the command line's, and go on")
+    said = again("stall-timeout = 2\n" + TWO)
+    assert said.endswith("the sources are the command line's, and go on; this takes a restart: stall-timeout")
     assert not runtime.changes
 
 

@@ -45,7 +45,7 @@ def test_several_sources_run_together(toy_plan, clips, tmp_path, capsys):
     by_stream = {name: [line for line in lines if line["stream"] == name] for name in ("a.avi", "a.avi#2", "b.avi")}
     assert sum(map(len, by_stream.values())) == len(lines)
     for found in by_stream.values():
-        assert [line["state"] for line in found] == ["warming"] * 3 + ["ok"] * 5
+        assert [line["state"] for line in found] == ["warming"] * 3 + ["ok"] * 5 + ["ended"]
         assert [line["label"] for line in found] == [line["label"] for line in by_stream["b.avi"]], "the same clip"
     for name in by_stream:
         assert len(list(open_source(video_of(str(out), name)))) == 40

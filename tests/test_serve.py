@@ -18,8 +18,10 @@ from urllib.parse import quote
 import numpy as np
 import page_scenes as scenes
 import pytest
+from clocks import SetClock
 from hypothesis import given
 from hypothesis import strategies as st
+from page_scenes import serving
 from test_front_door import run_without
 
 from vlf_edge import Frame, Runtime, VlfError
@@ -37,16 +39,6 @@ from vlf_edge.types import Event
 TOKEN = "correct-horse-battery-staple"
 
 
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self, now_s: float = 1000.0):
-        self.now_s = now_s
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def frame(stream: str, seq: int, captured_s: float = 0.0, size: tuple[int, int] = (48, 64)) -> Frame:
     return Frame(np.full((*size, 3), seq % 256, np.uint8), seq / 4, seq, captured_s, stream=stream)
 
@@ -56,22 +48,13 @@ def event(number: int, end_s: float | None = None, stream: str = "door", label: 
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SetClock:
+    return SetClock()
 
 
 @pytest.fixture
 def board(clock) -> Board:
     return Board({"door": True, "film.mp4": False}, clock=clock, wall=lambda: clock.now_s + 1e9)
-
-
-@contextlib.contextmanager
-def serving(board: Board, **options):
-    server = PageServer(board, **options)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 class Answer:

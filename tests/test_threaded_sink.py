@@ -36,9 +36,9 @@ class Gate(Sink):
     def write(self, frame, prediction):
         self.entered.set()
         assert self.open.wait(WAIT_S)
-        if frame.seq == self._fail_at:
+        if prediction.seq == self._fail_at:
             raise OSError("no space left")
-        self.seen.append(frame.seq)
+        self.seen.append(prediction.seq)
 
     def close(self):
         self.closed = True
@@ -202,18 +202,19 @@ def test_an_output_that_cannot_be_finished_is_known():
     assert str(sink.unfinished) == "no space left at the end" and sink.stats()["state"] == "failing"
 
 
-def test_events_are_dropped_last():
+def test_events_and_ends_of_streams_are_dropped_last():
     gate = Gate()
     gate.write_event = gate.seen.append
-    sink = ThreadedSink(gate, capacity=3)
+    sink = ThreadedSink(gate, capacity=4)
     sink.write(*step(0))
     assert gate.entered.wait(WAIT_S)
     sink.write_event(EVENT)
+    sink.write(None, Prediction("ended", 0.0, 0.0, -1, 0.0))
     for number in range(1, 10):
         sink.write(*step(number))
     gate.open.set()
     sink.close()
-    assert gate.seen == [0, EVENT, 8, 9] and sink.stats()["dropped"] == 7
+    assert gate.seen == [0, EVENT, -1, 8, 9] and sink.stats()["dropped"] == 7
 
 
 def test_a_sink_that_hangs_costs_a_file_its_patience_once(caplog):

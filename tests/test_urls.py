@@ -63,6 +63,9 @@ def test_passwords_percent_encoded(password):
         ("gst:souphttpsrc location=http://u:p@cam/", "souphttpsrc"),
         ("v4l2src device=/dev/video0 ! appsink", "v4l2src device=/dev/video0 ! appsink"),
         ("clips/a b.mp4", "clips/a b.mp4"),
+        ("/dev/v4l/by-path/usb-0:2.3:1.0", "/dev/v4l/by-path/usb-0:2.3:1.0"),
+        ("rtsp:/u:gehei@m@cam/x", "rtsp:***@cam/x"),  # mistyped
+        ("u:geheim@cam/x", "u:***@cam/x"),
     ],
 )
 def test_what_is_shown(text, shown):

@@ -45,6 +45,7 @@ _HOME = {
     "event_to_json": "runtime",
     "annotate": "runtime",
     "BackendMissing": "errors",
+    "Camera": "runtime",
     "CalibrationError": "errors",
     "CameraError": "errors",
     "CompileError": "errors",

@@ -21,6 +21,7 @@ from .errors import WrongAnswers as WrongAnswers
 from .evaluation.evaluator import evaluate as evaluate
 from .manifest import Manifest as Manifest
 from .plan import Plan as Plan
+from .runtime.camera import Camera as Camera
 from .runtime.event_settings import EventSettings as EventSettings
 from .runtime.events import EventDetector as EventDetector
 from .runtime.limits import Limits as Limits

@@ -1,6 +1,6 @@
 """The program vlf-edge, also as python -m vlf_edge. It obeys signals before it imports what takes long."""
 
-from . import signals
+from . import memory, signals
 
 
 def _verb() -> int:
@@ -11,6 +11,7 @@ def _verb() -> int:
 
 def main() -> None:
     """Ends the process."""
+    memory.one_arena()
     signals.run(_verb)
 
 

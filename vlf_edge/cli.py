@@ -116,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _configured(verb: str, path: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments with those of a configuration where the command line says nothing. Raises VlfError.
 
-    Among them are cameras, {stream name: Camera}; read_anew, which gives all of them as the configuration is then; and
-    called, {argument: name in a configuration}.
+    Among them are cameras, {stream name: CameraTable}; read_anew, which gives all of them as the configuration is
+    then; and called, {argument: name in a configuration}.
     """
     top = parser()
     config = read_config(path, top.verbs[verb], OF_CAMERAS)

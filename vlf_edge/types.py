@@ -13,6 +13,9 @@ import numpy as np
 
 from .errors import VlfError
 
+MAIN = "main"
+"""The stream of a source that is given without a name."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -93,7 +96,7 @@ class Frame:
     seq: int
     captured_s: float
     begins: bool = False
-    stream: str = "main"
+    stream: str = MAIN
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ class Prediction:
 
     state: "warming" (window not full yet), "ok", "gap" (frames were missing, window restarted), "failed" (the model's
     answer was not a number, window restarted), "stale" (the decision came later than it may), "no_signal" (the camera
-    gives no frames), "ended" (the last word on a stream that was taken out of a run); there is no frame with these two,
-    and ``seq`` is -1. Only "ok" carries a label.
+    gives no frames), "ended" (the last word on each stream of a run that has several); there is no frame with these
+    two, and ``seq`` is -1. Only "ok" carries a label.
     stream: name of the camera, file or tracked person it is about.
     label, score: best class and its softmax probability, None unless ok. A plan that was enrolled, or calibrated for
     it, has one class more, the last: "unknown", for what is none of the others. It is a label like them, with its
@@ -130,7 +133,7 @@ class Prediction:
     topk: tuple[tuple[str, float], ...] = ()
     dropped: int = 0
     random_weights: bool = False
-    stream: str = "main"
+    stream: str = MAIN
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
-from pathlib import Path
 from typing import Any
 
 from ..errors import VlfError
@@ -103,8 +101,6 @@ def _size(text: str) -> tuple[int, int]:
 
 def cpu_model() -> str:
     """The processor's name and how many of its cores this process may use."""
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    from ..backends.cpu import cpu_name
+
+    return f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"

@@ -6,31 +6,54 @@ import argparse
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from ..errors import VlfError
 from ..options import given_options
-from ..video.sources import Address, SourceOptions, find_source, last_part
-from .config import Camera
+from ..runtime.camera import Camera
+from ..runtime.event_settings import EventSettings
+from ..runtime.limits import Limits
+from ..video.sources import SourceOptions, find_source, last_part
+from .event_options import event_settings
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
 
 log = logging.getLogger(__name__)
-OF_CAMERAS = frozenset(f.name for f in fields(SourceOptions))
+OF_CAMERAS = frozenset(f.name for cls in (SourceOptions, Limits, EventSettings) for f in fields(cls)) - {
+    "engine_timeout_s"
+}
 """The arguments that a camera of a configuration may set for itself."""
 
 
-def find_cameras(args: argparse.Namespace) -> dict[str, Address]:
-    """{stream name: what it is read from}: what is named on the command line, else the cameras of the configuration.
+@dataclass(frozen=True)
+class _Wanted:
+    """What makes a camera what it is."""
 
-    Raises SourceError, VlfError.
-    """
+    source: str
+    options: SourceOptions
+    limits: Limits
+    events: EventSettings | None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, source: str, own: dict[str, Any]) -> _Wanted:
+        """own: {argument: value} of those that it sets for itself. Raises VlfError."""
+        args = argparse.Namespace(**{**vars(args), **own})
+        limits = {name: value for name, value in given_options(args, Limits).items() if name in OF_CAMERAS}
+        return cls(source, SourceOptions(**given_options(args, SourceOptions)), Limits(**limits), event_settings(args))
+
+    def camera(self) -> Camera:
+        """Raises SourceError, VlfError."""
+        return Camera(find_source(self.source, self.options), self.limits, self.events)
+
+
+def find_cameras(args: argparse.Namespace) -> dict[str, Camera]:
+    """{stream name: what it is read from, and how}: what is named on the command line, else the cameras of the
+    configuration. Raises SourceError, VlfError."""
     if args.source:
-        options = SourceOptions(**given_options(args, SourceOptions))
-        return {name: find_source(source, options) for name, source in name_sources(args.source).items()}
-    return {name: find_source(camera.source, _options(args, camera)) for name, camera in args.cameras.items()}
+        return {name: _Wanted.of(args, source, {}).camera() for name, source in name_sources(args.source).items()}
+    return {name: wanted.camera() for name, wanted in _wanted(args).items()}
 
 
 class Reload:
@@ -69,29 +92,41 @@ class Reload:
         wanted = _wanted(args)
         if not wanted:
             raise VlfError("it names no camera; to end the run, stop it")
-        addresses = find_cameras(args)
+        if args.events != self._args.events:  # that takes a restart, and until then the cameras go on as they are
+            wanted = {
+                name: replace(one, events=self._now[name].events if name in self._now else None)
+                for name, one in wanted.items()
+            }
+        cameras = {name: one.camera() for name, one in wanted.items()}
         removed = [name for name in self._now if name not in wanted]
         added = [name for name in wanted if name not in self._now]
         changed = [name for name in wanted if name in self._now and wanted[name] != self._now[name]]
         if removed or added or changed:
             if self.runtime is None:
                 raise VlfError("the run has not begun yet; try again")
-            self.runtime.change_sources([*removed, *changed], {name: addresses[name] for name in (*changed, *added)})
+            self.runtime.change_sources([*removed, *changed], {name: cameras[name] for name in (*changed, *added)})
         self._now = wanted
         found = {"added": added, "changed": changed, "removed": removed}
         said = [f"{what} {', '.join(names)}" for what, names in found.items() if names]
         return said or ["the cameras are as they were"]
 
 
-def _wanted(args: argparse.Namespace) -> dict[str, tuple[str, SourceOptions]]:
-    """What makes each camera of a configuration what it is."""
-    return {name: (camera.source, _options(args, camera)) for name, camera in args.cameras.items()}
+def _wanted(args: argparse.Namespace) -> dict[str, _Wanted]:
+    """The cameras of a configuration. Raises VlfError, with the line of the table whose settings do not fit."""
+    found = {}
+    for name, table in args.cameras.items():
+        try:
+            found[name] = _Wanted.of(args, table.source, table.options)
+        except VlfError as error:
+            raise VlfError(f"{table.place}: camera {name!r}: {error}") from None
+    return found
 
 
 def _differing(before: argparse.Namespace, after: argparse.Namespace) -> list[str]:
     """The options, as they are called in a configuration, that a run takes up at its start alone."""
     old, new = vars(before), vars(after)
-    return sorted(called for name, called in before.called.items() if name not in OF_CAMERAS and old[name] != new[name])
+    exchanged = () if before.source else OF_CAMERAS
+    return sorted(called for name, called in before.called.items() if name not in exchanged and old[name] != new[name])
 
 
 def name_sources(sources: Sequence[str]) -> dict[str, str]:
@@ -105,8 +140,3 @@ def name_sources(sources: Sequence[str]) -> dict[str, str]:
             name = f"{base}#{number}"
         named[name] = source
     return named
-
-
-def _options(args: argparse.Namespace, camera: Camera) -> SourceOptions:
-    """Of the run, and what the camera says otherwise."""
-    return SourceOptions(**{**given_options(args, SourceOptions), **camera.options})

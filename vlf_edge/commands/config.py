@@ -30,20 +30,22 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 @dataclass(frozen=True)
-class Camera:
-    """A camera of a configuration. options: {argument: value} of those that a camera may set for itself."""
+class CameraTable:
+    """A camera of a configuration. options: {argument: value} of those that a camera may set for itself. place: where
+    its table stands, as messages begin."""
 
     source: str
     options: dict[str, Any] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a configuration sets. defaults: {argument: value}. cameras: {stream name: Camera}. called: {argument: what
-    it is called in a configuration}."""
+    """What a configuration sets. defaults: {argument: value}. cameras: {stream name: CameraTable}. called: {argument:
+    what it is called in a configuration}."""
 
     defaults: dict[str, Any]
-    cameras: dict[str, Camera]
+    cameras: dict[str, CameraTable]
     called: dict[str, str]
 
 
@@ -73,7 +75,7 @@ class _Reader:
         self._file = file
         self.arguments = {_called(a): a for a in parser._actions if a.dest not in _NEVER}
 
-    def camera(self, name: str, table: dict[str, Any], allowed: frozenset[str]) -> Camera:
+    def camera(self, name: str, table: dict[str, Any], allowed: frozenset[str]) -> CameraTable:
         place = self._file.place(_CAMERAS, name)
         source = table.get("source")
         number = isinstance(source, int) and not isinstance(source, bool) and 0 <= source < _HUGE
@@ -81,15 +83,17 @@ class _Reader:
             raise VlfError(f'{place}: camera {name!r} needs a source, such as source = 0 or source = "/dev/video0"')
         known = {called: action for called, action in self.arguments.items() if action.dest in allowed}
         read = [self.value((_CAMERAS, name, key), raw, known) for key, raw in table.items() if key != "source"]
-        return Camera(self._beside(str(source)), dict(read))
+        return CameraTable(self._beside(str(source)), dict(read), place)
 
     def value(self, keys: tuple[str, ...], raw: Any, known: dict[str, argparse.Action]) -> tuple[str, Any]:
         """The argument that an entry sets, and its value."""
-        name, place = keys[-1], self._file.place(*keys)
-        action = known.get(name.replace("_", "-"))
+        name, place, called = keys[-1], self._file.place(*keys), keys[-1].replace("_", "-")
+        action = known.get(called)
         if action is None:
-            also = f" (it stands for all cameras, outside of [{_CAMERAS}])" if name in self.arguments else ""
-            raise VlfError(f"{place}: unknown entry {hidden(name)!r}{also}; known here: {', '.join(sorted(known))}")
+            unknown = f"unknown entry {hidden(name)!r}"
+            if called in self.arguments:
+                unknown = f"{name} is for the whole run: it stands above the tables of the cameras"
+            raise VlfError(f"{place}: {unknown}; known here: {', '.join(sorted(known))}")
         if action.nargs in ("+", "*"):
             if not isinstance(raw, list):
                 raise VlfError(f"{place}: {name} is {_shown(raw)}; expected {_KINDS[list]}")

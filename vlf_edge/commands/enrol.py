@@ -34,17 +34,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the classes that the model was trained for beside the new ones; DATA are clips of them: motion "
         "(rendered), a folder of class/clip.mp4, or an annotation file",
     )
-    add(
+    add_lesson_arguments(parser)
+    add("-o", "--output", required=True, metavar="FILE", help="where to write the new plan; PLAN itself is fine too")
+    add_backend_arguments(parser)
+    add("--json", action="store_true", help="print what was learned as JSON")
+
+
+def add_lesson_arguments(parser: argparse.ArgumentParser) -> None:
+    """How labels are taught, whoever shows them."""
+    parser.add_argument(
         "--false-accepts",
         type=float,
         default=0.01,
         metavar="SHARE",
         help="of the windows of other things, how many may be taken for one of the labels (default: 0.01)",
     )
-    add("--no-mirror", action="store_true", help="do not teach mirror images too: labels speak of left or right")
-    add("-o", "--output", required=True, metavar="FILE", help="where to write the new plan; PLAN itself is fine too")
-    add_backend_arguments(parser)
-    add("--json", action="store_true", help="print what was learned as JSON")
+    parser.add_argument(
+        "--no-mirror", action="store_true", help="do not teach mirror images too: labels speak of left or right"
+    )
+
+
+def lesson_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``add_lesson_arguments`` added, as ``enrol`` and ``Teaching`` take it."""
+    return {"false_accepts": args.false_accepts, "mirror": not args.no_mirror}
 
 
 def main(args: argparse.Namespace) -> int:
@@ -57,8 +69,7 @@ def main(args: argparse.Namespace) -> int:
         args.output,
         none=args.none,
         keep=args.keep,
-        false_accepts=args.false_accepts,
-        mirror=not args.no_mirror,
+        **lesson_options(args),
         progress=Progress(),
         **backend_options(args),
     )

@@ -20,6 +20,7 @@ from ..options import add_options, given_options
 from ..printable import printable
 from ..runtime.limits import Limits
 from ..runtime.sinks.table import add_sink_arguments
+from ..types import MAIN
 from ..video.sources import KINDS, SOURCE_FLAGS, SourceOptions
 from .backend import add_backend_arguments, backend_options
 from .cameras import Reload, find_cameras
@@ -75,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs until every source ends, the time is up or Ctrl-C."""
     from ..runtime import Runtime
-    from ..runtime.recognizer import MAIN
 
     if args.plan is None or not (args.source or args.cameras):
         args.usage_error("what to run is missing: give PLAN and SOURCE, or --config FILE with a plan and cameras")
@@ -92,14 +92,12 @@ def main(args: argparse.Namespace) -> int:
         ) as runtime,
         ExitStack() as stack,
     ):
-        sources = {  # a camera is opened when it runs, and again when it fails
-            name: one if one.live and one.again else stack.enter_context(one.open())
-            for name, one in find_cameras(args).items()
-        }
-        alone = len(sources) == 1 and not args.cameras
-        streams = {MAIN: next(iter(sources.values()))} if alone else sources
-        sinks = _sinks(args, streams)
-        sinks += open_page(args, runtime, {name: one.live for name, one in streams.items()}, sinks)
+        cameras = {name: one.begun(stack) for name, one in find_cameras(args).items()}
+        alone = len(cameras) == 1 and not args.cameras
+        streams = {MAIN: next(iter(cameras.values()))} if alone else cameras
+        sources = {name: one.source for name, one in streams.items()}
+        sinks = _sinks(args, sources)
+        sinks += open_page(args, runtime, {name: one.live for name, one in sources.items()}, sinks)
         if reload is not None:
             reload.runtime = runtime
         runtime.run(

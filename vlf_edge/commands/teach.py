@@ -20,7 +20,7 @@ from ..options import add_options, given_options
 from ..printable import printable
 from ..video.sources import KINDS, SOURCE_FLAGS, Source, SourceOptions
 from .backend import add_backend_arguments, backend_options
-from .enrol import head_rows
+from .enrol import add_lesson_arguments, head_rows, lesson_options
 from .keyboard import Keyboard
 from .status_line import StatusLine
 
@@ -45,14 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", required=True, metavar="FILE", help="where to save the new plan; PLAN itself is fine too")
     add("--seconds", type=float, metavar="S", help="length of an example (default: one and a half windows of the plan)")
     add("--countdown", type=float, default=1.0, metavar="S", help="before each (default: 1)")
-    add(
-        "--false-accepts",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="of the windows of other things, how many may be taken for one of the labels (default: 0.01)",
-    )
-    add("--no-mirror", action="store_true", help="do not teach mirror images too: labels speak of left or right")
+    add_lesson_arguments(parser)
     add("--show", action="store_true", help="show the camera in a window, which takes the keys too")
     add_backend_arguments(parser)
     add_options(parser.add_argument_group("sources"), SourceOptions, *SOURCE_FLAGS)
@@ -71,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
     plan = Plan.open(args.plan)
     check_output(args.output)
-    teaching = Teaching(plan, false_accepts=args.false_accepts, mirror=not args.no_mirror)
+    teaching = Teaching(plan, **lesson_options(args))
     keyboard, line = Keyboard(), StatusLine()
     if not (keyboard.present or args.show):
         raise VlfError("keys are read from a terminal, and stdin is none; give --show where there is a screen")

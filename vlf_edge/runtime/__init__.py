@@ -3,6 +3,7 @@
 from ..lazy import lazy
 
 _HOME = {
+    "Camera": "camera",
     "ClipsSink": "sinks",
     "CsvEventsSink": "sinks",
     "JsonLinesFileSink": "sinks",

@@ -79,8 +79,8 @@ class Capture:
         self._next_seq, self.last_t_s = 0, 0.0
         self._watchdog = None
         if self.live:
-            self._watchdog = Watchdog(stream.name, limits, clock.now_s(), again=self._again)
-        self._began_s, self._ended_s, self._error = clock.now_s(), None, None
+            self._watchdog = Watchdog(stream.name, limits, clock(), again=self._again)
+        self._began_s, self._ended_s, self._error = clock(), None, None
 
     def start(self) -> None:
         """Begins to read; a camera when it is tended first."""
@@ -113,7 +113,7 @@ class Capture:
             if attempt is not None:
                 source = attempt.source or source
             if not self._done:
-                self._done, self._ended_s = True, self._clock.now_s()
+                self._done, self._ended_s = True, self._clock()
                 if self._watchdog is not None:
                     self._watchdog.ended(self._ended_s)
         finally:
@@ -127,12 +127,12 @@ class Capture:
         known = {"source": self.name, "live": self.live}
         if self._watchdog is not None:
             with self._lock:
-                return known | self._watchdog.report(self._clock.now_s())
+                return known | self._watchdog.report(self._clock())
         since_s = self._began_s if self._ended_s is None else self._ended_s
         state = "live" if self._ended_s is None else "ended" if self._error is None else "failed"
         return known | {
             "state": state,
-            "state_for_s": round(self._clock.now_s() - since_s, 3),
+            "state_for_s": round(self._clock() - since_s, 3),
             "reconnects": 0,
             "last_error": None if self._error is None else str(self._error),
         }
@@ -170,7 +170,10 @@ class Capture:
                         self._given = None
         except BaseException as failure:
             error = failure
-        self._ended(attempt, error)
+        try:
+            self._ended(attempt, error)
+        finally:
+            del error  # its traceback holds this frame, and with it all that the attempt had
         self._wake.set()
 
     def _opened(self, attempt: _Attempt) -> Source | None:
@@ -179,7 +182,7 @@ class Capture:
             if attempt is self._attempt:
                 attempt.source = source
                 if self._watchdog is not None:
-                    self._watchdog.opened(self._clock.now_s())
+                    self._watchdog.opened(self._clock())
                 return source
         source.close()
         return None
@@ -196,7 +199,7 @@ class Capture:
                     self.stream.stats.drop("late", waiting=False)
                 return False
             self._count_lost(attempt, attempt.source)
-            begins = self._watchdog.frame(self._clock.now_s()) or frame.begins
+            begins = self._watchdog.frame(self._clock()) or frame.begins
             frame = replace(frame, begins=begins, seq=attempt.first_seq + frame.seq)
             self._next_seq, self.last_t_s = frame.seq + 1, frame.t_s
             return self._hand_over(frame)
@@ -222,20 +225,22 @@ class Capture:
         with self._lock:
             if self._done or attempt is not self._attempt:
                 return
-            now_s, self._attempt = self._clock.now_s(), None
+            now_s, self._attempt = self._clock(), None
             of_source = isinstance(error, SourceError) or not isinstance(error, VlfError)
             if self._watchdog is None or (error is None and not self._again):
                 self._finish(error)
             elif not of_source or not isinstance(error, (Exception, type(None))):
                 self._finish(error, fatal=attempt.source is None)
             else:
-                self._watchdog.failed(now_s, error or CameraError(f"{self.name} has ended"))
+                # Without the traceback, which keeps what was read until the next error.
+                failure = error or CameraError(f"{self.name} has ended")
+                self._watchdog.failed(now_s, failure.with_traceback(None))
 
     def _finish(self, error: BaseException | None, *, fatal: bool = False) -> None:
         """No more frames come. fatal: what was asked for can never be, such as a library that is missing."""
         if self._done:
             return
-        self._done, self._ended_s, self._error = True, self._clock.now_s(), error
+        self._done, self._ended_s, self._error = True, self._clock(), error
         if self._watchdog is not None:
             self._watchdog.ended(self._ended_s, error)
         self._events.ended(self, error, fatal)

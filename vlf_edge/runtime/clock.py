@@ -7,9 +7,10 @@ import time
 
 
 class Clock:
-    """Seconds that never run backwards, and waiting by them."""
+    """Seconds that never run backwards, and waiting by them; without the waiting, any callable that gives seconds is
+    a clock."""
 
-    def now_s(self) -> float:
+    def __call__(self) -> float:
         """As ``time.monotonic()``."""
         return time.monotonic()
 

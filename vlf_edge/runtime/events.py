@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -23,6 +24,24 @@ from ..types import Event, Prediction
 from .event_settings import EventSettings, nothing_in
 
 _GAP_SPANS = 2.0
+
+
+class _Rules:
+    """Settings as they are for a plan's C labels: acts, which of them open events, (C,) bool; enter, leave: the
+    thresholds; start_lag_s, end_lag_s: how much later than the action the average crosses them; each (C,) float64."""
+
+    def __init__(self, labels: Sequence[str], span_s: float, settings: EventSettings):
+        self.settings = settings
+        self.ignored = nothing_in(labels) if settings.ignore is None else settings.ignore
+        for flag, named in (("--event-thresholds", settings.threshold_of), ("--event-ignore", self.ignored)):
+            if unknown := [label for label in named if label not in labels]:
+                raise VlfError(f"{flag} names {unknown[0]!r}, which is no label; available: {', '.join(labels)}")
+        enter = np.array([settings.threshold_of.get(label, settings.threshold) for label in labels])
+        self.acts, self.enter = np.array([label not in self.ignored for label in labels]), enter
+        self.leave = enter * (settings.leave / settings.threshold)
+        self.start_lag_s = settings.start_lag * span_s - settings.smooth_s * np.log1p(-enter)
+        self.end_lag_s = settings.end_lag * span_s - settings.smooth_s * np.log(self.leave)
+        self.gap_s = _GAP_SPANS * span_s if settings.gap_s is None else settings.gap_s
 
 
 class _Candidate:
@@ -40,7 +59,8 @@ class _Stream:
     free_s: its events so far are over by then. ended_s: {label: when its last event ended}.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rules: _Rules):
+        self.rules = rules
         self.ended_s: dict[str, float] = {}
         self.open: Event | None = None
         self.start_anew()
@@ -59,7 +79,8 @@ class EventDetector:
     """Makes events of the predictions of any number of streams. In one stream one event is open at a time, and each
     begins when the one before it has ended, or later: a classifier says one thing at a time.
 
-    labels: C class names, in the order of ``Prediction.scores``. span_s: of the plan's windows.
+    labels: C class names, in the order of ``Prediction.scores``. span_s: of the plan's windows. of_streams: {stream:
+    settings instead of ``settings``}.
     max_streams: of more, the one longest without a prediction is finished. Raises VlfError for settings that name
     other labels.
     """
@@ -69,25 +90,39 @@ class EventDetector:
         labels: Sequence[str],
         span_s: float,
         settings: EventSettings | None = None,
+        of_streams: Mapping[str, EventSettings | None] = MappingProxyType({}),
         *,
         max_streams: int = 1024,
     ):
         if max_streams < 1:
             raise VlfError(f"max_streams is {max_streams}, expected 1 or more")
-        self.settings = settings = settings or EventSettings()
-        self.labels, self._max_streams = tuple(labels), max_streams
-        self.ignored = nothing_in(labels) if settings.ignore is None else settings.ignore
-        for flag, named in (("--event-thresholds", settings.threshold_of), ("--event-ignore", self.ignored)):
-            if unknown := [label for label in named if label not in labels]:
-                raise VlfError(f"{flag} names {unknown[0]!r}, which is no label; available: {', '.join(labels)}")
-        enter = np.array([settings.threshold_of.get(label, settings.threshold) for label in labels])
-        self._acts, self._enter = np.array([label not in self.ignored for label in labels]), enter
-        self._leave = enter * (settings.leave / settings.threshold)
-        self._start_lag_s = settings.start_lag * span_s - settings.smooth_s * np.log1p(-enter)
-        self._end_lag_s = settings.end_lag * span_s - settings.smooth_s * np.log(self._leave)
-        self._gap_s = _GAP_SPANS * span_s if settings.gap_s is None else settings.gap_s
+        self.labels, self._span_s, self._max_streams = tuple(labels), span_s, max_streams
+        self._rules = _Rules(self.labels, span_s, settings or EventSettings())
+        self._rules_of: dict[str, _Rules] = {}  # replaced, never changed
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
         self._next_id = 0
+        self.set_apart(of_streams)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The labels that make no event, of streams without settings of their own."""
+        return tuple(self._rules.ignored)
+
+    def set_apart(self, of_streams: Mapping[str, EventSettings | None]) -> Callable[[], None]:
+        """Gives streams settings of their own, or None, from when they begin anew: after "ended", or ``finish``. For
+        any thread. Returns what takes it back. Raises VlfError, before anything changes."""
+        before, made = self._rules_of, {}
+        for name, settings in of_streams.items():
+            try:
+                made[name] = self._rules if settings is None else _Rules(self.labels, self._span_s, settings)
+            except VlfError as error:
+                raise VlfError(f"{name}: {error}") from None
+        self._rules_of = {**before, **made}
+
+        def take_back() -> None:
+            self._rules_of = before
+
+        return take_back
 
     def add(self, prediction: Prediction) -> list[Event]:
         """The events that this prediction opens (``t_end_s`` is None) or ends.
@@ -104,7 +139,7 @@ class EventDetector:
         now_s, scores = prediction.t_end_s, _scores(prediction, len(self.labels))
         if not math.isfinite(now_s):
             return events
-        if stream.smoothed is not None and now_s - stream.ok_s > self._gap_s:
+        if stream.smoothed is not None and now_s - stream.ok_s > stream.rules.gap_s:
             events += self._close(stream, stream.ok_s)
             stream.smoothed = stream.candidate = None
         if prediction.state == "no_signal":  # no frame, and so no frame's time
@@ -129,20 +164,20 @@ class EventDetector:
         if name not in self._streams:
             while len(self._streams) >= self._max_streams:
                 events += self.finish(next(iter(self._streams)))
-            self._streams[name] = _Stream()
+            self._streams[name] = _Stream(self._rules_of.get(name, self._rules))
         self._streams.move_to_end(name)
         return events
 
     def _decide(self, stream: _Stream, prediction: Prediction, scores: np.ndarray) -> list[Event]:
-        now_s, before, before_s = prediction.t_end_s, stream.smoothed, stream.ok_s
+        now_s, before, before_s, rules = prediction.t_end_s, stream.smoothed, stream.ok_s, stream.rules
         stream.smoothed = smoothed = self._smooth(stream, scores, now_s)
         stream.scores, stream.ok_s = scores, now_s
         events = []
         if stream.open is not None:
             index = self.labels.index(stream.open.label)
-            if smoothed[index] < self._leave[index]:
-                crossed_s = _crossing(before, smoothed, index, self._leave[index], before_s, now_s)
-                events += self._close(stream, crossed_s - float(self._end_lag_s[index]))
+            if smoothed[index] < rules.leave[index]:
+                crossed_s = _crossing(before, smoothed, index, rules.leave[index], before_s, now_s)
+                events += self._close(stream, crossed_s - float(rules.end_lag_s[index]))
             else:
                 stream.open = replace(stream.open, peak_score=max(stream.open.peak_score, float(smoothed[index])))
         self._choose(stream, prediction, before, before_s)
@@ -151,9 +186,10 @@ class EventDetector:
     def _smooth(self, stream: _Stream, scores: np.ndarray, now_s: float) -> np.ndarray:
         """The exponential average over time, however many decisions a second there are: exact for scores that run
         straight from one decision to the next."""
-        if stream.smoothed is None or self.settings.smooth_s == 0:
+        smooth_s = stream.rules.settings.smooth_s
+        if stream.smoothed is None or smooth_s == 0:
             return scores
-        steps = (now_s - stream.ok_s) / self.settings.smooth_s
+        steps = (now_s - stream.ok_s) / smooth_s
         if steps == 0:
             return stream.smoothed
         kept, mean = math.exp(-steps), -math.expm1(-steps) / steps
@@ -162,26 +198,27 @@ class EventDetector:
     def _choose(self, stream: _Stream, prediction: Prediction, before: np.ndarray | None, before_s: float) -> None:
         """The candidate of the stream: the likeliest label that may make an event, if its threshold is reached and it
         is not open already."""
-        smoothed, now_s = np.where(self._acts, stream.smoothed, 0.0), prediction.t_end_s
+        rules, now_s = stream.rules, prediction.t_end_s
+        smoothed = np.where(rules.acts, stream.smoothed, 0.0)
         index = int(np.argmax(smoothed))
         is_open = stream.open is not None and stream.open.label == self.labels[index]
-        if smoothed[index] < self._enter[index] or is_open:
+        if smoothed[index] < rules.enter[index] or is_open:
             stream.candidate = None
             return
         if stream.candidate is None or stream.candidate.index != index:
             if before is None:  # it was under way already when the window began
                 stream.candidate = _Candidate(index, now_s, prediction.t_start_s)
             else:
-                crossed_s = _crossing(before, smoothed, index, self._enter[index], before_s, now_s)
-                stream.candidate = _Candidate(index, crossed_s, crossed_s - float(self._start_lag_s[index]))
+                crossed_s = _crossing(before, smoothed, index, rules.enter[index], before_s, now_s)
+                stream.candidate = _Candidate(index, crossed_s, crossed_s - float(rules.start_lag_s[index]))
         stream.candidate.peak = max(stream.candidate.peak, float(smoothed[index]))
 
     def _open(self, stream: _Stream, prediction: Prediction) -> list[Event]:
-        candidate, now_s = stream.candidate, prediction.t_end_s
-        if candidate is None or now_s - candidate.crossed_s < self.settings.min_s:
+        candidate, now_s, settings = stream.candidate, prediction.t_end_s, stream.rules.settings
+        if candidate is None or now_s - candidate.crossed_s < settings.min_s:
             return []
         label = self.labels[candidate.index]
-        rested_s = stream.ended_s.get(label, -math.inf) + self.settings.cooldown_s
+        rested_s = stream.ended_s.get(label, -math.inf) + settings.cooldown_s
         if now_s < rested_s:
             return []
         events = self._close(stream, candidate.start_s)

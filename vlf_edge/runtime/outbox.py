@@ -14,7 +14,8 @@ _STEPS = 64
 
 
 class Step(NamedTuple):
-    """A frame that reached the recogniser, and the prediction it led to, if any; no frame where there is no signal."""
+    """A frame that reached the recogniser, and the prediction it led to, if any; no frame where there is no signal, and
+    at the end of a stream."""
 
     frame: Frame | None
     prediction: Prediction | None
@@ -26,7 +27,7 @@ class Step(NamedTuple):
 
     @property
     def is_end(self) -> bool:
-        """Whether it is the last one of a stream that was ended."""
+        """Whether it is the last word on a stream."""
         return self.prediction is not None and self.prediction.state == "ended"
 
 

@@ -6,11 +6,13 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+from ..types import MAIN
 from ..video.sources import Address, Source
+from .camera import Camera
 from .clock import Clock
 from .limits import Limits
 from .outbox import Step
-from .recognizer import MAIN, Recognizer
+from .recognizer import Recognizer
 from .work import JOIN_S, Work
 
 
@@ -21,8 +23,8 @@ def _nothing() -> None:
 class Pipeline:
     """Runs sources through a recogniser, each as a stream of its own; iterate over it for the steps, once.
 
-    sources: {stream name: Source or Address}, or one of them; closed with the pipeline, while the recogniser stays
-    open. An Address is opened here, and again if it is a camera's.
+    sources: {stream name: Source, Address, or Camera of one}, or one of them; closed with the pipeline, while the
+    recogniser stays open. An Address is opened here, and again if it is a camera's.
     every_frame: also hand over the steps without a prediction (for video sinks); otherwise only those with one.
     max_batch_delay_s: how long a frame may wait for frames of other streams, to be run in one batch with them.
     limits: how long to wait for what. clock: what they are measured by. every_second: called about so often.
@@ -31,7 +33,7 @@ class Pipeline:
     def __init__(
         self,
         recognizer: Recognizer,
-        sources: Mapping[str, Source | Address] | Source | Address,
+        sources: Mapping[str, Source | Address | Camera] | Source | Address | Camera,
         *,
         every_frame: bool = False,
         max_batch_delay_s: float = 0.0,
@@ -71,7 +73,7 @@ class Pipeline:
         """The names of the sources, for messages."""
         return ", ".join(capture.name for capture in self._work.captures)
 
-    def exchange(self, gone: Collection[str], new: Mapping[str, Source | Address]) -> None:
+    def exchange(self, gone: Collection[str], new: Mapping[str, Source | Address | Camera]) -> None:
         """Ends streams and begins others, from any thread; those that are neither go on undisturbed.
 
         gone: stream names; each has a last step of the state "ended", and its counts stay. new: {stream name: source};

@@ -16,19 +16,19 @@ from .sinks import Sink
 def play(
     begin: Callable[[], Pipeline],
     sinks: Sequence[Sink],
-    detect: Callable[[], EventDetector] | None,
+    detect: Callable[[], EventDetector | None],
     duration_s: float | None,
 ) -> None:
     """Plays until the pipeline ends, the time is up, or a sink wants no more. Whatever happens, events that go on end,
     sinks learn that nothing more comes, and are closed, in this order.
 
-    begin: opens the pipeline. detect: gives what makes events, if they are wanted.
+    begin: opens the pipeline. detect: gives what makes events, None if none are wanted.
     """
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
         stack.callback(lambda: [sink.no_more() for sink in sinks])
-        detector = None if detect is None else detect()
+        detector = detect()
         if detector is not None:
             stack.callback(lambda: _write_events(sinks, detector.finish()))
         steps = stack.enter_context(begin())

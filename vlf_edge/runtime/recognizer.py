@@ -17,14 +17,13 @@ from ..backends.gpu_frame import GpuFrame, is_gpu_frame
 from ..errors import ModelError, PlanMismatch, ShapeError, VlfError
 from ..head import Head
 from ..manifest import Manifest
-from ..types import Prediction, Sampling
+from ..types import MAIN, Prediction, Sampling
 from ..video.preprocess import Preprocessor, check_image
 from ..video.sampler import segment_centres
 from .open_executor import open_executor
 from .stats import Stats
 from .stream import DueFrame, Stream
 
-MAIN = "main"
 _FAILURES = 3
 
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from ..backends.engine import Engine
 from ..backends.selection import open_engines
-from ..errors import ShapeError, SourceError, VlfError
+from ..errors import ShapeError, VlfError
 from ..plan import Plan
-from ..types import Event, Prediction
+from ..types import MAIN, Event, Prediction
 from ..video.middles import read_middles
-from ..video.sources import Address, Source, find_source
+from .camera import cameras_by_stream
 from .capture import PUSHED
 from .energy import Usage
 from .event_settings import EventSettings
@@ -26,7 +26,7 @@ from .events import EventDetector
 from .limits import Limits
 from .pipeline import Pipeline
 from .play import play
-from .recognizer import MAIN, Recognizer
+from .recognizer import Recognizer
 from .regions import Regions
 from .self_test import check_answers
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
@@ -72,6 +72,7 @@ class Runtime:
         self._pipeline: Pipeline | None = None
         self._regions: dict[str, Regions] = {}
         self._sinks: Sequence[Sink] = ()
+        self._detector: EventDetector | None = None  # of the latest events() or run()
         self._usage = Usage(device)
         self._pushing = threading.Lock()
 
@@ -157,8 +158,9 @@ class Runtime:
         """Predictions from a source, captured and inferred on threads of their own, until it ends or the caller stops.
 
         source: see ``find_source``; or {name: source}, run together until all of them end: each prediction names its
-        stream. max_batch_delay_ms: how long a frame may wait for frames of other streams, to be run in one batch.
-        limits: how long to wait for a camera, and how late a decision may come.
+        stream, and of several each has a last one, of the state "ended".
+        max_batch_delay_ms: how long a frame may wait for frames of other streams, to be run in one batch.
+        limits: how long to wait for a camera, and how late a decision may come; a ``Camera`` may have its own.
         Of a camera the newest decision is given, and those that the caller was too slow for are counted. One that is
         absent, stalls or fails gives predictions of the state "no_signal", one a second, and is opened again until it
         is back; a Source of the caller's own cannot be. Whatever else fails in a thread is raised here. Raises
@@ -183,7 +185,7 @@ class Runtime:
         settings: see ``EventSettings``; the rest as for ``stream``. Raises what ``stream`` raises, and VlfError for
         settings that name labels that the plan has not.
         """
-        detector = self.event_detector(settings)
+        detector = self._detector = self.event_detector(settings, source)
         try:
             for prediction in self.stream(source, fps=fps, max_batch_delay_ms=max_batch_delay_ms, limits=limits):
                 yield from detector.add(prediction)
@@ -192,9 +194,11 @@ class Runtime:
             raise
         yield from detector.finish()
 
-    def event_detector(self, settings: EventSettings | None = None) -> EventDetector:
-        """For loops of your own: give it what ``push`` returns. Raises VlfError as ``events`` does."""
-        return EventDetector(self.labels, self.recognizer.sampling.span_s, settings)
+    def event_detector(self, settings: EventSettings | None = None, source: Any = ()) -> EventDetector:
+        """For loops of your own: give it what ``push`` returns. source: whose streams may have settings of their own.
+        Raises VlfError as ``events`` does."""
+        of_streams = {name: camera.events for name, camera in cameras_by_stream(source).items()}
+        return EventDetector(self.labels, self.recognizer.sampling.span_s, settings, of_streams)
 
     def pipeline(
         self,
@@ -213,16 +217,13 @@ class Runtime:
             if not 0 <= max_batch_delay_ms <= 10_000:
                 raise VlfError(f"max_batch_delay_ms is {max_batch_delay_ms!r}; expected milliseconds from 0 to 10000")
             with ExitStack() as stack:
-                named = source if isinstance(source, Mapping) else {MAIN: source}
-                if not named:
-                    raise SourceError("there is no source to stream from; expected {name: source} with one or more")
-                found = {str(name): find_source(one, fps=fps) for name, one in named.items()}
-                sources = {name: _begun(one, stack) for name, one in found.items()}
-                for name in sources:
+                cameras = cameras_by_stream(source, fps=fps)
+                begun = {name: camera.begun(stack) for name, camera in cameras.items()}
+                for name in begun:
                     self.recognizer.reset(name)
                 self._pipeline = Pipeline(
                     self.recognizer,
-                    sources,
+                    begun,
                     every_frame=every_frame,
                     max_batch_delay_s=max_batch_delay_ms / 1e3,
                     limits=limits,
@@ -251,17 +252,24 @@ class Runtime:
         self._sinks = tuple(sinks)
         how = {"fps": fps, "max_batch_delay_ms": max_batch_delay_ms, "limits": limits}
         how["every_frame"] = any(sink.every_frame for sink in sinks)
-        detect = None if events is None else lambda: self.event_detector(events)
+
+        def detect() -> EventDetector | None:
+            self._detector = None if events is None else self.event_detector(events, source)
+            return self._detector
+
         play(lambda: self.pipeline(source, **how), self._sinks, detect, duration_s)
 
     def change_sources(self, gone: Collection[str] = (), new: Mapping[str, Any] | None = None) -> None:
         """``Pipeline.exchange`` while a run goes on: ends the streams that are ``gone``, begins those of ``new``,
-        {name: source as of ``find_source``}. Raises SourceError, VlfError; nothing has changed then."""
+        {name: source as of ``find_source``, or Camera}. Raises SourceError, VlfError; nothing has changed then."""
         if self._pipeline is None or not self._pipeline.running:
             raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
-        found = {str(name): find_source(one) for name, one in (new or {}).items()}
+        cameras = cameras_by_stream(new) if new else {}
         with ExitStack() as stack:
-            self._pipeline.exchange(gone, {name: _begun(one, stack) for name, one in found.items()})
+            begun = {name: camera.begun(stack) for name, camera in cameras.items()}
+            if self._detector is not None:
+                stack.callback(self._detector.set_apart({name: camera.events for name, camera in cameras.items()}))
+            self._pipeline.exchange(gone, begun)
             stack.pop_all()  # the pipeline closes them from here on
 
     def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
@@ -338,8 +346,3 @@ class Runtime:
 
     def __exit__(self, *exc_info) -> None:
         self.close()
-
-
-def _begun(address: Address, stack: ExitStack) -> Source | Address:
-    """What a pipeline takes: a camera is opened there, again and again; anything else here, so that mistakes show."""
-    return address if address.live and address.again else stack.enter_context(address.open())

@@ -22,7 +22,7 @@ _WAITING_PER_FILE = 8
 @dataclass(slots=True, eq=False)
 class Waiting:
     """A frame of a stream on its way. due: as the executor takes it; None for a frame between two instants, and for
-    word that there is no signal, which has no frame but its prediction already."""
+    word that there is no signal or that the stream has ended, which has no frame but its prediction already."""
 
     stream: Stream
     frame: Frame | None

@@ -4,8 +4,8 @@
 
 A camera's frames lose their worth: when the machine or the caller is too slow, the oldest are dropped and counted. A
 file's wait. A camera that gives no frames is told of as "no_signal" and opened again (watchdog.py). A source that ends
-for good ends its own stream; whatever else fails ends all of them, and the caller gets the error after the steps that
-were already made.
+for good ends its own stream, which is told as "ended" where there are several; whatever else fails ends all of them,
+and the caller gets the error after the steps that were already made.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import replace
 from ..errors import ModelError, VlfError
 from ..types import Frame, Prediction
 from ..video.sources import Address, Source
+from .camera import Camera
 from .capture import Capture, Events
 from .clock import Clock
 from .limits import Limits
@@ -40,7 +41,7 @@ class Work:
     def __init__(
         self,
         recognizer: Recognizer,
-        sources: Mapping[str, Source | Address],
+        sources: Mapping[str, Source | Address | Camera],
         every_frame: bool,
         max_batch_delay_s: float,
         limits: Limits,
@@ -48,7 +49,7 @@ class Work:
         every_second: Callable[[], None],
     ):
         self._recognizer, self._every_frame, self._every_second = recognizer, every_frame, every_second
-        self._limits, self._clock = limits, clock
+        self._limits, self._limits_of, self._clock = limits, {}, clock
         self._backlog = Backlog(recognizer.executor.max_batch, max_batch_delay_s)
         self._changed = threading.Condition()
         self._steps = Outbox(every_frame)
@@ -64,13 +65,17 @@ class Work:
         self._exchanging = threading.Lock()
         self._left: list[Stream] = []  # which the executor has not forgotten yet
         self._joined: set[Stream] = set()  # which were not there at the start
+        self._several = len(sources) > 1  # a run of one stream ends with it, and says nothing more
+        self._told: set[Stream] = set()  # whose end the caller knows, or will
         self.inferring = threading.Thread(target=self._infer, name="vlf-infer", daemon=True)
         self._watching = threading.Thread(target=self._watch, name="vlf-watch", daemon=True)
         for capture in self.captures:
             self._backlog.open(capture.stream, live=capture.live)
 
-    def _capture(self, stream: Stream, source: Source | Address) -> Capture:
-        return Capture(stream, source, self._limits, self._clock, self._events, self._wake)
+    def _capture(self, stream: Stream, source: Source | Address | Camera) -> Capture:
+        camera = Camera.of(source)
+        limits = self._limits_of[stream.name] = camera.limits or self._limits
+        return Capture(stream, camera.source, limits, self._clock, self._events, self._wake)
 
     def start(self) -> None:
         self.inferring.start()
@@ -98,16 +103,16 @@ class Work:
 
     def _aged(self, step: Step) -> Prediction:
         """The prediction with its age, at the moment when the caller gets it."""
-        age_ms = (self._clock.now_s() - step.frame.captured_s) * 1e3
+        age_ms = (self._clock() - step.frame.captured_s) * 1e3
         prediction = replace(step.prediction, age_ms=age_ms)
         if prediction.state != "ok":
             return prediction
-        stats = self._recognizer.stream(step.stream).stats
+        stats, limits = self._recognizer.stream(step.stream).stats, self._limits_of[step.stream]
         stats.add_ms("age", age_ms)
         self._recognizer.stats.add_ms("age", age_ms)
-        if self._limits.budget_ms is not None and age_ms > self._limits.budget_ms:
+        if limits.budget_ms is not None and age_ms > limits.budget_ms:
             stats.add(over_budget=1)
-        if self._limits.max_staleness_s is None or age_ms <= self._limits.max_staleness_s * 1e3:
+        if limits.max_staleness_s is None or age_ms <= limits.max_staleness_s * 1e3:
             return prediction
         stats.add(stale=1)
         return replace(prediction, state="stale", label=None, score=None, scores=None, logits=None, topk=())
@@ -132,7 +137,7 @@ class Work:
 
     # Any thread.
 
-    def exchange(self, gone: Collection[str], new: Mapping[str, Source | Address]) -> None:
+    def exchange(self, gone: Collection[str], new: Mapping[str, Source | Address | Camera]) -> None:
         """See ``Pipeline.exchange``. After an error the new sources are still the caller's to close."""
         with self._exchanging:
             with self._changed:  # at once, so that no moment without a stream ends the run
@@ -143,6 +148,7 @@ class Work:
                 for capture in begun:
                     self._backlog.open(capture.stream, live=capture.live)
                     self._joined.add(capture.stream)
+                self._several = True
                 ended = [known[name] for name in dict.fromkeys(gone)]
                 for capture in ended:
                     self._take_out(capture)
@@ -173,7 +179,9 @@ class Work:
         self._left.append(stream)
         self.former[stream.name] = capture
         self.captures = [other for other in self.captures if other is not capture]
-        self._steps.put(Step(None, self._without_frame(capture, "ended")), stream, live=False)
+        if stream not in self._told:
+            self._steps.put(Step(None, self._without_frame(capture, "ended")), stream, live=False)
+        self._told.discard(stream)
 
     # The threads of the captures.
 
@@ -200,6 +208,8 @@ class Work:
         with self._changed:
             if stream not in self._backlog:
                 return
+            ended = self._without_frame(capture, "ended")
+            self._backlog.offer(Waiting(stream, None, None, ended))  # behind what waits of it
             self._backlog.end(stream)
             fatal = fatal and stream not in self._joined  # what goes on already is worth more
             if error is not None and not self._closed:
@@ -215,11 +225,11 @@ class Work:
     def _watch(self) -> None:
         try:
             while not self._over:
-                now_s = self._clock.now_s()
+                now_s = self._clock()
                 wakes_s = min([now_s + _WATCH_S, *(capture.tend(now_s) for capture in self.captures)])
                 self._watch_engine(now_s)
                 self._every_second()
-                self._clock.wait(self._wake, max(0.0, wakes_s - self._clock.now_s()))
+                self._clock.wait(self._wake, max(0.0, wakes_s - self._clock()))
                 self._wake.clear()
         except BaseException as error:
             self._fail(error)
@@ -281,7 +291,7 @@ class Work:
             capture.close()
 
     def _decide(self, due: list[DueFrame]) -> list[Prediction]:
-        began_s = self._clock.now_s()
+        began_s = self._clock()
         for frame in due:
             self._recognizer.stats.add_ms("queue", max(0.0, began_s - frame.captured_s) * 1e3)
         self._run_began_s = began_s
@@ -315,10 +325,12 @@ class Work:
             live = self._backlog.is_live(stream)
             while not live and self._steps.full and stream in self._backlog and not self._over:
                 self._changed.wait()
-            if stream not in self._backlog:  # it was ended while this was decided
-                stream.stats.add(undelivered=1)
-            elif not self._over:
-                self._steps.put(step, stream, live=live)
+            if stream not in self._backlog:  # it was taken out while this was decided
+                stream.stats.add(undelivered=int(not step.is_end))
+            elif not self._over and (self._several or not step.is_end):
+                self._steps.put(step, stream, live=live and not step.is_end)
+                if step.is_end:
+                    self._told.add(stream)
             self._changed.notify_all()
 
 

@@ -35,8 +35,8 @@ class Sink(ABC):
     def write(self, frame: Frame | None, prediction: Prediction | None) -> None:
         """One step: a frame and, where it led to one, its prediction. Both name their stream.
 
-        frame: None where a camera gives none, and the prediction's state is "no_signal", and at the end of a stream
-        that was taken out of the run: "ended". One of the same name may come after that.
+        frame: None where a camera gives none, and the prediction's state is "no_signal", and where a
+        stream of several has ended, or was taken out of the run: "ended". One of the same name may come after that.
         """
 
     def write_event(self, event: Event) -> None:

@@ -6,14 +6,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ...printable import printable
-from ...types import Event, Prediction
+from ...types import MAIN, Event, Prediction
 
 RANDOM_WEIGHTS_NOTE = "[random weights: labels mean nothing]"
 
 
 def describe(prediction: Prediction) -> str:
     """A prediction as one line of text."""
-    words = [] if prediction.stream == "main" else [f"{prediction.stream:12s}"]
+    words = [] if prediction.stream == MAIN else [f"{prediction.stream:12s}"]
     words += [f"{prediction.t_end_s:9.2f} s", f"{prediction.state:8s}"]
     if prediction.label is not None:
         words += [f"{printable(prediction.label):24s} {prediction.score:6.1%}"]
@@ -27,7 +27,7 @@ def describe(prediction: Prediction) -> str:
 
 def describe_event(event: Event) -> str:
     """An event as one line of text."""
-    words = [] if event.stream == "main" else [f"{event.stream:12s}"]
+    words = [] if event.stream == MAIN else [f"{event.stream:12s}"]
     words += [f"{event.t_start_s:9.2f} s", "begins  " if event.t_end_s is None else "ended   "]
     words += [f"{printable(event.label):24s} {event.peak_score:6.1%}"]
     if event.t_end_s is not None:

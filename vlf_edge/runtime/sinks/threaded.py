@@ -29,7 +29,7 @@ class ThreadedSink(Sink):
 
     capacity: most steps and events that wait. drop_oldest: whether a full one drops its oldest step, as for cameras;
     else ``write`` waits, as for files, but no longer than ``patience_s`` for a sink that takes nothing: from then on
-    steps are dropped until it takes one. Events are dropped last.
+    steps are dropped until it takes one. Events and ends of streams are dropped last.
 
     An error of the other sink is told in the log once, counted in ``health``, and goes no further: the step is tried
     again after ``backoff``, and given up after three attempts. raises: errors that are no failure but end the sink, and
@@ -54,7 +54,7 @@ class ThreadedSink(Sink):
         self.every_frame = sink.every_frame
         self.health = Health(sink.name, "steps and events", clock)
         self._steps: Channel[Item] = Channel(
-            capacity, drop_oldest=drop_oldest, patience_s=patience_s, precious=lambda item: isinstance(item, Event)
+            capacity, drop_oldest=drop_oldest, patience_s=patience_s, precious=_precious
         )
         self._closing = threading.Event()
         self._pause = pause or self._closing.wait
@@ -173,3 +173,8 @@ class ThreadedSink(Sink):
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+def _precious(item: Item) -> bool:
+    """Whether it says what nothing after it says."""
+    return isinstance(item, Event) or (item[1] is not None and item[1].state == "ended")

@@ -13,7 +13,7 @@ from ...errors import BackendMissing, VlfError
 from ...opencv import load_cv2
 from ...options import option
 from ...printable import printable
-from ...types import Frame, Prediction
+from ...types import MAIN, Frame, Prediction
 from .annotation import annotate
 from .sink import Run, Sink
 
@@ -80,7 +80,7 @@ class WindowSink(Sink):
         if prediction is not None:
             self._latest[prediction.stream] = prediction
         if frame is not None:
-            title = self._title if frame.stream == "main" else f"{self._title}: {printable(frame.stream)}"
+            title = self._title if frame.stream == MAIN else f"{self._title}: {printable(frame.stream)}"
             self._window.show(title, annotate(frame.image, self._latest.get(frame.stream)))
         self._wants_more = self._window.key() not in ("q", ESCAPE) and self._wants_more
 

@@ -13,8 +13,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from copy import copy
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -120,7 +121,7 @@ class _Reading:
             while self._fps is None and not self._ended:
                 self._wait(until_s, clock, f"{self._url} does not answer within {limit_s:g} s")
             if self._fps is None:
-                raise self._error or CameraError(f"{self._url} gives no video")
+                self._raise(self._error or CameraError(f"{self._url} gives no video"))
             return self._fps
 
     def take(self, until_s: float, limit_s: float, clock: Callable[[], float]) -> tuple[Any, Frame] | None:
@@ -132,7 +133,7 @@ class _Reading:
                 return None
             if not self._frames:
                 if self._error is not None:
-                    raise self._error
+                    self._raise(self._error)
                 return None
             taken = self._frames.popleft()
             self._changed.notify_all()
@@ -145,6 +146,12 @@ class _Reading:
             self._reformatter = self._av.video.reformatter.VideoReformatter()
         image = self._reformatter.reformat(picture, format="bgr24").to_ndarray()
         return Frame(_upright(image, picture.rotation), frame.t_s, frame.seq, frame.captured_s, frame.begins)
+
+    @staticmethod
+    def _raise(error: BaseException) -> NoReturn:
+        """A copy: once raised, an error holds by its traceback what holds it, and pictures would wait for the garbage
+        collector, some megabytes with each outage."""
+        raise copy(error)
 
     def _wait(self, until_s: float, clock: Callable[[], float], sentence: str) -> None:
         left_s = until_s - clock()

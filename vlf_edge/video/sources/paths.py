@@ -12,6 +12,7 @@ from ...errors import SourceError
 from .image_files import IMAGE_SUFFIXES, ImageFilesSource
 from .options import SourceOptions
 from .source import KINDS, Address, Source
+from .url import hidden
 from .video_file import VIDEO_SUFFIXES, PlaylistSource, VideoFileSource
 
 
@@ -23,7 +24,7 @@ def find_path(text: str, options: SourceOptions) -> Address:
         if host not in ("", "localhost") or not slash:
             raise SourceError(f"{text} is no file of this machine; expected file:///path")
         name = f"/{unquote(path)}"
-    return Address(name, False, lambda: _open_path(name, options.fps), again=True)
+    return Address(hidden(name), False, lambda: _open_path(name, options.fps), again=True)
 
 
 def expand_clips(what: str | Path) -> list[str]:
@@ -43,9 +44,9 @@ def _open_path(name: str, fps: float | None) -> Source:
     try:
         return _open_named_files(name, fps)
     except OSError as error:
-        raise SourceError(f"cannot read {name}: {error.strerror}") from None
+        raise SourceError(f"cannot read {hidden(name)}: {error.strerror}") from None
     except ValueError as error:  # a zero byte in the name
-        raise SourceError(f"cannot read {name}: {error}") from None
+        raise SourceError(f"cannot read {hidden(name)}: {error}") from None
 
 
 def _open_named_files(name: str, fps: float | None) -> Source:
@@ -62,7 +63,7 @@ def _open_named_files(name: str, fps: float | None) -> Source:
         return _open_files(name, [p for p in here if pattern.fullmatch(p.name)], fps)
     if glob.has_magic(name):
         return _open_files(name, [Path(p) for p in glob.glob(name, recursive=True)], fps)
-    raise SourceError(f"no file, folder or camera at {name}; a source is {KINDS}")
+    raise SourceError(f"no file, folder or camera at {hidden(name)}; a source is {KINDS}")
 
 
 def _as_counted(path: Path) -> list[tuple[int, str]]:

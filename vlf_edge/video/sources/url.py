@@ -91,6 +91,8 @@ def hidden(name: str) -> str:
         if not re.search(r"://|(?:pw|pass\w*|token|key|secret)\s*=", name, re.I):
             return name
         return " ! ".join(re.match(r"\s*(?:gst:(?://)?\s*)?([\w-]*)", part)[1] for part in name.split(" ! "))
+    if "://" not in name:  # a file; or an address that is mistyped
+        return re.sub(r":.+@", f":{HIDDEN}@", name, flags=re.S)
     if not _in_network(name):
         return name
     try:
