@@ -69,7 +69,8 @@ def contenders(frozen_f: bool) -> dict[str, Sizes]:
         "VLF, 1 token, no g": replace(TINY, token_step=4, spatial_layers=0),
     }
     if not frozen_f:
-        found |= {name.upper().replace("-", ", "): replace(sizes_of(name), **cnn) for name in ("tsm", "tsm-online")}
+        shifted = {"TSM": "tsm", "TSM, online": "tsm-online"}
+        found |= {name: replace(sizes_of(of), **cnn) for name, of in shifted.items()}
     return found
 
 

@@ -84,7 +84,7 @@ def report(contenders: Mapping[str, Sizes], runs: Sequence[Path], picture: Path,
         header(describe("torch", "openvino")),
         "ms: medians of CPU time on OpenVINO, fp32, one thread, all models in turns" if times else "",
         "",
-        "| model | multiply-adds a clip | a streamed decision | ms of both | accuracy, by seed | of those with a reverse |",
+        "| model | multiply-adds a clip | a decision | ms of both | accuracy, by seed | of those with a reverse |",
         "|---|---|---|---|---|---|",
         *(_row(name, scored[name], costs[name], times.get(name)) for name in models),
         "",
@@ -116,59 +116,68 @@ def _times_ms(models: Mapping[str, Sizes], turns: int) -> dict[str, tuple[float,
     return {name: (spent[name, "clip"].cpu_ms, spent[name, "streamed"].cpu_ms) for name in models}
 
 
-_PANEL_PX, _HEIGHT_PX = 660, 460
-_LEFT_PX, _TOP_PX, _PLOT_WIDTH_PX, _PLOT_HEIGHT_PX = 60, 44, 500, 350
-_FAMILIES = {"TSN": (120, 120, 120), "TSM": (40, 150, 40), "VTN": (30, 120, 230), "VLF": (180, 110, 30)}  # BGR
+_PANEL_PX, _LEGEND_PX, _HEIGHT_PX = 460, 200, 420
+_LEFT_PX, _TOP_PX, _PLOT_WIDTH_PX, _PLOT_HEIGHT_PX = 50, 44, 380, 320
+_OPEN = ", no g"  # is drawn as a ring
+# BGR
+_COLOURS = {
+    "TSN": (120, 120, 120), "TSM": (40, 150, 40), "TSM, online": (120, 200, 90), "VTN": (30, 120, 230),
+    "VLF, 1 token": (220, 170, 60), "VLF, 4 tokens": (180, 90, 20), "VLF, 16 tokens": (90, 20, 20),
+}  # fmt: skip
 
 
 def _picture(scored: dict[str, dict[int, Scored]], costs: Mapping[str, Cost], times: Mapping[str, Any]) -> bytes:
-    """PNG: accuracy over what a clip and a streamed decision cost. A line from the worst seed to the best, a dot at the
-    mean; an open one where a stream can keep nothing and begins anew."""
+    """PNG: accuracy over what a clip and a streamed decision cost. A line from the worst seed to the best, a mark at
+    the mean."""
     highest = max(one.top1 for seeds in scored.values() for one in seeds.values())
     top = min(100, 10 * math.ceil(10 * highest + 0.5))
     panels = [
         ("multiply-adds of a clip, M", {name: of.clip / 1e6 for name, of in costs.items()}),
-        ("multiply-adds of a streamed decision, M", {name: of.decision / 1e6 for name, of in costs.items()}),
+        ("multiply-adds of a decision, M", {name: of.decision / 1e6 for name, of in costs.items()}),
     ]
     if times:
-        panels.append(("ms of a streamed decision, one thread", {name: ms[1] for name, ms in times.items()}))
-    image = np.full((_HEIGHT_PX, _PANEL_PX * len(panels), 3), 255, np.uint8)
+        panels.append(("ms of a decision, one thread", {name: ms[1] for name, ms in times.items()}))
+    image = np.full((_HEIGHT_PX, _PANEL_PX * len(panels) + _LEGEND_PX, 3), 255, np.uint8)
     for number, (title, values) in enumerate(panels):
         _panel(image, _LEFT_PX + number * _PANEL_PX, title, values, scored, top)
+    for number, name in enumerate(costs):
+        place = (_PANEL_PX * len(panels) + 12, _TOP_PX + 24 * number)
+        _mark(image, place, name)
+        _text(image, name, (place[0] + 12, place[1] + 4))
     return cv2.imencode(".png", image)[1].tobytes()
 
 
 def _panel(image, left: int, title: str, values: Mapping[str, float], scored: Mapping[str, Any], top: float) -> None:
     """One plot; the horizontal axis is logarithmic."""
-    low, high = math.log(0.7 * min(values.values())), math.log(1.6 * max(values.values()))
+    low, high = math.log(0.85 * min(values.values())), math.log(1.15 * max(values.values()))
 
     def at(value: float, points: float) -> tuple[int, int]:
         x = left + (math.log(value) - low) / (high - low) * _PLOT_WIDTH_PX
         return round(x), round(_TOP_PX + (1 - points / top) * _PLOT_HEIGHT_PX)
 
-    _text(image, f"accuracy, %, by {title}", (left, 24))
+    _text(image, f"accuracy, %, over {title}", (left, 24))
     for points in range(0, round(top) + 1, 10):
         y = at(1, points)[1]
         cv2.line(image, (left, y), (left + _PLOT_WIDTH_PX, y), (225, 225, 225), 1)
-        _text(image, str(points), (left - 34, y + 4))
+        _text(image, str(points), (left - 30, y + 4))
     for value in _ticks(math.exp(low), math.exp(high)):
-        _text(image, f"{value:g}", (at(value, 0)[0] - 8, _TOP_PX + _PLOT_HEIGHT_PX + 22))
-    taken: list[tuple[int, int]] = []
-    for name, value in sorted(values.items(), key=lambda item: -item[1]):
+        _text(image, f"{value:.3g}", (at(value, 0)[0] - 10, _TOP_PX + _PLOT_HEIGHT_PX + 22))
+    for name, value in values.items():
         seeds = [100 * one.top1 for one in scored[name].values()]
-        colour, place = _FAMILIES[name[:3]], at(value, statistics.mean(seeds))
-        cv2.line(image, at(value, min(seeds)), at(value, max(seeds)), colour, 2, cv2.LINE_AA)
-        cv2.circle(image, place, 5, colour, 2 if name == "TSM" else -1, cv2.LINE_AA)
-        label = (place[0] + 9, place[1] + 4)
-        while any(abs(label[1] - y) < 14 and abs(label[0] - x) < 150 for x, y in taken):
-            label = (label[0], label[1] + 14)
-        taken.append(label)
-        _text(image, name, label, colour)
+        colour = _COLOURS[name.removesuffix(_OPEN)]
+        cv2.line(image, at(value, min(seeds)), at(value, max(seeds)), colour, 1, cv2.LINE_AA)
+        _mark(image, at(value, statistics.mean(seeds)), name)
+
+
+def _mark(image: np.ndarray, place: tuple[int, int], name: str) -> None:
+    colour = _COLOURS[name.removesuffix(_OPEN)]
+    cv2.circle(image, place, 5, colour, 2 if name.endswith(_OPEN) else -1, cv2.LINE_AA)
 
 
 def _ticks(low: float, high: float) -> Sequence[float]:
-    return [step * 10**power for power in range(-3, 6) for step in (1, 2, 5) if low <= step * 10**power <= high]
+    steps = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7)
+    return [step * 10.0**power for power in range(-3, 6) for step in steps if low <= step * 10.0**power <= high]
 
 
-def _text(image, text: str, place: tuple[int, int], colour: tuple[int, int, int] = (40, 40, 40)) -> None:
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+def _text(image, text: str, place: tuple[int, int]) -> None:
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
