@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from vlf_edge.runtime.clock import Clock
 
-_GUARD_S = 10.0
-_ENDED_S = 0.5  # a thread that does not look by then has ended
+_GUARD_S = 60.0  # nobody waits so long, on a busy machine either, for what does come about
 
 
 class SetClock:
@@ -28,6 +27,7 @@ class MockClock(Clock):
     def __init__(self, now_s: float = 1000.0):
         self._now_s, self._changed = now_s, threading.Condition()
         self._waiting: threading.Event | None = None
+        self._watcher: threading.Thread | None = None
         self._looked = 0
 
     def __call__(self) -> float:
@@ -36,6 +36,7 @@ class MockClock(Clock):
     def wait(self, event: threading.Event, timeout_s: float) -> None:
         with self._changed:
             self._waiting, until_s = event, self._now_s + timeout_s
+            self._watcher = threading.current_thread()
             self._looked += 1
             self._changed.notify_all()
         if self._now_s < until_s:
@@ -46,16 +47,22 @@ class MockClock(Clock):
     def advance(self, seconds: float) -> None:
         """Time goes on at once; returns when the thread that waits, if there still is one, has looked at it."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting is not None, _ENDED_S)
+            self._until(lambda: self._waiting is not None)
             self._now_s += seconds
             if self._waiting is not None:
                 looked = self._looked
                 self._waiting.set()
-                self._changed.wait_for(lambda: self._looked > looked, _ENDED_S)
+                self._until(lambda: self._looked > looked)
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + _GUARD_S
+        while not condition() and (self._watcher is None or self._watcher.is_alive()):
+            assert time.monotonic() < deadline_s, "nobody looks at this clock"
+            self._changed.wait(0.05)
 
 
 def eventually(condition: Callable[[], bool], what: str = "") -> None:
-    """Waits for other threads to get there; fails after ten seconds."""
+    """Waits for other threads to get there; fails after a minute."""
     deadline_s = time.monotonic() + _GUARD_S
     while not condition():
         assert time.monotonic() < deadline_s, what or "it did not come about"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from rendered_videos import write_videos
@@ -17,6 +18,12 @@ from vlf_edge import Manifest, Plan, Preprocess, Sampling, TensorSpec
 from vlf_edge.manifest import Graph
 from vlf_edge.onnx_graph import read_graph
 
+pytest_plugins = ("ends_hangs",)
+# The same examples every time, however long they take: what seeks new ones is tests/fuzz.py.
+hypothesis.settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 LABELS = ("still", "left", "right", "up", "down")
 # A process that tests holds PyTorch, OpenVINO and ONNX Runtime, and what it starts holds them once more.
 _WORKER_BYTES = 3 << 30
@@ -36,6 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
         number, cores = int(worker["workerid"].removeprefix("gw")), sorted(os.sched_getaffinity(0))
         share = cores[number % len(cores) :: worker["workercount"]]
         os.sched_setaffinity(0, share)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: at the end no worker is left alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def toy_manifest(*, frames: int = 4, span_s: float = 1.0, phases: int = 1, weights: dict | None = None) -> Manifest:
@@ -206,19 +219,27 @@ def _exported_once(tmp_path_factory, name: str, create: Callable) -> dict[str, b
 @pytest.fixture(scope="session")
 def toy_models(tmp_path_factory) -> Callable[[tuple[str, ...]], tuple[Path, Path]]:
     """A function: names of classes -> (weights file, fp32 plan built of it) of the toy model, whose windows last 1.5 s.
-    Untrained, but from a file: what a build takes for trained. Each is made once a run; nobody may change them."""
+    Untrained, but from a file: what a build takes for trained. Each is made once a run; nobody may change them.
+    Their frame stages are the same, and exported once."""
 
     def made(labels: tuple[str, ...]) -> tuple[Path, Path]:
         from toy_model import TOY, build_toy
 
-        from vlf_edge.compiler import Recipe, build
+        from vlf_edge.compiler import Recipe, build, onnx_export
         from vlf_edge.models.weights import save_weights
 
-        with shared_folder(tmp_path_factory, f"toy of {' '.join(labels)}") as folder:
-            weights, plan = folder / "toy.safetensors", folder / "toy.plan"
+        with shared_folder(tmp_path_factory, "toys") as folder, pytest.MonkeyPatch.context() as patch:
+            export, kept = onnx_export.export_stage, folder / "frame.onnx"
+
+            def exported(stage):
+                return kept.read_bytes() if stage.name == "frame" and kept.exists() else export(stage)
+
+            weights, plan = (folder / f"{' '.join(labels)}.{kind}" for kind in ("safetensors", "plan"))
             if not plan.exists():
+                patch.setattr(onnx_export, "export_stage", exported)
                 save_weights(weights, build_toy(replace(TOY, classes=len(labels))), labels, {"span_s": 1.5})
-                build(Recipe(weights=str(weights), precision="fp32", target="cpu"), plan)
+                made = build(Recipe(weights=str(weights), precision="fp32", target="cpu"), plan)
+                kept.write_bytes(made.graph("frame", "fp32"))
             return weights, plan
 
     return made

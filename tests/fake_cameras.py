@@ -12,7 +12,7 @@ import numpy as np
 from vlf_edge.errors import CameraError
 from vlf_edge.video.sources import Address, Source
 
-_GUARD_S = 20.0
+_GUARD_S = 60.0
 
 
 class FakeCamera:

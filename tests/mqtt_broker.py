@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/sbin")
-WAIT_S = 20
+WAIT_S = 60
 
 
 def free_port() -> int:

@@ -24,7 +24,7 @@ PACKAGES = (
     "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good "
     "gstreamer1.0-plugins-ugly gstreamer1.0-libav"
 )
-_START_S = 30.0
+_START_S = 120.0
 _COLUMNS, _ROWS = 4, 4  # blocks of a picture, black or white: 16 binary digits, the highest first
 _ENCODERS = {
     "h264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 threads=1 "

@@ -27,7 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = ROOT / "vlf_edge" / "weights" / "vlf-tiny.plan"
 VIDEO = "test://motion?width=160&height=120&seconds="
-LIMIT_S = 2.0
+LIMIT_S = 2.0  # of a machine with nothing else to do
+_GIVEN_UP_S = 60.0
 _SECOND_S = 0.06  # between two signals, where two are sent
 
 VLF_EDGE = ("-m", "vlf_edge")
@@ -79,7 +80,9 @@ def start(words: tuple, folder: Path, log: Path) -> subprocess.Popen:
         )
 
 
-def interrupt(words: tuple, delay_s: float, number: int, whole_group: bool, twice: bool) -> End:
+def interrupt(
+    words: tuple, delay_s: float, number: int, whole_group: bool, twice: bool, limit_s: float = LIMIT_S
+) -> End:
     """Starts a program, sends it a signal after a time, and looks at what it leaves.
 
     whole_group: to its children too, as a terminal and service managers do. twice: a second one 60 ms later.
@@ -101,18 +104,19 @@ def interrupt(words: tuple, delay_s: float, number: int, whole_group: bool, twic
                     process.wait(_SECOND_S)
                 except subprocess.TimeoutExpired:
                     send(process.pid, number)
-            process.wait(30)
+            process.wait(_GIVEN_UP_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return End("went on for 30 s", 30.0)
+            return End(f"went on for {_GIVEN_UP_S:g} s", _GIVEN_UP_S)
         took_s = time.monotonic() - sent_s
         said = log.read_text(errors="replace")
         if not ours:  # Python may have dropped it, say in a weakref's callback, and a second one ended us then
             return End("before us", took_s)
-        if process.returncode == 0 and "interrupted" not in said and took_s < LIMIT_S:
+        if process.returncode == 0 and "interrupted" not in said and took_s < limit_s:
             return End("over", took_s)  # it was past its last line
-        return End("; ".join(_wrong(process, number, took_s, said, folder)) or "interrupted", took_s)
+        wrong = [f"took {took_s:.1f} s"] if took_s > limit_s else []
+        return End("; ".join(wrong + _wrong(process, number, said, folder)) or "interrupted", took_s)
 
 
 def _obeys(pid: int) -> bool:
@@ -122,12 +126,10 @@ def _obeys(pid: int) -> bool:
     return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def _wrong(process: subprocess.Popen, number: int, took_s: float, said: str, folder: Path) -> list[str]:
+def _wrong(process: subprocess.Popen, number: int, said: str, folder: Path) -> list[str]:
     wrong = []
     if process.returncode != 128 + number:
         wrong.append(f"exit code {process.returncode} after {signal.Signals(number).name}")
-    if took_s > LIMIT_S:
-        wrong.append(f"took {took_s:.1f} s")
     if "Traceback" in said or said.count("interrupted") != 1 or "interrupted" not in (said.splitlines() or [""])[-1]:
         wrong.append(f"said {said[-2000:]!r}")
     if _lives(process.pid):
@@ -141,7 +143,7 @@ def _wrong(process: subprocess.Popen, number: int, took_s: float, said: str, fol
 
 def _lives(group: int) -> bool:
     """Whether a process of the group still runs; killed ones take a moment to go, and may stay as zombies."""
-    until_s = time.monotonic() + 1.0
+    until_s = time.monotonic() + 10.0
     while any(_runs_in(group, path) for path in Path("/proc").glob("[0-9]*/stat")):
         if time.monotonic() > until_s:
             return True
@@ -176,15 +178,17 @@ def _damaged(folder: Path) -> list[str]:
     return damaged
 
 
-def moments(verb: str, count: int, seed: int = 0, parallel: int = 2, within_s: float | None = None) -> list[End]:
+def moments(
+    verb: str, count: int, seed: int = 0, parallel: int = 2, within_s: float | None = None, limit_s: float = LIMIT_S
+) -> list[End]:
     """``count`` signals to one verb, at moments drawn from the first ``within_s`` seconds; by default from the time it
-    takes undisturbed."""
+    takes undisturbed. limit_s: by when each must have ended it."""
     words, rng = VERBS[verb], random.Random(f"{verb} {seed}")
     whole_s = _undisturbed_s(verb) if within_s is None else within_s
     kinds = list(itertools.product((signal.SIGINT, signal.SIGTERM), (True, False), (True, False)))
     tries = [(words, rng.uniform(0, whole_s), *kinds[i % len(kinds)]) for i in range(count)]
     with ThreadPoolExecutor(parallel) as pool:
-        return list(pool.map(lambda one: interrupt(*one), tries))
+        return list(pool.map(lambda one: interrupt(*one, limit_s), tries))
 
 
 def _undisturbed_s(verb: str) -> float:

@@ -125,7 +125,7 @@ signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
 signal.raise_signal(signal.SIGUSR1)
 """
     command = [sys.executable, "-c", program, str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 

@@ -30,7 +30,7 @@ def toy_plan(tmp_path_factory) -> Path:
 
 def figures(script: str, *arguments: str) -> dict:
     command = [sys.executable, str(BENCHMARKS / script), *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "cores" in found["machine"]["cpu"] and {"python", "numpy"} <= found["machine"]["versions"].keys()
@@ -78,7 +78,7 @@ def test_a_failed_build_is_no_figure(toy_plan, tmp_path):
         "--calib-data",
         str(tmp_path),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 1 and done.stdout == "" and "vlf-edge: " in done.stderr
 
 

@@ -37,7 +37,7 @@ class FakeDevice:
     def read(self):
         assert not self.released, "read after release"
         self.reading = True
-        self.blocked.wait(10)
+        self.blocked.wait(60)
         self.reading = False
         self.frames_left -= 1
         return (True, np.full((48, 64, 3), 7, np.uint8)) if self.frames_left >= 0 else (False, None)
@@ -89,7 +89,7 @@ def test_close_during_a_read_leaves_the_release_to_the_reader(device):
     camera.close()
     assert device.released == 0
     device.blocked.set()
-    reader.join(10)
+    reader.join(60)
     assert ended == [[]] and device.released >= 1
 
 

@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+from clocks import eventually
 
 from vlf_edge.runtime.channel import Channel, ChannelClosed
 
@@ -22,10 +23,11 @@ def test_a_full_channel_waits_for_the_receiver():
         channel.close()
 
     thread = in_thread(sender)
+    eventually(lambda: len(sent) == 2)
     time.sleep(0.05)
     assert len(sent) == 2
     assert list(channel) == list(range(10))
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive() and channel.dropped == 0
 
 
@@ -63,5 +65,5 @@ def test_close_wakes_a_waiting_end(end):
     thread = in_thread(wait)
     time.sleep(0.05)
     channel.close(discard=True)
-    thread.join(5)
+    thread.join(60)
     assert outcome == ["closed"] and not thread.is_alive()

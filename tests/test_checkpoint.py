@@ -17,15 +17,19 @@ from vlf_edge.training.checkpoint import Outputs, load_state, save_state
 from vlf_edge.training.device import acquire_device
 
 
-@pytest.fixture
-def settings(tmp_path, monkeypatch):
+def squares(patch, folder):
     """Two epochs of four steps."""
-    monkeypatch.setattr(start, "open_dataset", lambda data, split, **_: Squares(32 if split == "train" else 8))
-    toy = write_weights(tmp_path / "toy.safetensors")
+    patch.setattr(start, "open_dataset", lambda data, split, **_: Squares(32 if split == "train" else 8))
+    toy = write_weights(folder / "toy.safetensors")
     return Settings(
-        data="squares", out=str(tmp_path / "run" / "w.safetensors"), start=toy, epochs=2, batch=8, lr=1e-3, workers=0,
+        data="squares", out=str(folder / "run" / "w.safetensors"), start=toy, epochs=2, batch=8, lr=1e-3, workers=0,
         clips_per_epoch=32,
     )  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    return squares(monkeypatch, tmp_path)
 
 
 def stop_after(steps):
@@ -42,10 +46,11 @@ def assert_same(one, other):
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture
-def whole(settings, tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
     """The same run without an interruption."""
-    return train(replace(settings, out=str(tmp_path / "whole" / "w.safetensors")))
+    with pytest.MonkeyPatch.context() as patch:
+        return train(squares(patch, tmp_path_factory.mktemp("whole")))
 
 
 @pytest.mark.parametrize("steps", [2, 4, 5])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from patient import VLF_EDGE
 
 from vlf_edge import Plan
 from vlf_edge.cli import main
@@ -212,12 +213,12 @@ def test_labels_a_terminal_cannot_show_are_escaped(plans, tmp_path):
 def test_sigterm_finishes_the_video(plans, tmp_path):
     video = tmp_path / "out.mp4"
     source = "test://motion?seconds=100000&width=160&height=120"
-    command = [sys.executable, "-m", "vlf_edge", "run", str(plans["int8"]), source, "--save", str(video)]
+    command = [*VLF_EDGE, "run", str(plans["int8"]), source, "--save", str(video)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(10):
         running.stdout.readline()
     running.terminate()
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=240)
     assert running.returncode == 143 and err.endswith("\nvlf-edge: interrupted\n"), err
     assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) > 20
 

@@ -24,7 +24,7 @@ from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.sinks import Sink
 from vlf_edge.video.sources import Address, Source
 
-STEP_S, GUARD_S = 0.25, 10.0
+STEP_S, GUARD_S = 0.25, 60.0
 
 
 @pytest.fixture(autouse=True)

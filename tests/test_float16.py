@@ -132,5 +132,5 @@ sys.exit(0 if engine is not None and engine.nbytes > 10_000 else "no engine")
 def test_typed_graphs_build_with_tensorrt_rtx(name, target, tmp_path):
     path = tmp_path / "typed.onnx"
     path.write_bytes(to_float16(quantized(name).onnx))
-    done = subprocess.run([sys.executable, "-c", BUILD, path, target], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", BUILD, path, target], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -326,7 +326,7 @@ def plan(tmp_path) -> Path:
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, footage.__file__, *arguments, "--backend", "fake", "--windows", "1"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def test_the_script_runs_a_plan_through_the_runtime(plan, folder):

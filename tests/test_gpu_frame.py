@@ -137,7 +137,7 @@ def test_frames_are_borrowed_while_a_step_runs_and_not_inside_it(seeing, monkeyp
 
     monkeypatch.setattr(type(recognizer.executor._stream), "upload", upload_while_another_borrows)
     recognizer.push(pictures(1)[0], 0.0)
-    camera.join(10)
+    camera.join(60)
     assert order == ["uploaded", "lent"] and borrowed[0].pointer == frame.pointer
     close(pair)
 

@@ -44,7 +44,7 @@ def plan(tmp_path_factory) -> Path:
 
 def script(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(BENCHMARKS / "int8_recipes.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def small(plan: Path, data: str = "motion") -> list[str]:

@@ -13,7 +13,7 @@ from vlf_edge import memory
 barrier = threading.Barrier(24)
 def allocate():
     held = [bytearray(1000) for _ in range(100)]
-    barrier.wait(20)
+    barrier.wait(60)
 threads = [threading.Thread(target=allocate) for _ in range(24)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()

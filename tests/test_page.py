@@ -14,7 +14,7 @@ from vlf_edge.serve import Board, PageServer
 from vlf_edge.types import Event
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-WAIT_S = 20
+WAIT_S = 60
 WIDE, PHONE = (1440, 900), (390, 844)
 
 

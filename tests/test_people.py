@@ -34,7 +34,7 @@ def run(*words: object, path: Path | None = None) -> subprocess.CompletedProcess
     command = [sys.executable, str(DEMO), *map(str, words)]
     paths = [str(DEMO.parents[1]), *([str(path)] if path else [])]
     environment = {"PYTHONPATH": ":".join(paths), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
 
 
 @pytest.fixture

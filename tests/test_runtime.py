@@ -105,13 +105,13 @@ def test_two_threads_at_once_are_refused_in_one_sentence(runtime, images):
 
     def slow(due):
         inside.set()
-        leave.wait(10)
+        leave.wait(60)
         return step(due)
 
     runtime.recognizer.executor.step = slow
     thread = threading.Thread(target=runtime.push, args=(images[0], 0.0))
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(60)
     for call in (lambda: runtime.push(images[1], 0.25), lambda: runtime.classify(images), runtime.reset):
         with pytest.raises(VlfError, match="used by another thread at this moment: give each thread a Runtime"):
             call()

@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +21,7 @@ from clocks import SetClock
 from hypothesis import given
 from hypothesis import strategies as st
 from page_scenes import serving
+from patient import VLF_EDGE
 from test_front_door import run_without
 
 from vlf_edge import Frame, Runtime, VlfError
@@ -66,7 +66,7 @@ class Answer:
 
 
 def ask(server: PageServer, path: str, method: str = "GET", body: str | None = None, **headers: str) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=240)
     with contextlib.closing(connection):
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         return Answer(connection.getresponse())
@@ -75,7 +75,7 @@ def ask(server: PageServer, path: str, method: str = "GET", body: str | None = N
 @contextlib.contextmanager
 def following(server: PageServer, path: str, **headers: str):
     """An answer that never ends, to be read from."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=240)
     with contextlib.closing(connection):
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         yield connection.getresponse()
@@ -510,7 +510,7 @@ def test_figures_come_from_the_run_and_a_failing_run_does_not_end_the_page(board
         raise RuntimeError("the engines are closed")
 
     with serving(board, figures=stats) as server:
-        assert looked.acquire(timeout=20)
+        assert looked.acquire(timeout=240)
         assert ask(server, "/api/state").status == 200
 
 
@@ -653,7 +653,7 @@ def test_what_is_missing_is_named():
 
 
 def test_a_run_shows_itself_and_ends_at_a_signal_with_viewers_connected(toy_plan):
-    command = [sys.executable, "-m", "vlf_edge", "run", toy_plan.path, "test://motion?seconds=3600&width=64&height=48"]
+    command = [*VLF_EDGE, "run", toy_plan.path, "test://motion?seconds=3600&width=64&height=48"]
     process = subprocess.Popen(
         [*command, "--backend", "fake", "--serve", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -669,5 +669,5 @@ def test_a_run_shows_itself_and_ends_at_a_signal_with_viewers_connected(toy_plan
         state = ask(Found, "/api/state").json()
         assert state["plan"]["backend"] == "fake" and state["streams"][0]["picture"] > 0
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=240)
     assert process.returncode == 143 and "decisions" in said and "Traceback" not in said, said

@@ -40,7 +40,9 @@ def ending(monkeypatch):
 def test_a_signal_at_any_moment_ends_a_verb(verb, interruptible):
     """All the hundred, over the whole of what a verb does: python tests/signal_moments.py"""
     # Those two take longest.
-    ends = moments(verb, 1 if verb in ("build from weights", "train") else 2, seed=1, within_s=5.0)
+    count = 1 if verb in ("build from weights", "train") else 2
+    # Two seconds are for a machine that has nothing else to do: below, and measured by the script.
+    ends = moments(verb, count, seed=1, within_s=5.0, limit_s=20.0)
     assert {end.how for end in ends} <= {"interrupted", "before us", "over"}, ends
 
 
@@ -62,7 +64,7 @@ def toy(main: str, *, number: int, times: int = 1, ready: str = "ready\n") -> su
     assert process.stdout.readline() == ready
     for _ in range(times):
         process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(code, process.returncode, out, err)
 
 
@@ -109,7 +111,7 @@ def test_children_go_too_and_ctrl_c_is_not_theirs(interruptible):
     done = toy(f"{work}print(child.pid, file=sys.stderr, flush=True)\n{READY}time.sleep(60)", number=signal.SIGINT)
     pid, said = done.stderr.splitlines()
     assert (done.returncode, said) == (130, "toy: interrupted")
-    until_s = time.monotonic() + 2  # it was told to end before the program did, and does so in its own time
+    until_s = time.monotonic() + 60  # it was told to end before the program did, and does so in its own time
     while alive(int(pid)) and time.monotonic() < until_s:
         time.sleep(0.01)
     assert not alive(int(pid))
@@ -141,7 +143,7 @@ def test_the_second_signal_or_the_end_of_the_time_is_the_end(ending, capfd):
         one = Ending("toy", leave=ending.left.append)
         one.stops.append(told.set)
         one.watch(next_signal)
-        assert told.wait(10) and waited == [None, signals._GRACE_S]
+        assert told.wait(60) and waited == [None, signals._GRACE_S]
     assert ending.left == [130, 130] and capfd.readouterr().err == "toy: interrupted\n" * 2
 
 

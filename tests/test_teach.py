@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from patient import VLF_EDGE
 
 from vlf_edge import CameraError, Plan, Runtime, open_source
 from vlf_edge.cli import main
@@ -35,7 +35,7 @@ class Terminal:
         self.before = termios.tcgetattr(self._theirs)
         self.said = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vlf_edge", *words],
+            [*VLF_EDGE, *words],
             stdin=self._theirs,
             stdout=self._theirs,
             stderr=self._theirs,

@@ -22,6 +22,7 @@ import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from ..errors import ExportError, first_line
@@ -74,9 +75,9 @@ def _trace(stage: Stage) -> torch.export.ExportedProgram:
 
 
 def _convert(stage: Stage, traced: torch.export.ExportedProgram) -> onnx_ir.Model:
-    plain = traced.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: _attention})
     program = torch.onnx.export(
-        plain,
+        traced,
+        custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
         dynamo=True,
         opset_version=OPSET,
         input_names=[spec.name for spec in stage.inputs],
@@ -90,22 +91,25 @@ def _convert(stage: Stage, traced: torch.export.ExportedProgram) -> onnx_ir.Mode
 
 
 def _attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Tensor | None = None,
+    q: onnx_ir.Value,
+    k: onnx_ir.Value,
+    v: onnx_ir.Value,
+    attn_mask: onnx_ir.Value | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Tensor:
+) -> onnx_ir.Value:
     """scaled_dot_product_attention as the operators every backend fuses. The exporter's own version rearranges
     k through a subgraph of run-time shapes. q is scaled first: float16 scores then stay small."""
-    if is_causal or enable_gqa or dropout_p or (attn_mask is not None and not attn_mask.is_floating_point()):
+    boolean = attn_mask is not None and not attn_mask.dtype.is_floating_point()
+    if is_causal or enable_gqa or dropout_p or boolean:
         raise NotImplementedError("attention with a causal or boolean mask, grouped heads or dropout")
-    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
-    return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ v
+    rank, size = len(q.shape), q.shape[-1]
+    q = op.Mul(q, op.Constant(value_float=float(size**-0.5 if scale is None else scale)))
+    scores = op.MatMul(q, op.Transpose(k, perm=[*range(rank - 2), rank - 1, rank - 2]))
+    return op.MatMul(op.Softmax(scores if attn_mask is None else op.Add(scores, attn_mask), axis=-1), v)
 
 
 def _name_by_module(graph: onnx_ir.Graph) -> None:
