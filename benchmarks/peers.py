@@ -1,6 +1,7 @@
 """A decision of VLF beside what others would run for it, in one run on this CPU, all with as many threads.
 
-    python benchmarks/peers.py [--models vlf-light vlf] [--threads 1] [--turns 15]
+    python benchmarks/peers.py [--models vlf vlf-lite] [--threads 1] [--turns 15]
+    python benchmarks/peers.py --backbone mobilenetv4_conv_small --token-step 4 --token-dim 256 --layers 2
 
   streamed      the new frame is encoded, the clip stage runs on its tokens and those kept of the others
   whole clip    all frames are encoded anew, as one batch, then the clip stage runs
@@ -38,8 +39,8 @@ YARDSTICK = "VTN ResNet-34, fp32, OpenVINO, streamed"
 Ways = dict[str, Callable[[], object]]
 
 
-def vlf_ways(name: str, threads: int, stack: ExitStack) -> Ways:
-    model = _model(sizes_of(name))
+def vlf_ways(name: str, sizes: Sizes, threads: int, stack: ExitStack) -> Ways:
+    model = _model(sizes)
     stages = model.stages()
     fp32 = [export_stage(stage) for stage in stages]
     int8 = [int8_to_time(graph, stage.inputs) for graph, stage in zip(fp32, stages)]
@@ -92,16 +93,25 @@ def main() -> None:
     add("--models", nargs="+", choices=vlf, default=["vlf"], metavar="MODEL", help="default: vlf")
     add("--threads", type=int, default=1, metavar="N", help="default: 1")
     add("--turns", type=int, default=15, metavar="N", help="default: 15")
+    add("--backbone", metavar="NAME", help="another f for --models, of timm")
+    add("--token-step", type=int, metavar="N", help="other tokens: a mean over so many places of f's map, each way")
+    add("--token-dim", type=int, metavar="D", help="tokens of another width")
+    add("--layers", type=int, metavar="N", help="other layers of h")
     args = parser.parse_args()
+    changes = {"backbone": args.backbone, "token_step": args.token_step, "token_dim": args.token_dim}
+    changes = {field: value for field, value in {**changes, "temporal_layers": args.layers}.items() if value}
+    if args.backbone:
+        changes["backbone_options"] = {}
     torch.set_num_threads(args.threads)
     machine = describe("torch", "openvino", "onnxruntime")
     with ExitStack() as stack:
         ways = vtn_ways(args.threads, stack)
         for name in args.models:
-            ways |= vlf_ways(name, args.threads, stack)
+            ways |= vlf_ways(name, replace(sizes_of(name), **changes), args.threads, stack)
         spent = in_turns(ways, args.turns)
     print(header(machine), end="\n\n")
-    print(f"{args.threads} thread(s), {CLASSES} classes; int8 is computed in float: {int8_saturates()}\n")
+    print(f"{args.threads} thread(s), {CLASSES} classes; int8 is computed in float: {int8_saturates()}")
+    print(f"changed from the named sizes: {changes or 'nothing'}\n")
     print("| a decision | ms | ms of CPU time | times faster than VTN ResNet-34 |\n|---|---|---|---|")
     for way, one in spent.items():
         print(f"| {way} | {one.wall_ms:.1f} | {one.cpu_ms:.1f} | {spent[YARDSTICK].cpu_ms / one.cpu_ms:.2f} |")

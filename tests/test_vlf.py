@@ -150,7 +150,7 @@ def test_every_size_builds(name):
     clip = torch.zeros(1, sizes.frames, sizes.height_px, sizes.width_px, 3, dtype=torch.uint8)
     with torch.no_grad():
         assert model(clip).shape == (1, 5)
-    assert model.frame.tokens == {"vlf": 16, "vlf-lite": 16, "vlf-small": 4, "vlf-tiny": 4}[name]
+    assert model.frame.tokens == {"vlf": 16, "vlf-lite": 16, "vlf-tiny": 4}[name]
 
 
 def test_vlf_tiny_is_tiny():

@@ -19,7 +19,6 @@ _HOME = {
     "vlf": "vlf",
     "vlf-lite": "vlf",
     "vlf-tiny": "vlf",
-    "vlf-small": "vlf",
     "tsn": "tsn",
     "tsn-mobilenetv2": "tsn",
     "tsm": "tsm",

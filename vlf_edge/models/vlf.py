@@ -84,11 +84,6 @@ SIZES = {
         name="vlf-lite", backbone="resnet18", reduction=32, token_dim=256, spatial_layers=1, spatial_heads=8,
         temporal_layers=2, temporal_heads=8, frames=8, height_px=224, width_px=224,
     ),
-    # For CPUs: f is the fastest of benchmarks/backbones.py, and h so light that a stream saves what it can.
-    "vlf-small": VLFSizes(
-        name="vlf-small", backbone="mobilenetv4_conv_small", reduction=32, token_step=4, token_dim=256,
-        spatial_layers=1, spatial_heads=8, temporal_layers=2, temporal_heads=8, frames=8, height_px=224, width_px=224,
-    ),
     # Small enough to be trained on two CPU cores, and to ship: a narrow, dense CNN quantises well.
     "vlf-tiny": VLFSizes(
         name="vlf-tiny", backbone="resnet10t", reduction=16, token_dim=96, spatial_layers=1, spatial_heads=4,
