@@ -9,8 +9,10 @@ name, whose recording it is: in every draw some groups are asked about and the c
 Each draw takes --ways labels, half of the groups to ask about, and k clips of each label from the other groups, which
 are enrolled as `vlf-edge enrol` does. A clip is decided by the mean of the probabilities of its live windows: among the
 labels alone ("right"), and with "unknown" an answer like them. Clips of nothing are given and asked about by group too:
-false accepts are counted as `vlf-edge eval --none` counts them, and those apart that last three windows or more. 20
-draws; mean and 95 % interval of the mean.
+false accepts are counted as `vlf-edge eval --none` counts them, and those apart that last three windows or more. The
+same windows also make events, as `vlf-edge run --events` makes them: clips with none of their label are missed, clips
+with one of another are wrong, and every one of a clip of nothing is false. 20 draws; mean and 95 % interval of the
+mean.
 
 --heads compares the discriminant with nearest mean, cosine, ridge and logistic regression, on the same draws.
 """
@@ -39,6 +41,9 @@ from vlf_edge.enrolment.memory import Taught, features_of
 from vlf_edge.enrolment.reading import PHASES, Reader
 from vlf_edge.evaluation.metrics import auroc
 from vlf_edge.head import UNKNOWN
+from vlf_edge.runtime.event_settings import EventSettings
+from vlf_edge.runtime.events import EventDetector
+from vlf_edge.types import Prediction, Sampling
 from vlf_edge.video.sources import expand_clips
 
 LASTING = 3  # windows in a row
@@ -72,6 +77,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--false-accepts", type=float, default=0.01)
     parser.add_argument("--no-mirror", action="store_true")
+    parser.add_argument("--event-threshold", type=float, default=EventSettings.threshold)
+    parser.add_argument("--event-min", type=float, default=EventSettings.min_s, metavar="S")
     parser.add_argument("--heads", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -113,7 +120,7 @@ def measure(plan: Plan, shown: Sequence[Shown], shots: int, head: str, args: arg
     figures: dict[str, list[float]] = {}
     for _ in range(args.draws):
         labels, given, asked = draw(shown, shots, args.ways, rng)
-        for name, value in judge(plan, labels, given, asked, head, args.false_accepts).items():
+        for name, value in judge(plan, labels, given, asked, head, args).items():
             figures.setdefault(name, []).append(value)
     spread = 1.96 / np.sqrt(args.draws)
     return {name: [float(np.mean(v)), float(spread * np.std(v, ddof=1))] for name, v in figures.items()}
@@ -137,14 +144,19 @@ def draw(
 
 
 def judge(
-    plan: Plan, labels: list[str], given: Sequence[Shown], asked: Sequence[Shown], head: str, false_accepts: float
+    plan: Plan,
+    labels: list[str],
+    given: Sequence[Shown],
+    asked: Sequence[Shown],
+    head: str,
+    args: argparse.Namespace,
 ) -> dict[str, float]:
     if head != "discriminant":
         decide = OTHERS[head](labels, [one for one in given if one.clip.label != UNKNOWN])
         return {"right": _right(labels, asked, decide)}
     nothing = Taught((), (), (), False, empty(features_of(plan.manifest)))
     begin_s = time.perf_counter()
-    lesson = teach(nothing, labels, [one.clip for one in given], [], [], false_accepts)
+    lesson = teach(nothing, labels, [one.clip for one in given], [], [], args.false_accepts)
     figures = {"teach_s": time.perf_counter() - begin_s, "temperature": lesson.record["temperature"]}
     weight, bias = lesson.arrays["weight"], lesson.arrays["bias"]
 
@@ -153,7 +165,9 @@ def judge(
 
     figures["right"] = _right(labels, asked, decide)
     if lesson.unknown:
+        settings = EventSettings(threshold=args.event_threshold, min_s=args.event_min)
         figures |= _unknown(labels, asked, decide)
+        figures |= _events(labels, asked, decide, settings, plan.manifest.sampling)
     return figures
 
 
@@ -192,6 +206,31 @@ def _unknown(labels: list[str], asked: Sequence[Shown], decide: Head) -> dict[st
         "accepted_per_hour": 3600 * runs / seconds,
         "lasting_per_hour": 3600 * lasting / seconds,
         "auroc": auroc(np.concatenate(margins), nothing),
+    }
+
+
+def _events(
+    labels: list[str], asked: Sequence[Shown], decide: Head, settings: EventSettings, sampling: Sampling
+) -> dict[str, float]:
+    detector = EventDetector([*labels, UNKNOWN], sampling.span_s, settings)
+    missed, wrong, false, seconds = [], [], 0, 0.0
+    for one in asked:
+        found: set[tuple[int, str]] = set()
+        for number, scores in enumerate(_softmax(decide(one.live))):
+            begin_s = number * sampling.step_s
+            end_s = begin_s + (sampling.frames - 1) * sampling.step_s
+            prediction = Prediction("ok", begin_s, end_s, number, 0.0, scores=scores)
+            found |= {(event.id, event.label) for event in detector.add(prediction)}
+        detector.finish()
+        if one.clip.label == UNKNOWN:
+            false, seconds = false + len(found), seconds + one.clip.reading.seconds
+        else:
+            missed.append(one.clip.label not in {label for _, label in found})
+            wrong.append(any(label != one.clip.label for _, label in found))
+    return {
+        "event_missed": float(np.mean(missed)),
+        "event_wrong": float(np.mean(wrong)),
+        "false_events_per_hour": 3600 * false / seconds,
     }
 
 
@@ -272,9 +311,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = []
         for name in names:
             scale, digits = (
-                (1, 2)
-                if name in ("teach_s", "temperature", "accepted_per_hour", "lasting_per_hour", "auroc")
-                else (100, 1)
+                (1, 2) if name in ("teach_s", "temperature", "auroc") or name.endswith("per_hour") else (100, 1)
             )
             mean, half = row.get(name, (None, None))
             cells.append("" if mean is None else f"{scale * mean:.{digits}f} ± {scale * half:.{digits}f}")

@@ -12,6 +12,8 @@ import pytest
 from onnx_toys import write_fp32_plan
 from rtsp_server import RtspServer
 
+from vlf_edge import VideoWriter, open_source
+from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
 from vlf_edge.models.vlf import SIZES
 from vlf_edge.synthetic import CLASSES
 
@@ -101,6 +103,31 @@ def test_startup_opens_and_decides(toy_plan):
     ]
     for row in found["first_decision"]:
         assert positive(row, "import_s", "open_s", "first_decision_s", "total_s", "goal_s")
+
+
+def test_enrol_draws_by_people_and_judges_labels_unknown_and_events(tmp_path):
+    for number, (folder, motion) in enumerate(
+        [("mine/yes", "nod"), ("mine/no", "shake"), ("nothing", "still"), ("nothing", "left")]
+    ):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for person in (1, 2):
+            clip = f"test://motion?label={motion}&seed={person}&seconds=2.5&fps=8&width=64&height=64"
+            with (
+                open_source(clip) as source,
+                VideoWriter(str(tmp_path / folder / f"seq{person}_{number}.avi"), fps=8) as writer,
+            ):
+                for frame in source:
+                    writer.write(frame.image)
+    options = ("--none", str(tmp_path / "nothing"), "--ways", "2", "--shots", "1", "--draws", "2", "--heads")
+    found = figures("enrol.py", str(SHIPPED_PLAN), str(tmp_path / "mine"), *options)
+    assert found["clips"] == 8 and found["precision"] == "fp32"
+    first, *others = found["rows"]
+    assert first["head"] == "discriminant" and {row["head"] for row in others} == {
+        "nearest mean", "cosine", "ridge", "logistic regression"
+    }  # fmt: skip
+    shares = ("right", "right_with_unknown", "missed_clips", "accepted_windows", "auroc", "event_missed", "event_wrong")
+    assert all(0 <= first[name][0] <= 1 for name in shares)
+    assert first["accepted_per_hour"][0] >= 0 and first["false_events_per_hour"][0] >= 0
 
 
 def test_soak_times_outages_of_a_real_server():

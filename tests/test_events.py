@@ -75,7 +75,7 @@ def test_what_is_not_likely_enough_is_unknown():
 
 def test_labels_that_mean_nothing_open_nothing():
     assert feed(detector(), *steps((9, "still", 1.0))) == []
-    assert nothing_in(("No-Action", "none", "wave", "stillness", "background")) == ("No-Action", "none", "background")
+    assert nothing_in(("No-Action", "none", "wave", "stillness", "unknown")) == ("No-Action", "none", "unknown")
     chosen = detector(ignore=("wave",))
     assert told(feed(chosen, *steps((2, "wave", 1), (4, "still", 1)))) == [("still", 1.75 + 0.7 / 4, None)]
 

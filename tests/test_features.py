@@ -1,4 +1,4 @@
-"""Features: what a model's classifier reads, beside its logits, in every graph of a plan."""
+"""Features: what a model's classifier reads and how tokens change, beside its logits, in every graph of a plan."""
 
 from __future__ import annotations
 
@@ -37,13 +37,40 @@ def test_features_are_what_the_mlp_reads_and_logits_stay_as_they_are(toy):
     model, before = toy
     after = with_features(before)
     inputs, outputs = tensor_specs(after)
-    assert [str(spec) for spec in outputs] == ["logits float32(N, 4)", "features float32(N, 16)"]
+    assert [str(spec) for spec in outputs] == ["logits float32(N, 4)", f"features float32(N, {16 + TOY.token_dim})"]
     tokens = windows()[:, :, : inputs[0].shape[2]]
     found, plain = Session(after).run({"tokens": tokens}), Session(before).run({"tokens": tokens})
     np.testing.assert_array_equal(found["logits"], plain["logits"])
     with evaluating(model), torch.no_grad():
         mixed = model.clip.mix(torch.from_numpy(tokens)).mean(dim=(1, 2))
-    np.testing.assert_allclose(found["features"], mixed.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["features"][:, :16], mixed.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def largest_changes(tokens: np.ndarray) -> np.ndarray:
+    """(N, K, S, D) -> (N, D), one number after the other."""
+    n, frames, of_frame, channels = tokens.shape
+    found = np.zeros((n, channels))
+    for window, channel in np.ndindex(n, channels):
+        each = tokens[window, :, :, channel]
+        found[window, channel] = np.mean(
+            [max(abs(each[k + 1, token] - each[k, token]) for k in range(frames - 1)) for token in range(of_frame)]
+        )
+    return found
+
+
+def test_features_say_beside_it_how_much_each_channel_of_the_tokens_changes(toy):
+    after = with_features(toy[1])
+    tokens = windows()[:, :, : tensor_specs(after)[0][0].shape[2]]
+    found = Session(after).run({"tokens": tokens})["features"]
+    np.testing.assert_allclose(found[:, 16:], largest_changes(tokens), rtol=1e-5)
+    still = np.repeat(tokens[:, :1], TOY.frames, axis=1)
+    assert not Session(after).run({"tokens": still})["features"][:, 16:].any()
+
+
+def test_wide_features_stay_what_the_classifier_reads(toy, monkeypatch):
+    monkeypatch.setattr("vlf_edge.compiler.features.MOST_FEATURES", 16 + TOY.token_dim - 1)
+    after = with_features(toy[1])
+    assert str(tensor_specs(after)[1][1]) == "features float32(N, 16)"
 
 
 def test_a_graph_gets_them_once(toy):
@@ -84,7 +111,7 @@ def test_every_graph_of_a_plan_gives_them_in_float(plans, precision):
     for kind in ("fp32", "portable", "typed"):
         logits, features = manifest.graph("clip", kind).outputs
         assert (logits.name, features.name) == ("logits", "features")
-        assert logits.dtype == features.dtype == "float32" and features.shape == ("N", 96)
+        assert logits.dtype == features.dtype == "float32" and features.shape == ("N", 192)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
@@ -98,7 +125,7 @@ def test_both_backends_give_them_in_int8(plans, backend):
         with TABLE[backend].open_graph(plan.graph("clip", kind), precision="int8") as engine:
             found[kind] = engine.infer({"tokens": tokens})["features"]
     error = np.linalg.norm(found["portable"] - found["fp32"]) / np.linalg.norm(found["fp32"])
-    assert found["fp32"].shape == (1, 96) and 0 < error < 0.2
+    assert found["fp32"].shape == (1, 192) and 0 < error < 0.2
 
 
 def test_a_plan_of_an_earlier_version_gets_them_from_its_own_graphs(tmp_path):

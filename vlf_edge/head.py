@@ -17,7 +17,7 @@ from .json_fields import checked, listed, number, text
 
 UNKNOWN = "unknown"  # the label of what is none of the others
 READS = (("features",), ("logits",), ("features", "logits"))
-MAX_HEAD_BYTES = 1 << 20  # of all its arrays; those of vlf-tiny take some 50 kB
+MAX_HEAD_BYTES = 1 << 20  # of all its arrays; those of vlf-tiny take 80 to 160 kB
 MAX_ARRAYS = 16
 MAX_SIZE = 1 << 18  # of one axis of an array
 MAX_CLASSES = 100_000

@@ -181,8 +181,9 @@ def trace(
     """
     module = copy.deepcopy(stage.module).eval().to(device)
     program = _export(module, stage.inputs, max_batch, device)
-    if FEATURES in {spec.name for spec in outputs}:
-        module = _WithFeatures(module, _classifier_of(module, program.module(check_guards=False)))
+    width = next((int(spec.shape[1]) for spec in outputs if spec.name == FEATURES), 0)
+    if width:
+        module = _WithFeatures(module, _classifier_of(module, program.module(check_guards=False)), width)
         program = _export(module, stage.inputs, max_batch, device)
     if precision == "fp32":
         return program
@@ -222,16 +223,22 @@ _CLASSIFIER = {
 
 
 class _WithFeatures(torch.nn.Module):
-    """A clip stage that gives (logits, features): what ``features.with_features`` is to its ONNX graph."""
+    """A clip stage that gives (logits, features): what ``features.with_features`` is to its ONNX graph.
 
-    def __init__(self, module: torch.nn.Module, classifier: torch.nn.Module):
+    width: of the features; where it is more than what the classifier reads, the rest is how much tokens change."""
+
+    def __init__(self, module: torch.nn.Module, classifier: torch.nn.Module, width: int):
         super().__init__()
-        self.module, self._read = module, []
+        self.module, self._width, self._read = module, width, []
         classifier.register_forward_pre_hook(lambda _, inputs: self._read.append(inputs[0]))
 
     def forward(self, window: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.module(window)
-        return logits, self._read.pop()
+        read = self._read.pop()
+        if read.shape[1] == self._width:
+            return logits, read
+        change = (window[:, 1:] - window[:, :-1]).abs().amax(dim=1)  # (N, S, D), or (N, D)
+        return logits, torch.cat([read, change.mean(dim=1) if change.ndim == 3 else change], dim=1)
 
 
 def _classifier_of(module: torch.nn.Module, traced: fx.GraphModule) -> torch.nn.Module:

@@ -2,7 +2,7 @@
 had it never seen it.
 
 Each clip counts once, however many windows it has. With a few clips there are fewer of them than features, so that the
-covariance is regularised: as if half a clip more had come, of equal variance in every direction.
+covariance is regularised: as if one clip more had come, of equal variance in every direction.
 
 Chosen by measurement over nearest mean, cosine to the mean, ridge and logistic regression: docs/actions.md.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PRIOR_CLIPS = 0.5
+PRIOR_CLIPS = 1.0
 
 
 @dataclass(frozen=True)

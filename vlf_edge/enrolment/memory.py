@@ -19,7 +19,7 @@ from ..plan import Plan
 from .discriminant import Statistics, empty
 
 ARRAYS = ("clip_means", "clip_labels", "clip_counts", "clip_scatter")
-MOST_BYTES = 80_000  # of the means; the rest of a head of 96 features takes 22 kB
+MOST_BYTES = 80_000  # of the means; the rest of a head of 192 features takes 79 kB
 
 
 NONE_CLIPS, STILL_FRAMES = "none clips", "still frames"  # what UNKNOWN was taught with

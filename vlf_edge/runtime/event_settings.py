@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ..errors import VlfError
 from ..options import check_options, option
 
-# Labels that mean that nothing happens, as data sets call them; "-" and "_" are as good as a space.
-NOTHING = ("still", "none", "nothing", "background", "no action", "idle", "other", "negative")
+# Labels that mean that nothing happens, as data sets call them, or nothing that the plan was taught; "-" and "_" are as
+# good as a space.
+NOTHING = ("still", "none", "nothing", "background", "no action", "idle", "other", "negative", "unknown")
 
 
 _MOST = 0.999  # no average ever reaches 1
