@@ -1,96 +1,107 @@
 """The table of docs/models.md: parameters, multiply-adds and times of every model of the package.
 
-    python benchmarks/models.py                                 parameters and multiply-adds, at the models' own sizes
-    python benchmarks/models.py --time vlf-lite tsm-online      ... and ms of a clip and of a streamed decision here
+    python benchmarks/models.py                                     parameters and multiply-adds, at their own sizes
+    python benchmarks/models.py --time                              ... and ms of a clip, and of a streamed decision
+    python benchmarks/models.py --time --only vlf-lite tsm-online   ... of these alone
 
 Multiply-adds are counted by PyTorch's own torch.utils.flop_counter (convolutions, matrix products and attention; norms,
 activations and pooling are left out, as authors do too) and halved: it counts a multiplication and an addition as two.
-Times are medians of single calls of fp32 graphs on OpenVINO, all models in turns, so that a drift of the machine falls
-on all alike.
+
+Times are of fp32 graphs with random weights on OpenVINO with one thread, medians of single calls. One model at a time
+is open, since X-ViT takes gigabytes; a streamed decision of `vlf` is timed in turns with each, and the last column is
+how many of those a streamed decision takes. "ms" are of CPU time: what an idle core's clock would show.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+from contextlib import ExitStack
+from copy import deepcopy
+from typing import NamedTuple
 
-import numpy as np
 import torch
+from hardware import describe, header
 from torch.utils.flop_counter import FlopCounterMode
+from turns import in_turns, runs_of
 
-from vlf_edge.backends.table import TABLE
+from vlf_edge.backends.openvino import OpenVINOEngine
 from vlf_edge.compiler.onnx_export import export_stage
 from vlf_edge.models import MODELS, create_model
+from vlf_edge.models.model import Model
 from vlf_edge.models.stage import Stage, evaluating
 
 CLASSES = 400
-ROUNDS = 15
+REFERENCE = "vlf"
+
+
+class Cost(NamedTuple):
+    """parameters: how many. clip, decision: multiply-adds for a clip, and for a decision of a stream that moved on by a
+    frame."""
+
+    parameters: int
+    clip: float
+    decision: float
 
 
 def multiply_adds(stage: Stage) -> float:
-    """Of one run of a stage on one frame or window."""
-    inputs = [torch.zeros(spec.sized(1), dtype=getattr(torch, spec.dtype)) for spec in stage.inputs]
-    with evaluating(stage.module), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        stage.module(*inputs)
+    """Of one run of a stage on one frame or window. Counted from shapes alone: nothing is computed."""
+    shapes = deepcopy(stage.module).to("meta")
+    inputs = [torch.zeros(spec.sized(1), dtype=getattr(torch, spec.dtype), device="meta") for spec in stage.inputs]
+    with evaluating(shapes), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shapes(*inputs)
     return counter.get_total_flops() / 2
 
 
-def row(name: str) -> dict[str, float | str]:
-    """Millions of parameters; billions of multiply-adds for a clip, and for a decision of a stream that moved on by a
-    frame."""
-    model = create_model(name, CLASSES, seed=0)
+def cost(model: Model) -> Cost:
     *frame, clip = model.stages()
-    frames, last = model.sizes.frames, multiply_adds(clip)
+    last = multiply_adds(clip)
     first = multiply_adds(frame[0]) if frame else 0.0
-    return {
-        "model": name,
-        "parameters_m": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
-        "frames": frames,
-        "clip_g": (frames * first + last) / 1e9,
-        "decision_g": (first + last) / 1e9,
-    }
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(parameters, model.sizes.frames * first + last, first + last)
 
 
-def times_ms(names: list[str]) -> dict[str, tuple[float, float]]:
-    """{model: (ms of a clip, ms of a streamed decision)}."""
-    engines, takes = {}, {}
-    for name in names:
-        stages = create_model(name, CLASSES, seed=0).stages()
-        engines[name] = [TABLE["openvino"].open_graph(export_stage(stage)) for stage in stages]
-        takes[name] = {stage.name: [] for stage in stages}, stages
-    for turn in range(ROUNDS + 2):
-        for name in names:
-            taken, stages = takes[name]
-            for stage, engine in zip(stages, engines[name]):
-                feed = {spec.name: np.zeros(spec.sized(1), spec.dtype) for spec in stage.inputs}
-                start_s = time.perf_counter()
-                engine.infer(feed)
-                if turn >= 2:
-                    taken[stage.name].append((time.perf_counter() - start_s) * 1e3)
-    found = {}
-    for name, (taken, stages) in takes.items():
-        first, last = (statistics.median(taken[key]) if key in taken else 0.0 for key in ("frame", "clip"))
-        frames = stages[-1].inputs[0].shape[1]
-        found[name] = (frames * first + last, first + last)
-    return found
+def opened(model: Model, stack: ExitStack) -> list[OpenVINOEngine]:
+    """The stages of a model in fp32, on one thread each."""
+    return [stack.enter_context(OpenVINOEngine(export_stage(stage), threads=1)) for stage in model.stages()]
+
+
+def times(name: str, turns: int) -> tuple[float, float, float]:
+    """(ms of a clip, ms of a streamed decision, the same in streamed decisions of the reference)."""
+    with ExitStack() as stack:
+        model, reference = create_model(name, CLASSES, seed=0), create_model(REFERENCE, CLASSES, seed=0)
+        clip, streamed = runs_of(model.stages(), opened(model, stack))
+        _, yardstick = runs_of(reference.stages(), opened(reference, stack))
+        ways = {"clip": clip, "streamed": streamed, "yardstick": yardstick}
+        spent = {way: times.cpu_ms for way, times in in_turns(ways, turns).items()}
+    return spent["clip"], spent["streamed"], spent["streamed"] / spent["yardstick"]
+
+
+def row(name: str, turns: int) -> str:
+    """turns: timed; 0 for none."""
+    model = create_model(name, CLASSES, seed=0)
+    of = cost(model)
+    cells = [
+        f"`{name}`", f"{of.parameters / 1e6:.2f} M", str(model.sizes.frames), f"{of.clip / 1e9:.2f} G",
+        f"{of.decision / 1e9:.2f} G",
+    ]  # fmt: skip
+    if turns:
+        clip_ms, streamed_ms, ratio = times(name, turns)
+        cells += [f"{clip_ms:.4g}", f"{streamed_ms:.4g}", f"{ratio:.3g}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=MODELS, choices=MODELS, metavar="MODEL", help="default: all")
-    parser.add_argument("--time", nargs="+", default=[], choices=MODELS, metavar="MODEL", help="models to time as well")
+    parser.add_argument("--time", action="store_true", help="time them as well")
+    parser.add_argument("--turns", type=int, default=9, metavar="N", help="timed, with --time (default: 9)")
     args = parser.parse_args()
-    print("| model | parameters | frames | multiply-adds a clip | a streamed decision |\n|---|---|---|---|---|")
+    print(header(describe("torch", "openvino")), end="\n\n")
+    columns = ["model", "parameters", "frames", "multiply-adds a clip", "a streamed decision"]
+    columns += ["ms a clip", "ms a streamed decision", f"in those of `{REFERENCE}`"] if args.time else []
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for name in args.only:
-        one = row(name)
-        print(
-            f"| `{name}` | {one['parameters_m']:.2f} M | {one['frames']} | {one['clip_g']:.2f} G | "
-            f"{one['decision_g']:.2f} G |",
-            flush=True,
-        )
-    for name, (clip, decision) in times_ms(args.time).items():
-        print(f"{name}: {clip:.1f} ms a clip, {decision:.1f} ms a streamed decision")
+        print(row(name, args.turns if args.time else 0), flush=True)
 
 
 if __name__ == "__main__":

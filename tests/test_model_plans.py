@@ -175,3 +175,17 @@ def test_whole_clips_are_measured(plans, kind):
         expected = np.stack([causal(plan, clip) for clip in clips])
         np.testing.assert_allclose(fp32.classify(clips), expected, rtol=1e-3, atol=1e-4)
         assert np.linalg.norm(model.classify(clips) - expected) < 0.3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("xvit", "has the stages clip"), ("tsm-online", "carries a state from frame to frame (past_0")],
+)
+def test_triton_gets_no_windows_of_images_and_no_states_but_onnx_does(plans, kind, why, tmp_path, capsys):
+    plan = plans(kind)
+    assert main(["export", str(plan.path), "--triton", str(tmp_path / "models")]) == 1
+    said = capsys.readouterr().err.strip()
+    assert why in said and "--onnx and --raw export any" in said and "\n" not in said
+    assert not (tmp_path / "models").exists()
+    assert main(["export", str(plan.path), "--onnx", str(tmp_path / "onnx")]) == 0
+    assert sorted(path.stem for path in (tmp_path / "onnx").glob("*.onnx")) == sorted(plan.manifest.stages)

@@ -116,6 +116,12 @@ def test_tsn_knows_no_order_and_the_others_do():
         assert same == (kind == "tsn"), kind
 
 
+def test_a_backbone_of_three_levels_is_an_encoder_too():
+    narrow = {"channels": (8, 16, 16), "layers": (1, 1, 1), "stem_width": 8}
+    model = toy_sizes("tsm-online", backbone_options=narrow).build()
+    assert model.token_dim == 16 and len(model.shifts) == 3
+
+
 def test_online_tsm_never_looks_ahead():
     model, batch = toy("tsm-online"), clips(1)
     changed = batch.clone()

@@ -184,6 +184,31 @@ def test_wrong_sizes_say_what_is_wrong(change, said):
     assert said in message(VlfError, sizes_from_json, {**TOY.to_json(), **change})
 
 
+@pytest.mark.parametrize("step, grid", [(1, (2, 4)), (2, (1, 2)), (4, (1, 1))])
+@pytest.mark.parametrize("layers", [0, 1])
+def test_other_tokens_and_no_g(step, grid, layers):
+    sizes = replace(TOY, token_step=step, spatial_layers=layers)
+    model = build_toy(sizes).eval()
+    assert model.grid == grid and model.frame.f.map_size == (2, 4)
+    assert [p for name, p in model.named_parameters() if ".g.layers." in name] == [] or layers
+    with torch.no_grad():
+        maps = model.frame.map_of(images(3))
+        tokens = model.encode_frames(images(3))
+        assert tokens.shape == (3, grid[0] * grid[1], 16)
+        torch.testing.assert_close(model.frame.tokens_of(maps), tokens)
+        if step == 4 and not layers:  # the mean over what a step of 2 gives; at the border, over what there is
+            fine = torch.nn.Sequential(*model.frame.project[:2])(maps)
+            mean = fine.mean(dim=(2, 3)).unsqueeze(1) + model.frame.row_position[0] + model.frame.column_position
+            torch.testing.assert_close(tokens, model.frame.g.norm(mean))
+    assert sizes_from_json(sizes.to_json()) == sizes
+
+
+def test_files_from_before_there_were_other_tokens_keep_loading():
+    raw = TOY.to_json()
+    assert "token_step" not in raw and sizes_from_json(raw).token_step == 2
+    assert "token_step is 3" in message(VlfError, sizes_from_json, {**raw, "token_step": 3})
+
+
 def test_incomplete_sizes_say_what_is_missing():
     raw = TOY.to_json()
     del raw["frames"]

@@ -150,6 +150,12 @@ class _Stages:
                 f"this plan has the stages {', '.join(manifest.stages)}; Triton gets plans of frame and clip only, "
                 "while --onnx and --raw export any"
             )
+        carried = manifest.stage_roles[0].state
+        if carried:
+            raise PlanMismatch(
+                f"the frame stage of this plan carries a state from frame to frame ({', '.join(carried)}), and what is "
+                "exported for Triton keeps nothing between requests; --onnx and --raw export any"
+            )
         frame, clip = manifest.graph("frame", kind), manifest.graph("clip", kind)
         logits = [spec for spec in clip.outputs if manifest.stage_roles[-1].outputs.get(spec.name) == "logits"]
         ends = (frame.inputs, frame.outputs, clip.inputs, logits)

@@ -69,6 +69,8 @@ class Encoder(nn.Module):
         super().__init__()
         _check_request(name, options, pretrained)
         self.net = _create(name, options, pretrained, num_classes=0, global_pool="")
+        if isinstance(self.net, timm.models.ResNet) and not hasattr(self.net, "layer4"):
+            self.net.layer4 = nn.Identity()  # timm makes ResNets of three levels, and then asks for the fourth
         self.normalise = Normalise(*_mean_and_std(self.net))
         self.channels = int(self.net.num_features)
         _map_size(self.net, self.net.forward_features, name, self.channels, height_px, width_px)

@@ -10,6 +10,7 @@ from ..errors import VlfError
 from ..types import Preprocess
 
 # So that a damaged or hostile file cannot ask for all memory; 256 for what is not named.
+_SMALLEST = {"spatial_layers": 0}  # 1 for what is not named
 _LARGEST = {"token_dim": 4096, "height_px": 4096, "width_px": 4096, "classes": 100_000}
 
 
@@ -67,9 +68,9 @@ def _check(name: str, kind: str, value: Any) -> None:
     wanted: type | tuple[type, ...] = {"str": str, "int": int, "bool": bool, "float": (int, float)}.get(kind, dict)
     if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
         raise VlfError(f"{name} is {value!r}, expected {kind.split('[')[0]}")
-    largest = _LARGEST.get(name, 256)
-    if kind == "int" and not 1 <= value <= largest:
-        raise VlfError(f"{name} is {value}, expected 1 to {largest}")
+    smallest, largest = _SMALLEST.get(name, 1), _LARGEST.get(name, 256)
+    if kind == "int" and not smallest <= value <= largest:
+        raise VlfError(f"{name} is {value}, expected {smallest} to {largest}")
     if kind == "float" and not 0 <= value < 1:
         raise VlfError(f"{name} is {value}, expected at least 0 and below 1")
 

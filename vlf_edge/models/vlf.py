@@ -13,6 +13,7 @@ Axes: N batch, K frames, H height, W width, S tokens of a frame, D channels of a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +26,17 @@ from .model import Model, checked
 from .sizes import Sizes
 from .stage import BATCH_AXIS, Stage
 
+_USUAL_STEP = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class VLFSizes(Sizes):
     """Everything that defines a VLF but its weights and labels.
 
-    reduction: stride of the map taken from the backbone. token_dim: D. spatial_*: layers and heads of g; temporal_*: of
-    h. ffn_ratio: hidden channels of a feed-forward network, in D. Raises VlfError for sizes no model can have.
+    reduction: stride of the map taken from the backbone. token_step: places of that map, down and across, for one
+    token: 1 and 2 are the stride of the projection, more are means over what stride 2 gives. token_dim: D. spatial_*:
+    layers and heads of g, 0 layers for a model without it; temporal_*: of h. ffn_ratio: hidden channels of a
+    feed-forward network, in D. Raises VlfError for sizes no model can have.
     """
 
     reduction: int
@@ -41,15 +46,28 @@ class VLFSizes(Sizes):
     temporal_layers: int
     temporal_heads: int
     ffn_ratio: int = 4
+    token_step: int = _USUAL_STEP
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.token_step > 1 and self.token_step % 2:
+            raise VlfError(f"token_step is {self.token_step}, expected 1 or an even number")
         for heads in (self.spatial_heads, self.temporal_heads):
             if self.token_dim % heads:
                 raise VlfError(f"token_dim {self.token_dim} does not divide into {heads} heads")
 
     def build(self, pretrained: bool = False) -> VLF:
         return VLF(self, pretrained)
+
+    def to_json(self) -> dict[str, Any]:
+        raw = super().to_json()
+        if self.token_step == _USUAL_STEP:  # as files were written before there was another
+            del raw["token_step"]
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Any) -> VLFSizes:
+        return super().from_json({"token_step": _USUAL_STEP, **raw} if isinstance(raw, dict) else raw)
 
 
 _POSITION_STD = 0.5
@@ -152,10 +170,12 @@ class FrameStage(nn.Module):
         # In pixel units: (x / 255 - mean) / std = (x - 255 mean) / (255 std), one subtraction and one division.
         self.register_buffer("mean", 255 * torch.tensor(self.f.mean).view(3, 1, 1))  # RGB
         self.register_buffer("std", 255 * torch.tensor(self.f.std).view(3, 1, 1))  # RGB
-        self.project = nn.Sequential(
-            nn.Conv2d(self.f.channels, dim, kernel_size=3, stride=2, padding=1, bias=False), nn.BatchNorm2d(dim)
-        )
-        self.grid = rows, columns = tuple((side + 1) // 2 for side in self.f.map_size)
+        stride, pool = (1, 1) if sizes.token_step == 1 else (2, sizes.token_step // 2)
+        convolution = nn.Conv2d(self.f.channels, dim, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.project = nn.Sequential(convolution, nn.BatchNorm2d(dim))
+        if pool > 1:  # a border that is narrower is the mean of what it has
+            self.project.append(nn.AvgPool2d(pool, ceil_mode=True, count_include_pad=False))
+        self.grid = rows, columns = tuple(-(-side // sizes.token_step) for side in self.f.map_size)
         self.tokens = rows * columns  # S
         self.row_position = nn.Parameter(torch.empty(rows, 1, dim))
         self.column_position = nn.Parameter(torch.empty(columns, dim))
@@ -165,10 +185,17 @@ class FrameStage(nn.Module):
         nn.init.trunc_normal_(self.column_position, std=_POSITION_STD)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.tokens_of(self.map_of(images))
+
+    def map_of(self, images: Tensor) -> Tensor:
+        """f(x): images (N, H, W, 3) uint8 -> (N, channels, h, w)."""
         x = images.float().permute(0, 3, 1, 2)  # (N, 3, H, W) BGR; the cast comes first, TensorRT asks for it
-        x = (x.flip(1) - self.mean) / self.std  # (N, 3, H, W) RGB
-        x = self.project(self.f(x))  # (N, D, h, w)
-        x = x.flatten(2).transpose(1, 2)  # (N, S, D), S = h*w, row by row
+        return self.f((x.flip(1) - self.mean) / self.std)  # of (N, 3, H, W) RGB
+
+    def tokens_of(self, maps: Tensor) -> Tensor:
+        """g of the projected map: (N, channels, h, w) -> tokens (N, S, D)."""
+        x = self.project(maps)  # (N, D, rows, columns)
+        x = x.flatten(2).transpose(1, 2)  # (N, S, D), row by row
         return self.g(x + (self.row_position + self.column_position).flatten(0, 1))  # (N, S, D)
 
 
