@@ -22,6 +22,7 @@ import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript import BOOL, FLOAT
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
@@ -91,16 +92,16 @@ def _convert(stage: Stage, traced: torch.export.ExportedProgram) -> onnx_ir.Mode
 
 
 def _attention(
-    q: onnx_ir.Value,
-    k: onnx_ir.Value,
-    v: onnx_ir.Value,
-    attn_mask: onnx_ir.Value | None = None,
+    q: FLOAT,
+    k: FLOAT,
+    v: FLOAT,
+    attn_mask: FLOAT | BOOL | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> onnx_ir.Value:
+) -> FLOAT:
     """scaled_dot_product_attention as the operators every backend fuses. The exporter's own version rearranges
     k through a subgraph of run-time shapes. q is scaled first: float16 scores then stay small."""
     boolean = attn_mask is not None and not attn_mask.dtype.is_floating_point()
