@@ -39,10 +39,15 @@ class Camera:
         return replace(self, source=address if again else stack.enter_context(address.open()))
 
 
-def cameras_by_stream(source: Any, *, fps: float | None = None) -> dict[str, Camera]:
-    """{stream name: Camera whose source is an Address} of a source, or of {name: source}. Raises SourceError."""
+def cameras_by_stream(source: Any) -> dict[str, Camera]:
+    """{stream name: Camera} of a source, or of {name: source}. Raises SourceError if there is none."""
     named = source if isinstance(source, Mapping) else {MAIN: source}
     if not named:
         raise SourceError("there is no source to stream from; expected {name: source} with one or more")
-    found = {str(name): Camera.of(one) for name, one in named.items()}
+    return {str(name): Camera.of(one) for name, one in named.items()}
+
+
+def find_by_stream(source: Any, *, fps: float | None = None) -> dict[str, Camera]:
+    """The same, each with an Address for its source. Raises SourceError."""
+    found = cameras_by_stream(source)
     return {name: replace(one, source=find_source(one.source, fps=fps)) for name, one in found.items()}

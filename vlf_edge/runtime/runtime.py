@@ -18,7 +18,7 @@ from ..errors import ShapeError, VlfError
 from ..plan import Plan
 from ..types import MAIN, Event, Prediction
 from ..video.middles import read_middles
-from .camera import cameras_by_stream
+from .camera import cameras_by_stream, find_by_stream
 from .capture import PUSHED
 from .energy import Usage
 from .event_settings import EventSettings
@@ -217,7 +217,7 @@ class Runtime:
             if not 0 <= max_batch_delay_ms <= 10_000:
                 raise VlfError(f"max_batch_delay_ms is {max_batch_delay_ms!r}; expected milliseconds from 0 to 10000")
             with ExitStack() as stack:
-                cameras = cameras_by_stream(source, fps=fps)
+                cameras = find_by_stream(source, fps=fps)
                 begun = {name: camera.begun(stack) for name, camera in cameras.items()}
                 for name in begun:
                     self.recognizer.reset(name)
@@ -264,7 +264,7 @@ class Runtime:
         {name: source as of ``find_source``, or Camera}. Raises SourceError, VlfError; nothing has changed then."""
         if self._pipeline is None or not self._pipeline.running:
             raise VlfError("nothing runs: begin with stream(), pipeline() or run(), and change its sources then")
-        cameras = cameras_by_stream(new) if new else {}
+        cameras = find_by_stream(new) if new else {}
         with ExitStack() as stack:
             begun = {name: camera.begun(stack) for name, camera in cameras.items()}
             if self._detector is not None:
