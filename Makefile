@@ -35,9 +35,10 @@ demo: .venv/.runtime
 	$(BIN)/vlf-edge build --precision int8 --output demo.plan
 	$(BIN)/python demos/camera.py --engine demo.plan --source 'test://motion?seconds=26&seed=1' --save demo.mp4
 
+# Tests start hundreds of processes of this package: it is compiled once, whatever the environment says.
 test: env
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # Trains the weights that ship anew: about 100 minutes on two cores. docs/training.md has the record.
 weights: env

@@ -1,7 +1,8 @@
 """The VideoLightFormer paper's claims, tested small: what do spatial structure, order and g bring, what do they cost?
 
     nice python benchmarks/claims.py --work claims/                hours of a core; stopped, it goes on where it was
-    nice python benchmarks/claims.py --work claims/ --frozen-f     the same with one f, learned before: minutes a run
+    nice python benchmarks/claims.py --work claims/ --f shipped    from an f learned before: a fraction of that
+    nice python benchmarks/claims.py --work claims/ --f frozen     the same f, which does not move: minutes a run
     python benchmarks/claims.py --work claims/ --report            only the tables and the picture of what is there
 
 Models with the same CNN (vlf-tiny's), the same images (8 frames, 64 px), the same rendered clips in the same order and
@@ -12,8 +13,8 @@ The clips are the easy ones of Motion-13 (ease 1: large, fast, clean), those hel
 show. They are rendered once; training sees each scene turned, mirrored and reversed anew. Seeds differ in first
 weights, dropout and the order of clips.
 
---frozen-f: f is that of the weights that ship, and does not move. Its maps are computed once, and what stands on them
-learns from those. The shifts of TSM are inside of f, so it is left out.
+--f shipped: f begins as that of the weights that ship. --f frozen: it also stays that; its maps are computed once, and
+what stands on them learns from those. The shifts of TSM are inside of f, so it is left out there.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ TINY = sizes_of("vlf-tiny")
 SPAN_S = 2.0
 EASE = 1.0
 BATCH = 16  # many small steps taught vlf-tiny more than few large ones
-MAPS_PER_SCENE = 4  # of f, with --frozen-f: so many of the sixteen symmetries of a scene
-_AT_ONCE = 20
+MAPS_PER_SCENE = 4  # of f, where it is frozen: so many of the sixteen symmetries of a scene
+WAYS_OF_F = ("new", "shipped", "frozen")
 
 
-def contenders(frozen_f: bool) -> dict[str, Sizes]:
+def contenders(f: str) -> dict[str, Sizes]:
     """Name -> sizes, in the order in which they are trained. The decoder of VTN is as wide and deep as h."""
     cnn = {name: getattr(TINY, name) for name in ("backbone", "backbone_options", "height_px", "width_px", "dropout")}
     h = {"layers": TINY.temporal_layers, "heads": TINY.temporal_heads, "ffn_ratio": TINY.ffn_ratio}
@@ -68,7 +69,7 @@ def contenders(frozen_f: bool) -> dict[str, Sizes]:
         "VLF, 16 tokens, no g": replace(TINY, token_step=1, spatial_layers=0),
         "VLF, 1 token, no g": replace(TINY, token_step=4, spatial_layers=0),
     }
-    if not frozen_f:
+    if f != "frozen":
         shifted = {"TSM": "tsm", "TSM, online": "tsm-online"}
         found |= {name: replace(sizes_of(of), **cnn) for name, of in shifted.items()}
     return found
@@ -190,21 +191,21 @@ class OnMaps(Model):
         return self.decide(self.mix(self.encode(clips)))
 
 
-def train(sizes: Sizes, seed: int, clips: int, data: tuple[KeptClips, KeptClips], frozen_f: bool, out: Path) -> dict:
+def train(sizes: Sizes, seed: int, clips: int, data: tuple[KeptClips, KeptClips], f: str, out: Path) -> dict:
     """One run of the package's own trainer. Returns its record; the weights are at ``out``."""
     settings = Settings("motion", str(out), epochs=1, clips_per_epoch=clips, batch=BATCH, seed=seed, workers=0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = replace(sizes, classes=len(CLASSES)).build().train()
-    if frozen_f:
+    if f != "new":
         (net,) = model.backbones
         net.load_state_dict(load_weights("vlf-tiny").model.frame.f.net.state_dict())
-        net.requires_grad_(False)
+        net.requires_grad_(f != "frozen")
     with acquire_device() as device:
-        learner = OnMaps(model) if frozen_f else model
+        learner = OnMaps(model) if f == "frozen" else model
         trainer = Trainer(settings, device, Outputs(out), learner, *data, "")
         outcome = trainer.fit(lambda *done: None, lambda: False)
-        if frozen_f:
+        if f == "frozen":
             save_weights(out, trainer.average.module.model, CLASSES, outcome.record)
     for left in (trainer.outputs.resume, trainer.outputs.last):
         left.unlink()
@@ -215,8 +216,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--work", type=Path, required=True, help="folder for clips, weights and results; kept")
-    add("--frozen-f", action="store_true", help="see above")
-    add("--only", nargs="+", metavar="MODEL", help=f"of {'; '.join(contenders(False))} (default: all)")
+    add("--f", choices=WAYS_OF_F, default="new", help="see above (default: new)")
+    add("--only", nargs="+", metavar="MODEL", help=f"of {'; '.join(contenders('new'))} (default: all)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     add("--scenes", type=int, default=20_000, metavar="N", help="rendered, to learn from (default: 20000)")
     add("--clips", type=int, default=160_000, metavar="N", help="that a run learns from (default: 160000)")
@@ -227,22 +228,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    models = contenders(args.frozen_f)
+    models = contenders(args.f)
     data = None
     for seed in () if args.report else args.seeds:
         for name in args.only or models:
-            run = f"{'frozen' if args.frozen_f else 'whole'}-{args.clips}-{name.replace(', ', '-').replace(' ', '-')}"
+            run = f"{args.f}-{args.clips}-{name.replace(', ', '-').replace(' ', '-')}"
             result, weights = (args.work / f"{run}-{seed}.{end}" for end in ("json", "safetensors"))
             if result.exists():
                 continue
             if data is None:
                 data = training_clips(args.work, args.scenes), held_out_clips(args.work, args.test_clips)
-                if args.frozen_f:
+                if args.f == "frozen":
                     data = maps_of(args.work, data[0], MAPS_PER_SCENE), maps_of(args.work, data[1], 1)
-            record = train(models[name], seed, args.clips, data, args.frozen_f, weights)
+            record = train(models[name], seed, args.clips, data, args.f, weights)
             result.write_text(json.dumps({**record, "model": name, "weights": weights.name}, indent=1))
             print(f"{name}, seed {seed}: {record['val']['top1']:.1%} after {record['minutes']} min", flush=True)
-    runs = sorted(args.work.glob(f"{'frozen' if args.frozen_f else 'whole'}-{args.clips}-*.json"))
+    runs = sorted(args.work.glob(f"{args.f}-{args.clips}-*.json"))
     print(report(models, runs, args.picture, args.turns))
 
 
