@@ -3,8 +3,8 @@
     python benchmarks/actions.py my-clips/fold*.csv
 
 Each CSV file is one fold: path,label,split with split train, val or test, paths relative to the file. For each fold:
-`vlf-edge train` with its defaults, once `--from vlf-tiny` and once from scratch, `vlf-edge build --precision int8`
-calibrated and proven on the train and val parts, and `vlf-edge eval` of the plan on the test part. Where the gate
+`vlf-edge train` with its defaults, `--from vlf-tiny`, the same with `--freeze frame`, and from scratch; then
+`vlf-edge build --precision int8` calibrated and proven on the train and val parts, and `vlf-edge eval` of the plan on the test part. Where the gate
 refuses int8, as it does when too few windows are held out to tell, the plan is fp16, and the table says so. A fold
 should keep whole recordings, or people, on one side: else the figures say how well a model knows its own clips again.
 
@@ -25,13 +25,17 @@ from typing import Any
 
 import hardware
 
-WAYS = {"vlf-tiny": ("--from", "vlf-tiny"), "scratch": ()}
+WAYS = {
+    "vlf-tiny": ("--from", "vlf-tiny"),
+    "vlf-tiny, f and g frozen": ("--from", "vlf-tiny", "--freeze", "frame"),
+    "scratch": (),
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folds", type=Path, nargs="+", help="CSV files, or a folder of them")
-    parser.add_argument("--only", choices=tuple(WAYS), nargs="+", default=list(WAYS), help="default: both")
+    parser.add_argument("--only", choices=tuple(WAYS), nargs="+", default=list(WAYS), metavar="WAY", help=f"of {'; '.join(WAYS)} (default: all)")
     parser.add_argument("--work", type=Path, help="folder to keep what is made in (default: none)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -57,7 +61,7 @@ def main() -> int:
 
 def measure(fold: Path, way: str, work: Path) -> dict[str, Any]:
     """One fold trained, built and judged."""
-    kept = work / f"{fold.stem}-{way}.json"
+    kept = work / f"{fold.stem}-{way.replace(', ', '-').replace(' ', '-')}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
     weights, plan = (str(kept.with_suffix(suffix)) for suffix in (".safetensors", ".plan"))

@@ -58,6 +58,9 @@ PACKAGES = ("numpy", "torch", "tensorrt", "tensorrt_rtx", "onnxruntime-gpu", "on
 DEVICE = "cuda:0"
 
 
+SIZES = ("vlf-tiny", "vlf-mobile", "vlf-lite", "vlf")
+
+
 def images_of(plan: Plan, source: str, count: int) -> np.ndarray:
     """(n, H, W, 3) uint8: the first frames of a source, cut and shrunk as the runtime does."""
     preprocess = Preprocessor(plan.manifest.preprocess)
@@ -153,7 +156,7 @@ def start_rows(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", choices=("vlf-tiny", "vlf-lite", "vlf"), default="vlf", help="random weights (default: vlf)")
+    add("--model", choices=SIZES, default="vlf", help="random weights (default: vlf)")
     add("--plan", nargs="+", metavar="PLAN", help="measure these plans of one model instead of building some")
     add("--precisions", nargs="+", choices=("fp32", "fp16", "int8"), default=["fp16", "int8"], help="of the engines")
     add("--batches", nargs="+", type=int, default=list(BATCHES), metavar="N", help="streams at once (default: to 256)")

@@ -97,9 +97,11 @@ def main() -> None:
     add("--token-step", type=int, metavar="N", help="other tokens: a mean over so many places of f's map, each way")
     add("--token-dim", type=int, metavar="D", help="tokens of another width")
     add("--layers", type=int, metavar="N", help="other layers of h")
+    add("--frames", type=int, metavar="K", help="other frames of a window")
     args = parser.parse_args()
     changes = {"backbone": args.backbone, "token_step": args.token_step, "token_dim": args.token_dim}
-    changes = {field: value for field, value in {**changes, "temporal_layers": args.layers}.items() if value}
+    changes |= {"temporal_layers": args.layers, "frames": args.frames}
+    changes = {field: value for field, value in changes.items() if value}
     if args.backbone:
         changes["backbone_options"] = {}
     torch.set_num_threads(args.threads)

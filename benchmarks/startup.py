@@ -69,6 +69,9 @@ print(imported_s - start_s, opened_s - imported_s, decided_s - ready_s)
 """
 
 
+SIZES = ("vlf-tiny", "vlf-mobile", "vlf-lite", "vlf")
+
+
 def run(code: str, *arguments: str) -> tuple[str, str, float]:
     """(stdout, stderr, seconds) of a fresh process."""
     start_s = time.perf_counter()
@@ -149,7 +152,7 @@ def table(figures: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", nargs="+", choices=("vlf-tiny", "vlf-lite", "vlf"), default=["vlf-tiny"], help="default: vlf-tiny")
+    add("--model", nargs="+", choices=SIZES, default=["vlf-tiny"], help="default: vlf-tiny")
     add("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"], help="default: both")
     add("--plan", nargs="+", metavar="PLAN", help="open these plans of one model instead of building some")
     add("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="default: both")

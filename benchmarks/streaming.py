@@ -38,6 +38,9 @@ DISTINCT_IMAGES = 32
 TURN = 5  # timed decisions of one way before it is the next one's turn
 
 
+SIZES = ("vlf-tiny", "vlf-mobile", "vlf-lite", "vlf")
+
+
 def measure(plans: dict[str, Plan], backends: list[str], decisions: int) -> dict[str, Any]:
     """Runs all ways in turns; returns plain JSON values."""
     any_plan = next(iter(plans.values()))
@@ -157,7 +160,7 @@ def table(figures: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", choices=("vlf-tiny", "vlf-lite", "vlf"), default="vlf-tiny", help="default: vlf-tiny")
+    add("--model", choices=SIZES, default="vlf-tiny", help="default: vlf-tiny")
     add("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"], help="default: both")
     add("--plan", nargs="+", metavar="PLAN", help="measure these plans of one model instead of building some")
     add("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="default: all")

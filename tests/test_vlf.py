@@ -150,7 +150,7 @@ def test_every_size_builds(name):
     clip = torch.zeros(1, sizes.frames, sizes.height_px, sizes.width_px, 3, dtype=torch.uint8)
     with torch.no_grad():
         assert model(clip).shape == (1, 5)
-    assert model.frame.tokens == {"vlf": 16, "vlf-lite": 16, "vlf-tiny": 4}[name]
+    assert model.frame.tokens == {"vlf": 16, "vlf-lite": 16, "vlf-mobile": 4, "vlf-tiny": 4}[name]
 
 
 def test_vlf_tiny_is_tiny():
@@ -176,7 +176,7 @@ def test_sizes_survive_json(sizes):
         ({"backbone_options": None}, "backbone_options is None, expected dict"),
         ({"temporal_heads": 3}, "token_dim 16 does not divide into 3 heads"),
         ({"depth": 3}, "unknown ['depth']"),
-        ({"name": "vlg"}, "no model 'vlg'; available: vlf, vlf-lite, vlf-tiny"),
+        ({"name": "vlg"}, "no model 'vlg'; available: vlf, vlf-lite, vlf-mobile, vlf-tiny"),
         ({"name": 3}, "not an object with a model's name"),
     ],
 )
@@ -246,7 +246,8 @@ def test_an_odd_image_size_is_measured_not_guessed():
 
 
 def test_unknown_names_suggest_what_there_is():
-    assert "no model 'vlf-huge'; available: vlf, vlf-lite, vlf-tiny" in message(VlfError, create_model, "vlf-huge", 3)
+    said = message(VlfError, create_model, "vlf-huge", 3)
+    assert "no model 'vlf-huge'; available: vlf, vlf-lite, vlf-mobile, vlf-tiny" in said
     said = message(VlfError, create_model, "vlf", 3, backbone="resnet19")
     assert "timm has no model 'resnet19'; close names:" in said and "resnet18" in said
 

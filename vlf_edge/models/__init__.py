@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HOME = {
     "vlf": "vlf",
     "vlf-lite": "vlf",
+    "vlf-mobile": "vlf",
     "vlf-tiny": "vlf",
     "tsn": "tsn",
     "tsn-mobilenetv2": "tsn",
