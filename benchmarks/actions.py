@@ -4,9 +4,10 @@
 
 Each CSV file is one fold: path,label,split with split train, val or test, paths relative to the file. For each fold:
 `vlf-edge train` with its defaults, `--from vlf-tiny`, the same with `--freeze frame`, and from scratch; then
-`vlf-edge build --precision int8` calibrated and proven on the train and val parts, and `vlf-edge eval` of the plan on the test part. Where the gate
-refuses int8, as it does when too few windows are held out to tell, the plan is fp16, and the table says so. A fold
-should keep whole recordings, or people, on one side: else the figures say how well a model knows its own clips again.
+`vlf-edge build --precision int8` calibrated and proven on the train and val parts, and `vlf-edge eval` of the plan on
+the test part. Where the gate refuses int8, as it does when too few windows are held out to tell, the plan is fp16, and
+the table says so. A fold should keep whole recordings, or people, on one side: else the figures say how well a model
+knows its own clips again.
 
 --json prints all figures. --work keeps weights and plans; a figure that is there already is not measured again.
 """
@@ -35,7 +36,8 @@ WAYS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folds", type=Path, nargs="+", help="CSV files, or a folder of them")
-    parser.add_argument("--only", choices=tuple(WAYS), nargs="+", default=list(WAYS), metavar="WAY", help=f"of {'; '.join(WAYS)} (default: all)")
+    ways = "; ".join(WAYS)
+    parser.add_argument("--only", choices=WAYS, nargs="+", default=list(WAYS), metavar="WAY", help=f"of {ways}")
     parser.add_argument("--work", type=Path, help="folder to keep what is made in (default: none)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
