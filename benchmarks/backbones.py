@@ -41,11 +41,22 @@ class Features(nn.Module):
     def __init__(self, name: str, size_px: int):
         super().__init__()
         self.f = Backbone(name, 32, {}, size_px, size_px)
-        self.f.net = reparameterize_model(self.f.net.eval())
+        self.f.net = reparameterize_model(_settled(self.f.net, size_px).eval())
         self.normalise = Normalise(self.f.mean, self.f.std)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.f(self.normalise(images))
+
+
+@torch.no_grad()
+def _settled(net: nn.Module, size_px: int) -> nn.Module:
+    """With BatchNorm's statistics from noise: with those it begins with, activations of RepVGG leave float16."""
+    for module in net.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # their mean
+    for _ in range(2):
+        net(torch.randn(2, 3, size_px, size_px))
+    return net
 
 
 def stage_of(name: str, size_px: int) -> Stage:

@@ -87,8 +87,8 @@ SIZES = {
     # Chosen by what a decision costs on a CPU, see docs/models.md: a stream pays for one more frame of its window in h
     # alone, which is so light that sixteen of them cost hardly more than eight.
     "vlf-mobile": VLFSizes(
-        name="vlf-mobile", backbone="mobilenetv4_conv_small", reduction=32, token_step=4, token_dim=192,
-        spatial_layers=1, spatial_heads=6, temporal_layers=2, temporal_heads=6, frames=16, height_px=224, width_px=224,
+        name="vlf-mobile", backbone="mobilenetv4_conv_small", reduction=32, token_step=4, token_dim=128,
+        spatial_layers=1, spatial_heads=4, temporal_layers=2, temporal_heads=4, frames=16, height_px=224, width_px=224,
     ),
     # Small enough to be trained on two CPU cores, and to ship: a narrow, dense CNN quantises well.
     "vlf-tiny": VLFSizes(
