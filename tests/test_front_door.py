@@ -129,7 +129,7 @@ ROOMS = {
     "models": (),
     "datasets": ("video", "synthetic"),
     "runtime": ("backends", "golden_windows", "plan", "manifest", "head", "video"),
-    "serve": ("runtime", "backends"),
+    "serve": ("runtime", "backends", "plan"),
     "evaluation": ("runtime", "backends", "plan", "manifest", "head", "datasets", "video", "synthetic"),
     "enrolment": ("evaluation", "runtime", "backends", "plan", "manifest", "head", "datasets", "video"),
     "export": ("golden_windows", "plan", "manifest"),

@@ -184,7 +184,8 @@ def test_without_a_terminal_or_a_screen_it_says_so(monkeypatch, tmp_path, capsys
         monkeypatch.delenv(name, raising=False)
     words = ["teach", str(GOLDEN), NOD, "-o", str(tmp_path / "x.plan")]
     mistakes = {
-        (): "keys are read from a terminal, and stdin is none; give --show",
+        (): "keys are read from a terminal, and stdin is none; give --serve [HOST:]PORT",
+        ("--serve-token-file", "x"): "give --serve [HOST:]PORT too",
         ("--show",): "--show needs a screen and there is none here; leave --show out",
         ("--show", "--false-accepts", "2"): "false_accepts is 2",
     }

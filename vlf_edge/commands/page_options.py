@@ -1,4 +1,4 @@
-"""The options of the page, where a run shows itself."""
+"""The options of the page, where a run or a lesson shows itself."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from ..runtime import Runtime, Sink
 
 
-def add_page_arguments(parser: argparse.ArgumentParser) -> None:
+def add_page_arguments(
+    parser: argparse.ArgumentParser,
+    what: str = "also serve a page with pictures, decisions and figures, /metrics, /healthz and /api",
+) -> None:
+    """what: --serve does, for its help."""
     parser.add_argument(
         "--serve",
         metavar="[HOST:]PORT",
-        help="also serve a page with pictures, decisions and figures, /metrics, /healthz and /api: docs/serve.md "
-        "(default host: 127.0.0.1, this machine alone)",
+        help=f"{what}: docs/serve.md (default host: 127.0.0.1, this machine alone)",
     )
     parser.add_argument(
         "--serve-token-file",
@@ -27,14 +30,19 @@ def add_page_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def wants_page(args: argparse.Namespace) -> bool:
+    """Whether it is asked for. Raises VlfError for a token file of no page."""
+    if args.serve is None and args.serve_token_file is not None:
+        raise VlfError("--serve-token-file is for a page; give --serve [HOST:]PORT too")
+    return args.serve is not None
+
+
 def open_page(
     args: argparse.Namespace, runtime: Runtime, live: Mapping[str, bool], others: Sequence[Sink]
 ) -> list[Sink]:
     """The page, if it is asked for. live: {stream name: whether it is a camera}. others: the run's other sinks,
     of which one may keep clips of events."""
-    if args.serve is None:
-        if args.serve_token_file is not None:
-            raise VlfError("--serve-token-file is for a page; give --serve [HOST:]PORT too")
+    if not wants_page(args):
         return []
     from ..serve import PageSink
 

@@ -74,6 +74,11 @@ class Reader:
         self._prepare = Preprocessor(manifest.preprocess)
 
     @property
+    def backend(self) -> str:
+        """What the stages run on."""
+        return self._executor.backend
+
+    @property
     def least_s(self) -> float:
         """How long a clip must be for one window, in seconds."""
         return (self.sampling.frames - 1) * self.sampling.step_s

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import VlfError
 from ..head import UNKNOWN
@@ -25,6 +26,7 @@ from .teaching import Teaching
 NOTHING = ("nothing", UNKNOWN)  # how people call what is none of their labels
 ESCAPE, ENTER, ERASE = "\x1b", "\r\n", "\x7f\b"
 HELP = "0-9 an example   n new label   u undo   s save   q quit"
+KEYS = "0123456789usq" + ESCAPE  # what each of them means: ``Session.do``
 _MOST_LABELS = 9
 MOST_S = 60.0
 
@@ -36,6 +38,15 @@ class Example:
     label: str
     begin_s: float
     watch: Watch | None = None
+
+
+class Now(NamedTuple):
+    """What is to be done now. label: as people read it. acting: now; else in ``left_s``. left_s: until it begins, or
+    ends, in seconds."""
+
+    label: str
+    acting: bool
+    left_s: float
 
 
 class Session:
@@ -98,11 +109,16 @@ class Session:
             self._continue(self._example, frame)
 
     def press(self, keys: str) -> None:
-        """Keys as a terminal gives them."""
+        """Keys as a terminal gives them; n begins a label that is typed."""
         if keys[0:1] == ESCAPE and len(keys) > 1:
             return  # an arrow, or another key that sends several characters
         for key in keys:
-            self._press(key)
+            if self._typed is not None:
+                self._type(key)
+            elif key == "n":
+                self._typed, self._leaving = "", False
+            else:
+                self.do(key)
 
     @property
     def keys(self) -> list[tuple[str, str, int]]:
@@ -128,12 +144,17 @@ class Session:
         """What goes on, in a few words; empty if nothing does."""
         if self._typed is not None:
             return f"new label: {self._typed}_"
-        if self._example is None or self._now_s is None:
+        if (now := self.now) is None:
             return ""
+        return f"{now.label}: now, for {now.left_s:.1f} s" if now.acting else f"{now.label} in {math.ceil(now.left_s)}"
+
+    @property
+    def now(self) -> Now | None:
+        """The example that is asked for, if one is."""
+        if self._example is None or self._now_s is None:
+            return None
         label, left_s = named(self._example.label), self._example.begin_s - self._now_s
-        if left_s > 0:
-            return f"{label} in {math.ceil(left_s)}"
-        return f"{label}: now, for {max(0.0, left_s + self._seconds):.1f} s"
+        return Now(label, False, left_s) if left_s > 0 else Now(label, True, max(0.0, left_s + self._seconds))
 
     def _say(self, text: str) -> None:
         self.news = text
@@ -163,17 +184,14 @@ class Session:
             f"({reading.moved:.0f} of 255); learned in {took_ms:.0f} ms"
         )
 
-    def _press(self, key: str) -> None:
+    def do(self, key: str) -> None:
+        """What one of ``KEYS`` asks for, whatever is being typed; no other key asks for anything."""
         leaving, self._leaving = self._leaving, False
-        if self._typed is not None:
-            self._type(key)
-        elif key.isascii() and key.isdigit():
+        if key.isascii() and key.isdigit():
             self._ask(int(key))
         elif key == ESCAPE and self._example is not None:
             self._drop()
             self._say("given up")
-        elif key == "n":
-            self._typed = ""
         elif key == "u":
             label = self.teaching.undo()
             self._say(f"undone: an example of {named(label)}" if label else "there is nothing to undo")
@@ -182,6 +200,20 @@ class Session:
             self.save()
         elif key == "q":
             self._leave(sure=leaving)
+
+    def name(self, label: str) -> None:
+        """Gives a new label the next key; a message says which, or why not."""
+        try:
+            check_labels([label])
+            if label in self.labels or label in NOTHING:
+                raise VlfError(f"{label!r} has a key already")
+            if len(self.labels) == _MOST_LABELS:
+                raise VlfError(f"all {_MOST_LABELS} keys are taken; teach more labels with vlf-edge enrol")
+        except VlfError as error:
+            self._say(str(error))
+            return
+        self.labels.append(label)
+        self._say(f"{label!r} has the key {len(self.labels)}")
 
     def save(self) -> None:
         """Writes the plan; a message says so, or why not."""
@@ -227,26 +259,13 @@ class Session:
         typed = self._typed or ""
         if key in ENTER:
             self._typed = None
-            self._name(typed.strip())
+            self.name(typed.strip())
         elif key == ESCAPE:
             self._typed = None
         elif key in ERASE:
             self._typed = typed[:-1]
         elif key.isprintable():
             self._typed = typed + key
-
-    def _name(self, label: str) -> None:
-        try:
-            check_labels([label])
-            if label in self.labels or label in NOTHING:
-                raise VlfError(f"{label!r} has a key already")
-            if len(self.labels) == _MOST_LABELS:
-                raise VlfError(f"all {_MOST_LABELS} keys are taken; teach more labels with vlf-edge enrol")
-        except VlfError as error:
-            self._say(str(error))
-            return
-        self.labels.append(label)
-        self._say(f"{label!r} has the key {len(self.labels)}")
 
 
 def named(label: str) -> str:

@@ -1,4 +1,5 @@
-"""Who may look: the token, the names under which the page may be asked for, and what browsers are told to forbid."""
+"""Who may look, and who may ask for something: the token, the names under which the page may be asked for, where it was
+asked, and what browsers are told to forbid."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import ipaddress
 import json
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MIN_TOKEN = 16
 # The page itself holds no secrets, and asks for the token.
-OPEN_PATHS = ("/", "/page.css", "/page.js", "/login", "/logout")
+OPEN_PATHS = ("/", "/page.css", "/page.js", "/lesson.js", "/login", "/logout")
+_READING = ("GET", "HEAD", "OPTIONS")
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -131,7 +133,7 @@ class Guard:
                 message = {**message, "headers": [*kept, *((n.encode(), v.encode()) for n, v in _HEADERS.items())]}
             await send(message)
 
-        refusal = self._refusal(scope["path"], headers)
+        refusal = self._refusal(scope["method"], scope["path"], headers)
         if refusal is None:
             return await self._app(scope, receive, send_guarded)
         status, why = refusal
@@ -142,12 +144,23 @@ class Guard:
         await send_guarded({"type": "http.response.start", "status": status, "headers": given})
         await send_guarded({"type": "http.response.body", "body": body})
 
-    def _refusal(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
+    def _refusal(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         """Why a request is refused, with the status; None if it is not."""
         if not self._access.knows_host(headers.get("host", "")):
             return 421, "the Host header names another machine; ask by this one's address or host name"
-        if headers.get("sec-fetch-site") == "cross-site" and path != "/":
+        strange = headers.get("sec-fetch-site") == "cross-site" and path != "/"
+        if strange or method not in _READING and not _own(headers):
             return 403, "asked for by another site's page"
         if path in OPEN_PATHS or self._access.allows(headers.get("authorization", ""), headers.get("cookie", "")):
             return None
         return 401, "a token is needed: Authorization: Bearer TOKEN, or log in on the page"
+
+
+def _own(headers: Mapping[str, str]) -> bool:
+    """Whether what changes something is asked for by the page itself, or by a program, which says nothing of where it
+    comes from. Browsers say it: in Origin, and before that in what no proxy between changes. They leave the latter out
+    where the page came unencrypted from another machine."""
+    if (site := headers.get("sec-fetch-site")) is not None:
+        return site in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from .access import Access, App, Guard
 from .board import Board
+from .lesson import Closed, LessonBoard
 from .metrics import CONTENT_TYPE, Metrics
 from .pictures import Pictures
 
@@ -24,7 +25,7 @@ _PAGE = Path(__file__).parent / "page"
 _STATE_S = 0.1  # one answer serves all who ask within it
 _EVENTS_S, _PICTURE_S = 0.2, 0.08  # between two looks for something new
 _HEARTBEAT_S = 15.0
-_LOGIN_BYTES = 4096
+_BODY_BYTES = 4096
 _MOST_EVENTS = 500
 _CLIP_TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".avi": "video/x-msvideo", ".mkv": "video/x-matroska"}
 _BOUNDARY = "vlf-edge-picture"
@@ -54,8 +55,8 @@ class Streaming:
 class Handlers:
     """One method for each address."""
 
-    def __init__(self, board: Board, access: Access, streaming: Streaming):
-        self._board, self._access, self._streaming = board, access, streaming
+    def __init__(self, board: Board, access: Access, streaming: Streaming, lesson: LessonBoard | None):
+        self._board, self._access, self._streaming, self._lesson = board, access, streaming, lesson
         self._pictures, self._metrics = Pictures(board), Metrics(board)
         self._state, self._state_s = b"", float("-inf")
 
@@ -63,6 +64,7 @@ class Handlers:
         now_s = time.monotonic()
         if now_s - self._state_s >= _STATE_S:
             state = {**self._board.state(), "token_needed": self._access.token_needed}
+            state["lesson"] = self._lesson and self._lesson.state()
             self._state, self._state_s = json.dumps(state).encode(), now_s
         return Response(self._state, media_type="application/json")
 
@@ -145,11 +147,9 @@ class Handlers:
         return FileResponse(path, media_type=kind, filename=path.name, content_disposition_type="inline")
 
     async def login(self, request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _LOGIN_BYTES:
-                return _error(413, f"expected at most {_LOGIN_BYTES} bytes")
+        body = await _body(request)
+        if isinstance(body, Response):
+            return body
         token = parse_qs(body.decode(errors="replace")).get("token", [""])[0]
         if not self._access.opens(token):
             return _error(401, "this is not the token")
@@ -158,9 +158,26 @@ class Handlers:
     async def logout(self, request: Request) -> Response:
         return Response(status_code=204, headers={"set-cookie": self._access.set_cookie(False)})
 
+    async def lesson(self, request: Request) -> Response:
+        """What somebody who teaches asks for. That it is said to be JSON is what no form of another site can send."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _error(415, "expected JSON, with content-type: application/json")
+        body = await _body(request)
+        if isinstance(body, Response):
+            return body
+        try:
+            self._lesson.ask(body)
+        except ValueError as error:
+            return _error(400, str(error))
+        except Closed as error:
+            return _error(error.status, str(error))
+        return Response(status_code=204)
+
     def routes(self) -> list[Route]:
-        pages = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+        pages = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/lesson.js": "lesson.js"}
+        lesson = [] if self._lesson is None else [Route("/api/lesson", self.lesson, methods=["POST"])]
         return [
+            *lesson,
             *(Route(path, _file(name)) for path, name in pages.items()),
             Route("/login", self.login, methods=["POST"]),
             Route("/logout", self.logout, methods=["POST"]),
@@ -174,9 +191,14 @@ class Handlers:
         ]
 
 
-def create_app(board: Board, access: Access, closing: Callable[[], bool] = lambda: False) -> App:
-    """The ASGI app of a board. closing: whether answers that never end are to end now."""
-    handlers = Handlers(board, access, Streaming(closing))
+def create_app(
+    board: Board,
+    access: Access,
+    closing: Callable[[], bool] = lambda: False,
+    lesson: LessonBoard | None = None,
+) -> App:
+    """The ASGI app of a board. closing: whether answers that never end are to end now. lesson: see ``PageServer``."""
+    handlers = Handlers(board, access, Streaming(closing), lesson)
     return Guard(Starlette(routes=handlers.routes()), access)
 
 
@@ -185,6 +207,16 @@ def _file(name: str) -> Callable[[Request], Response]:
         return FileResponse(_PAGE / name)
 
     return answer
+
+
+async def _body(request: Request) -> bytes | Response:
+    """What was sent, or why it is refused."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _BODY_BYTES:
+            return _error(413, f"expected at most {_BODY_BYTES} bytes")
+    return body
 
 
 def _error(status: int, why: str) -> Response:

@@ -8,41 +8,42 @@ from typing import Any
 
 from ..backends.table import GPU_BACKENDS
 from ..errors import VlfError
+from ..plan import Plan
 from ..printable import printable
-from ..runtime import Runtime
 
 _GATE = ("passed", "measure", "windows", "drop_points", "max_drop_points", "way")
 _FIDELITY = ("accuracy", "top1_agreement", "relative")
 
 
-def plan_facts(runtime: Runtime) -> dict[str, Any]:
-    """Plain JSON values; "gate" and "fidelity" are None where the report does not hold them."""
-    manifest, backend = runtime.plan.manifest, runtime.backend
+def plan_facts(plan: Plan, backend: str, grid_s: float) -> dict[str, Any]:
+    """Plain JSON values; "gate" and "fidelity" are None where the report does not hold them. backend: what the plan
+    runs on. grid_s: how often it decides."""
+    manifest = plan.manifest
     try:
-        report: Mapping[str, Any] = runtime.plan.report
+        report: Mapping[str, Any] = plan.report
     except VlfError:
         report = {}
     return {
-        "file": printable(runtime.plan.path.name),
-        "digest": runtime.plan.digest[:16],
+        "file": printable(plan.path.name),
+        "digest": plan.digest[:16],
         "model": _plain(manifest.model.get("name", "?")),
         "precision": manifest.precision,
         "backend": backend,
-        "device": _device(runtime),
+        "device": _device(plan, backend),
         "classes": len(manifest.labels),
         "frames": manifest.sampling.frames,
         "span_s": manifest.sampling.span_s,
-        "decisions_per_s": round(1 / runtime.recognizer.sampling.grid_s, 3),
+        "decisions_per_s": round(1 / grid_s, 3),
         "random_weights": manifest.random_weights,
         "gate": _gate(report.get("gate")),
         "fidelity": _fidelity(report.get("fidelity"), f"{manifest.precision} {backend}"),
     }
 
 
-def _device(runtime: Runtime) -> str:
-    if runtime.backend not in GPU_BACKENDS:
+def _device(plan: Plan, backend: str) -> str:
+    if backend not in GPU_BACKENDS:
         return "CPU"
-    built_on = {engine.device for engine in runtime.plan.manifest.engines if engine.library == runtime.backend}
+    built_on = {engine.device for engine in plan.manifest.engines if engine.library == backend}
     return f"GPU, {printable(built_on.pop())}" if len(built_on) == 1 and "" not in built_on else "GPU"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import BackendMissing, VlfError, first_line
 from .access import Access
 from .board import Board
+from .lesson import LessonBoard
 
 log = logging.getLogger(__name__)
 _CONNECTIONS = 100
@@ -48,7 +49,8 @@ class PageServer:
     """Serves a board until it is closed.
 
     host, port: where; port 0 takes a free one. token: who shows it may look; None lets everybody who reaches the port.
-    figures: ``Runtime.stats``, asked once a second. Raises BackendMissing, VlfError.
+    figures: ``Runtime.stats``, asked once a second. lesson: what is taught there, if anything. Raises
+    BackendMissing, VlfError.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class PageServer:
         *,
         token: str | None = None,
         figures: Callable[[], Mapping[str, Any]] | None = None,
+        lesson: LessonBoard | None = None,
     ):
         uvicorn, create_app = _load()
         self._board, self._figures = board, figures
@@ -67,7 +70,7 @@ class PageServer:
         self.host, self.port = host, self._socket.getsockname()[1]
         access = Access(token, self.port, names=[host])
         config = uvicorn.Config(
-            create_app(board, access, self._closing.is_set),
+            create_app(board, access, self._closing.is_set, lesson),
             loop="asyncio",
             http="h11",
             ws="none",

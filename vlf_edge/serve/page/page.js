@@ -2,7 +2,8 @@
 // Asks for the state a few times a second and for pictures as fast as it can show them: nothing is pushed, so a slow
 // browser asks less. All text comes from strangers (labels, names of files) and only ever becomes text.
 
-const STATE_MS = 250, HIDDEN_MS = 5000, PICTURE_MS = 80, PICTURES_AT_ONCE = 3, EVENTS_SHOWN = 100, OLD_FRAME_S = 3;
+const STATE_MS = 250, LESSON_MS = 120, HIDDEN_MS = 5000, PICTURE_MS = 80;
+const PICTURES_AT_ONCE = 3, EVENTS_SHOWN = 100, OLD_FRAME_S = 3;
 const STATES = {
   waiting: ["Waiting", ""], warming: ["Warming up", ""], ok: ["OK", "good"], gap: ["Gap", "warn"], stale: ["Stale", "warn"],
   failed: ["Model failed", "bad"], no_signal: ["No signal", "bad"], silent: ["Silent", "warn"],
@@ -252,6 +253,7 @@ function showState(state) {
   say($("no-events"), state.events ? "No events yet. An action that lasts appears here when it begins." :
     "This run makes no events. Start it with --events to see the actions that last.");
   showPlan(state.plan);
+  lesson.show(state.lesson);
 }
 
 function addStream(name) {
@@ -407,6 +409,7 @@ async function ask(path) {
 }
 
 async function look() {
+  if (lesson.isOver) return;
   try {
     const state = await ask("api/state");
     showLogin(false);
@@ -426,7 +429,7 @@ async function look() {
     if (gone_s >= 2) $("health").className = "";
     if (gone_s >= 2) say($("health"), "No contact");
   }
-  setTimeout(look, document.hidden ? HIDDEN_MS : STATE_MS);
+  setTimeout(look, document.hidden ? HIDDEN_MS : lesson.isOn ? LESSON_MS : STATE_MS);
 }
 
 function showLogin(needed) {
@@ -458,6 +461,7 @@ $("clip").addEventListener("close", () => $("clip-video").removeAttribute("src")
 $("clip-video").addEventListener("error", () => { $("clip-error").hidden = !$("clip-video").hasAttribute("src"); });
 addEventListener("resize", () => cards.forEach((card) => card.drawStrip()));
 
+const lesson = new Lesson();
 // A token that came with the address is used and taken out of it.
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
 if (given) history.replaceState(null, "", location.pathname);
