@@ -18,7 +18,7 @@ from vlf_edge import Manifest, Plan, Preprocess, Sampling, TensorSpec
 from vlf_edge.manifest import Graph
 from vlf_edge.onnx_graph import read_graph
 
-pytest_plugins = ("ends_hangs",)
+pytest_plugins = ("chromium", "ends_hangs")
 # The same examples every time, however long they take: what seeks new ones is tests/fuzz.py.
 hypothesis.settings.register_profile(
     "same", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

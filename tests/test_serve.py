@@ -1,4 +1,5 @@
-"""The page's board, its server and its interface; what a browser makes of it is test_page.py's."""
+"""The page's board, its server and its interface; what a browser makes of it is test_page.py's, what can be
+asked for there test_lesson_page.py's."""
 
 from __future__ import annotations
 
@@ -348,7 +349,7 @@ def test_the_page_is_part_of_the_package():
 
 def test_the_page_takes_nothing_from_elsewhere_and_runs_nothing_inline():
     page = Path(scenes.__file__).parents[1] / "vlf_edge" / "serve" / "page"
-    html, script = (page / "index.html").read_text(), (page / "page.js").read_text()
+    html, script = (page / "index.html").read_text(), "".join(path.read_text() for path in page.glob("*.js"))
     assert "http" not in html.replace("http://www.w3.org/2000/svg", "")
     assert "style=" not in html and not re.search(r"<[^>]* on\w+=", html) and "<script>" not in html
     for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://"):

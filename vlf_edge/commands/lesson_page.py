@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import signals
 from ..enrolment.session import KEYS, Session
-from ..errors import VlfError, first_line
+from ..errors import VlfError
 from ..printable import printable
 from ..serve.board import Board
 from ..serve.lesson import LessonBoard
@@ -87,7 +87,7 @@ class LessonPage:
 
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, VlfError):
-            self.tell(first_line(error))
+            self.tell(str(error))
         if not signals.asked():
             self._lesson.end()
         self._server.close()

@@ -105,13 +105,13 @@ class Lesson {
       button.setAttribute("aria-current", current);
       if (current) button.classList.remove("asked");
     }
-    if (this.labelsBefore !== undefined && keys.length > this.labelsBefore) {
+    const place = $("lesson-keys"), order = keys.map(([key]) => this.buttons.get(key));
+    order.forEach((button, i) => { if (place.children[i] !== button) place.insertBefore(button, place.children[i]); });
+    if (this.labelsBefore !== undefined && keys.length > this.labelsBefore) {  // what was named here is there
       this.labelsBefore = undefined;
       $("lesson-label").value = "";
-      this.buttons.get(String(keys.length - 1))?.focus();
+      this.buttons.get(keys.findLast(([key]) => key !== "0")[0]).focus();
     }
-    const order = keys.map(([key]) => this.buttons.get(key));
-    if (order.some((button, i) => $("lesson-keys").children[i] !== button)) $("lesson-keys").append(...order);
   }
 
   addButton(key) {
