@@ -49,6 +49,7 @@ VERBS = {
     "doctor": (*VLF_EDGE, "doctor", PLAN, "--bundle", "bug.zip"),
     "enrol": (*VLF_EDGE, "enrol", PLAN, f"one={VIDEO}8&seed=1", f"other={VIDEO}8&seed=2", "--none", f"{VIDEO}20&seed=3",
               "-o", "mine.plan"),
+    "teach": (*VLF_EDGE, "teach", PLAN, f"{VIDEO}20", "--labels", "one", "other", "--serve", "0", "-o", "mine.plan"),
     "calibrate-unknown": (*VLF_EDGE, "calibrate-unknown", PLAN, f"{VIDEO}40", "-o", "careful.plan"),
     "labels": (*VLF_EDGE, "labels", PLAN, "--rename", "left=links", "-o", "renamed.plan"),
     "camera.py": (ROOT / "demos" / "camera.py", "--engine", PLAN, "--source", f"{VIDEO}10", "--save", "out.avi"),
