@@ -36,8 +36,13 @@ class Lesson {
   }
 
   press(keys) {
-    for (const [key, button] of this.buttons) button.classList.toggle("asked", key === keys);  // until the state tells
+    this.mark(keys);
     return this.ask({ keys });
+  }
+
+  // The button that was pressed, until the state tells what came of it.
+  mark(pressed) {
+    for (const [key, button] of this.buttons) button.classList.toggle("asked", key === pressed);
   }
 
   async name(event) {
@@ -63,6 +68,7 @@ class Lesson {
       if (answer.status === 401) showLogin(true);
       if (!answer.ok) why = (await answer.json()).error;
     } catch { why = "The program does not answer."; }
+    if (why) this.mark(null);
     say($("lesson-error"), why);
   }
 
@@ -86,6 +92,7 @@ class Lesson {
     if (place && said.parentElement !== place) place.append(said);
     const step = now && `${now.label} ${now.acting ? "now" : "soon"}`;
     if (step && step !== this.step) announce(now.acting ? `${now.label}: now` : `${now.label} in ${Math.ceil(now.left_s)}`);
+    if (step !== this.step) this.mark(null);
     this.step = step;
     this.now = now;
     const left = now && (now.acting ? `: now, ${now.left_s.toFixed(1)}\u00a0s` : ` in ${Math.ceil(now.left_s)}`);
@@ -103,7 +110,6 @@ class Lesson {
       button.setAttribute("aria-label", `${label}, ${plural(examples, "example")}`);
       const current = this.now?.label === label;
       button.setAttribute("aria-current", current);
-      if (current) button.classList.remove("asked");
     }
     const place = $("lesson-keys"), order = keys.map(([key]) => this.buttons.get(key));
     order.forEach((button, i) => { if (place.children[i] !== button) place.insertBefore(button, place.children[i]); });
@@ -129,6 +135,7 @@ class Lesson {
     for (const [number, text] of messages) {
       if (number <= this.told) continue;
       this.told = number;
+      this.mark(null);
       this.news = text;
       this.newsUntil_ms = Date.now() + NEWS_MS;
       $("lesson-log").prepend(make("li", "", text));
