@@ -370,15 +370,17 @@ def test_everything_fits_and_can_be_read(browser, board, size, scheme):
     keys = [[str(key), long if key in (2, 3) else f"label {key}", key] for key in (*range(1, 10), 0)]
     shown = {"keys": keys, "now": None, "unsaved": 3, "output": "/home/somebody/plans/mine.plan"}
     board.tell(f"{long}: example 3, much moved (238 of 255); learned in 49 ms")
+    board.show({**shown, "now": None})
     with serving(stream, lesson=board) as server:
-        for now in (
-            None,
-            {"label": long, "acting": False, "left_s": 2.2},
-            {"label": long, "acting": True, "left_s": 1},
+        browser.look(server, size, prefers_color_scheme=scheme)
+        browser.until("$$('#lesson-keys button').length === 10 && $('#lesson-now').textContent")
+        for step, now in (
+            ("news", None),
+            ("soon", {"label": long, "acting": False, "left_s": 2.2}),
+            ("acting", {"label": long, "acting": True, "left_s": 1}),
         ):
             board.show({**shown, "now": now})
-            browser.look(server, size, prefers_color_scheme=scheme)
-            browser.until("$$('#lesson-keys button').length === 10 && $('#lesson-now').textContent")
+            browser.until("$('#lesson-now').className === arguments[0]", step)
             assert browser.js(OVERLAPS) == [] and browser.js(FAINT) == []
             sizes = browser.js("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
             assert sizes[0] == sizes[1], "nothing sticks out"
