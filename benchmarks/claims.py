@@ -23,6 +23,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ EASE = 1.0
 BATCH = 16  # many small steps taught vlf-tiny more than few large ones
 MAPS_PER_SCENE = 4  # of f, where it is frozen: so many of the sixteen symmetries of a scene
 WAYS_OF_F = ("new", "shipped", "frozen")
+Draw = Callable[[np.random.Generator], Symmetry]
 
 
 def contenders(f: str) -> dict[str, Sizes]:
@@ -78,12 +80,13 @@ def contenders(f: str) -> dict[str, Sizes]:
 class KeptClips(ClipDataset):
     """Clips, or maps of f, that are in files mapped into memory.
 
-    turned: each time in training, a clip is turned, mirrored and reversed anew; maps cannot be.
+    draw: how a clip is turned, mirrored and reversed each time in training, None for not at all: maps can only be
+    reversed.
     """
 
-    def __init__(self, frames: np.ndarray, labels: np.ndarray, targets: np.ndarray, turned: bool):
+    def __init__(self, frames: np.ndarray, labels: np.ndarray, targets: np.ndarray, draw: Draw | None):
         self.name, self.labels, self.targets, self.span_s = "motion", CLASSES, SHIFTS, SPAN_S
-        self._kept, self._turned = (frames, labels, targets), turned
+        self._kept, self._draw = (frames, labels, targets), draw
 
     def __len__(self) -> int:
         return len(self._kept[0])
@@ -91,11 +94,10 @@ class KeptClips(ClipDataset):
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         frames, labels, targets = (part[index] for part in self._kept)
         sample = Sample(np.array(frames), int(labels), np.array(targets))
-        return sample if rng is None or not self._turned else _turned(sample, rng)
+        return sample if rng is None or self._draw is None else _turned(sample, self._draw(rng))
 
 
-def _turned(sample: Sample, rng: np.random.Generator) -> Sample:
-    symmetry = Symmetry.draw(rng)
+def _turned(sample: Sample, symmetry: Symmetry) -> Sample:
     return Sample(symmetry.frames(sample.frames), symmetry.label(sample.label), symmetry.shifts(sample.targets))
 
 
@@ -106,7 +108,7 @@ def training_clips(work: Path, scenes: int) -> KeptClips:
     def sample(scene: int) -> Sample:
         return motion.sample(CLIPS_PER_SCENE * scene, np.random.default_rng(scene))
 
-    return KeptClips(*_kept(work / f"train-{scenes}", sample, scenes), turned=True)
+    return KeptClips(*kept(work / f"train-{scenes}", sample, scenes), Symmetry.draw)
 
 
 def held_out_clips(work: Path, count: int) -> KeptClips:
@@ -121,26 +123,39 @@ def held_out_clips(work: Path, count: int) -> KeptClips:
         frames = np.stack([prepare(clip.render(i)) for i in at])
         return Sample(frames, label, np.stack([clip.shift(i, later) for i, later in zip(at, at[1:])]))
 
-    return KeptClips(*_kept(work / f"held-out-{count}", sample, count), turned=False)
+    return KeptClips(*kept(work / f"held-out-{count}", sample, count), None)
 
 
-def maps_of(work: Path, clips: KeptClips, per_clip: int) -> KeptClips:
-    """What the f that ships makes of clips: (K, h, w, channels) float16 each; of some of their symmetries if asked."""
-    frame = load_weights("vlf-tiny").model.frame
+def maps_of(
+    path: Path, clips: ClipDataset, per_clip: int, f: Callable[[np.ndarray], np.ndarray], draw: Draw | None = None
+) -> KeptClips:
+    """What f makes of clips: (K, h, w, channels) float16 each; of some of their symmetries if asked.
 
-    @torch.no_grad()
+    path: how the names of the files begin that they are kept in. f: (K, H, W, 3) uint8 -> (K, h, w, channels) float.
+    draw: as for KeptClips.
+    """
+
     def sample(index: int) -> Sample:
         of = clips.sample(index // per_clip, None)
         if per_clip > 1:
-            of = _turned(of, np.random.default_rng(index))
-        maps = frame.map_of(torch.from_numpy(of.frames)).permute(0, 2, 3, 1)
-        return Sample(maps.half().numpy(), of.label, of.targets)
+            of = _turned(of, Symmetry.draw(np.random.default_rng(index)))
+        return Sample(f(of.frames).astype(np.float16), of.label, of.targets)
 
-    count = per_clip * len(clips)
-    return KeptClips(*_kept(work / f"maps-{per_clip}-{len(clips)}", sample, count), turned=False)
+    return KeptClips(*kept(path, sample, per_clip * len(clips)), draw)
 
 
-def _kept(path: Path, sample: Callable[[int], Sample], count: int) -> tuple[np.ndarray, ...]:
+@torch.no_grad()
+def shipped_f(images: np.ndarray) -> np.ndarray:
+    """The f of the weights that ship: (K, H, W, 3) uint8 -> (K, h, w, channels) float32."""
+    return _shipped().frame.map_of(torch.from_numpy(images)).permute(0, 2, 3, 1).numpy()
+
+
+@cache
+def _shipped() -> VLF:
+    return load_weights("vlf-tiny").model
+
+
+def kept(path: Path, sample: Callable[[int], Sample], count: int) -> tuple[np.ndarray, ...]:
     """(frames, labels, targets) of that many samples, made once, then read from where they were put."""
     parts = [path.with_name(f"{path.name}-{part}.npy") for part in ("labels", "targets", "frames")]
     if not parts[-1].exists():
@@ -191,15 +206,27 @@ class OnMaps(Model):
         return self.decide(self.mix(self.encode(clips)))
 
 
-def train(sizes: Sizes, seed: int, clips: int, data: tuple[KeptClips, KeptClips], f: str, out: Path) -> dict:
-    """One run of the package's own trainer. Returns its record; the weights are at ``out``."""
+def train(
+    sizes: Sizes,
+    seed: int,
+    clips: int,
+    data: tuple[KeptClips, KeptClips],
+    f: str,
+    out: Path,
+    learned: nn.Module | None = None,
+) -> dict:
+    """One run of the package's own trainer. Returns its record; the weights are at ``out``.
+
+    f: of WAYS_OF_F; data is of maps where it is frozen. learned: the network of timm that it begins as, that of the
+    weights that ship unless given.
+    """
     settings = Settings("motion", str(out), epochs=1, clips_per_epoch=clips, batch=BATCH, seed=seed, workers=0)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = replace(sizes, classes=len(CLASSES)).build().train()
     if f != "new":
         (net,) = model.backbones
-        net.load_state_dict(load_weights("vlf-tiny").model.frame.f.net.state_dict())
+        net.load_state_dict((learned or _shipped().frame.f.net).state_dict())
         net.requires_grad_(f != "frozen")
     with acquire_device() as device:
         learner = OnMaps(model) if f == "frozen" else model
@@ -239,7 +266,8 @@ def main() -> None:
             if data is None:
                 data = training_clips(args.work, args.scenes), held_out_clips(args.work, args.test_clips)
                 if args.f == "frozen":
-                    data = maps_of(args.work, data[0], MAPS_PER_SCENE), maps_of(args.work, data[1], 1)
+                    ways = zip(data, (MAPS_PER_SCENE, 1))
+                    data = [maps_of(args.work / f"maps-{n}-{len(of)}", of, n, shipped_f) for of, n in ways]
             record = train(models[name], seed, args.clips, data, args.f, weights)
             result.write_text(json.dumps({**record, "model": name, "weights": weights.name}, indent=1))
             print(f"{name}, seed {seed}: {record['val']['top1']:.1%} after {record['minutes']} min", flush=True)

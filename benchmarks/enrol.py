@@ -37,7 +37,7 @@ from vlf_edge.datasets.annotations import read_annotations
 from vlf_edge.enrolment.clips import TaughtClip
 from vlf_edge.enrolment.discriminant import PRIOR_CLIPS, empty
 from vlf_edge.enrolment.lesson import teach
-from vlf_edge.enrolment.memory import Taught, features_of
+from vlf_edge.enrolment.memory import Taught
 from vlf_edge.enrolment.reading import PHASES, Reader
 from vlf_edge.evaluation.metrics import auroc
 from vlf_edge.head import UNKNOWN
@@ -87,7 +87,7 @@ def main() -> int:
     shown = read(plan, args)
     read_s = time.monotonic() - begin_s
     rows = [
-        {"shots": shots, "head": head, **measure(plan, shown, shots, head, args)}
+        {"shots": shots, "head": head, **measure(plan.manifest.sampling, shown, shots, head, args)}
         for shots in args.shots
         for head in (("discriminant", *OTHERS) if args.heads else ("discriminant",))
     ]
@@ -114,16 +114,29 @@ def read(plan: Plan, args: argparse.Namespace) -> list[Shown]:
     return shown
 
 
-def measure(plan: Plan, shown: Sequence[Shown], shots: int, head: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    sampling: Sampling, shown: Sequence[Shown], shots: int, head: str, args: argparse.Namespace
+) -> dict[str, Any]:
     """{figure: [mean, half of the 95 % interval]} over all draws, with enrolling's own seconds."""
+    return {name: interval(values) for name, values in over_draws(sampling, shown, shots, head, args).items()}
+
+
+def over_draws(
+    sampling: Sampling, shown: Sequence[Shown], shots: int, head: str, args: argparse.Namespace
+) -> dict[str, list[float]]:
+    """{figure: one value a draw}: the same draws for all that was read of the same clips."""
     rng = np.random.default_rng((args.seed, shots))
-    figures: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {}
     for _ in range(args.draws):
         labels, given, asked = draw(shown, shots, args.ways, rng)
-        for name, value in judge(plan, labels, given, asked, head, args).items():
-            figures.setdefault(name, []).append(value)
-    spread = 1.96 / np.sqrt(args.draws)
-    return {name: [float(np.mean(v)), float(spread * np.std(v, ddof=1))] for name, v in figures.items()}
+        for name, value in judge(sampling, labels, given, asked, head, args).items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """[mean, half of its 95 % interval]"""
+    return [float(np.mean(values)), float(1.96 / np.sqrt(len(values)) * np.std(values, ddof=1))]
 
 
 def draw(
@@ -144,7 +157,7 @@ def draw(
 
 
 def judge(
-    plan: Plan,
+    sampling: Sampling,
     labels: list[str],
     given: Sequence[Shown],
     asked: Sequence[Shown],
@@ -154,7 +167,7 @@ def judge(
     if head != "discriminant":
         decide = OTHERS[head](labels, [one for one in given if one.clip.label != UNKNOWN])
         return {"right": _right(labels, asked, decide)}
-    nothing = Taught((), (), (), False, empty(features_of(plan.manifest)))
+    nothing = Taught((), (), (), False, empty(given[0].clip.windows.shape[1]))
     begin_s = time.perf_counter()
     lesson = teach(nothing, labels, [one.clip for one in given], [], [], args.false_accepts)
     figures = {"teach_s": time.perf_counter() - begin_s, "temperature": lesson.record["temperature"]}
@@ -167,7 +180,7 @@ def judge(
     if lesson.unknown:
         settings = EventSettings(threshold=args.event_threshold, min_s=args.event_min)
         figures |= _unknown(labels, asked, decide)
-        figures |= _events(labels, asked, decide, settings, plan.manifest.sampling)
+        figures |= _events(labels, asked, decide, settings, sampling)
     return figures
 
 

@@ -105,21 +105,28 @@ def test_startup_opens_and_decides(toy_plan):
         assert positive(row, "import_s", "open_s", "first_decision_s", "total_s", "goal_s")
 
 
-def test_enrol_draws_by_people_and_judges_labels_unknown_and_events(tmp_path):
-    for number, (folder, motion) in enumerate(
+@pytest.fixture(scope="module")
+def gestures(tmp_path_factory) -> Path:
+    """mine/yes, mine/no and nothing: two clips of each, of two people."""
+    folder = tmp_path_factory.mktemp("gestures")
+    for number, (of, motion) in enumerate(
         [("mine/yes", "nod"), ("mine/no", "shake"), ("nothing", "still"), ("nothing", "left")]
     ):
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (folder / of).mkdir(parents=True, exist_ok=True)
         for person in (1, 2):
             clip = f"test://motion?label={motion}&seed={person}&seconds=2.5&fps=8&width=64&height=64"
             with (
                 open_source(clip) as source,
-                VideoWriter(str(tmp_path / folder / f"seq{person}_{number}.avi"), fps=8) as writer,
+                VideoWriter(str(folder / of / f"seq{person}_{number}.avi"), fps=8) as writer,
             ):
                 for frame in source:
                     writer.write(frame.image)
-    options = ("--none", str(tmp_path / "nothing"), "--ways", "2", "--shots", "1", "--draws", "2", "--heads")
-    found = figures("enrol.py", str(SHIPPED_PLAN), str(tmp_path / "mine"), *options)
+    return folder
+
+
+def test_enrol_draws_by_people_and_judges_labels_unknown_and_events(gestures):
+    options = ("--none", str(gestures / "nothing"), "--ways", "2", "--shots", "1", "--draws", "2", "--heads")
+    found = figures("enrol.py", str(SHIPPED_PLAN), str(gestures / "mine"), *options)
     assert found["clips"] == 8 and found["precision"] == "fp32"
     first, *others = found["rows"]
     assert first["head"] == "discriminant" and {row["head"] for row in others} == {
@@ -128,6 +135,17 @@ def test_enrol_draws_by_people_and_judges_labels_unknown_and_events(tmp_path):
     shares = ("right", "right_with_unknown", "missed_clips", "accepted_windows", "auroc", "event_missed", "event_wrong")
     assert all(0 <= first[name][0] <= 1 for name in shares)
     assert first["accepted_per_hour"][0] >= 0 and first["false_events_per_hour"][0] >= 0
+
+
+@pytest.mark.slow
+def test_bases_compares_them_on_the_same_draws(gestures, tmp_path):
+    sizes = ("--scenes", "2", "--clips", "16", "--test-clips", "13", "--ways", "2", "--shots", "1", "--draws", "2")
+    found = figures("bases.py", str(gestures / "mine"), "--work", str(tmp_path), *sizes)
+    alone = ["averages of Lite0", "rendered of Lite0", "rendered of vlf-tiny's f"]
+    assert [row["base"] for row in found["rows"]] == ["vlf-tiny", *alone, *(f"vlf-tiny + {name}" for name in alone)]
+    for row in found["rows"]:
+        assert row["right"][0] - found["rows"][0]["right"][0] == pytest.approx(row["gained"][0])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
 def test_soak_times_outages_of_a_real_server():

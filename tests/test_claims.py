@@ -39,7 +39,7 @@ def clips(claims, tmp_path_factory):
 @torch.no_grad()
 def test_models_on_maps_decide_as_on_clips(claims, clips):
     work, scenes, _ = clips
-    maps = claims.maps_of(work, scenes, 1)
+    maps = claims.maps_of(work / "maps-1", scenes, 1, claims.shipped_f)
     shipped = load_weights("vlf-tiny").model.frame.f.net.state_dict()
     given = torch.from_numpy(np.stack([maps.sample(i, None).frames for i in range(2)]))
     images = torch.from_numpy(np.stack([scenes.sample(i, None).frames for i in range(2)]))
@@ -65,7 +65,9 @@ def test_a_clip_that_is_turned_keeps_its_label_true(claims, clips):
 @pytest.mark.parametrize("f", ["new", "shipped", "frozen"])
 def test_a_run_gives_weights_and_a_record(claims, clips, tmp_path, f):
     work, scenes, held_out = clips
-    data = (claims.maps_of(work, scenes, 2), claims.maps_of(work, held_out, 1)) if f == "frozen" else (scenes, held_out)
+    data = scenes, held_out
+    if f == "frozen":
+        data = [claims.maps_of(work / f"maps-of-{len(of)}", of, n, claims.shipped_f) for of, n in zip(data, (2, 1))]
     sizes = claims.contenders(f)["TSN"]
     record = claims.train(sizes, 0, 32, data, f, tmp_path / "tsn.safetensors")
     assert record["clips"] == 32 and record["val"]["clips"] == 13 and 0 <= record["train_top1"] <= 1
