@@ -67,7 +67,7 @@ def test_surfaces_are_cut_from_photographs_and_emptier_ones_rank_lower(bases, tm
     with pytest.raises(SystemExit, match="holds 0 photographs; expected 512"):
         pictures(str(tmp_path))
     for number in range(len(TRAINING) + len(HELD_OUT)):
-        noise = rng.normal(128, number % 50, (20, 24, 3)).clip(0, 255).astype(np.uint8)
+        noise = rng.normal(128, 1 + number % 50, (20, 24, 3)).clip(0, 255).astype(np.uint8)
         load_cv2().imwrite(str(tmp_path / f"{number}.png"), noise)
     texture = pictures(str(tmp_path))
     empty, full = (np.mean([texture(number).std() for number in TRAINING if number % RANKS == r]) for r in (0, 31))
