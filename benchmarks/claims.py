@@ -226,7 +226,9 @@ def train(
         model = replace(sizes, classes=len(CLASSES)).build().train()
     if f != "new":
         (net,) = model.backbones
-        net.load_state_dict((learned or _shipped().frame.f.net).state_dict())
+        known = (learned or _shipped().frame.f.net).state_dict()
+        # TSM's shifts are wrapped around convolutions, which then have a longer name.
+        net.load_state_dict({name: known[name.replace(".net.", ".")] for name in net.state_dict()})
         net.requires_grad_(f != "frozen")
     with acquire_device() as device:
         learner = OnMaps(model) if f == "frozen" else model

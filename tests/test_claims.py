@@ -62,13 +62,13 @@ def test_a_clip_that_is_turned_keeps_its_label_true(claims, clips):
     assert [held_out.sample(i, None).label for i in range(13)] == list(range(13))
 
 
-@pytest.mark.parametrize("f", ["new", "shipped", "frozen"])
-def test_a_run_gives_weights_and_a_record(claims, clips, tmp_path, f):
+@pytest.mark.parametrize("name, f", [("TSN", "new"), ("TSN", "frozen"), ("TSM, online", "shipped")])
+def test_a_run_gives_weights_and_a_record(claims, clips, tmp_path, name, f):
     work, scenes, held_out = clips
     data = scenes, held_out
     if f == "frozen":
         data = [claims.maps_of(work / f"maps-of-{len(of)}", of, n, claims.shipped_f) for of, n in zip(data, (2, 1))]
-    sizes = claims.contenders(f)["TSN"]
+    sizes = claims.contenders(f)[name]
     record = claims.train(sizes, 0, 32, data, f, tmp_path / "tsn.safetensors")
     assert record["clips"] == 32 and record["val"]["clips"] == 13 and 0 <= record["train_top1"] <= 1
     net = load_weights(tmp_path / "tsn.safetensors").model.frame.net
