@@ -28,7 +28,7 @@ import hardware
 
 WAYS = {
     "vlf-tiny": ("--from", "vlf-tiny"),
-    "vlf-tiny, f and g frozen": ("--from", "vlf-tiny", "--freeze", "frame"),
+    "vlf-tiny-frozen": ("--from", "vlf-tiny", "--freeze", "frame"),
     "scratch": (),
 }
 
@@ -63,7 +63,7 @@ def main() -> int:
 
 def measure(fold: Path, way: str, work: Path) -> dict[str, Any]:
     """One fold trained, built and judged."""
-    kept = work / f"{fold.stem}-{way.replace(', ', '-').replace(' ', '-')}.json"
+    kept = work / f"{fold.stem}-{way}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
     weights, plan = (str(kept.with_suffix(suffix)) for suffix in (".safetensors", ".plan"))

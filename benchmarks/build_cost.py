@@ -24,13 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from hardware import describe, header
+from plans import VLF_SIZES
 
 GOAL_WALL_S = {"vlf-tiny": 60.0, "vlf": 180.0}
 GOAL_PEAK_BYTES = 3e9
 SAMPLE_S = 0.05
-
-
-SIZES = ("vlf-tiny", "vlf-mobile", "vlf-lite", "vlf")
 
 
 def build_once(command: list[str]) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def table(figures: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", nargs="+", choices=SIZES, default=["vlf-tiny"], help="default: vlf-tiny")
+    add("--model", nargs="+", choices=VLF_SIZES, default=["vlf-tiny"], help="default: vlf-tiny")
     add("--base", metavar="PLAN", help="requantise this plan instead of exporting random weights (needs no torch)")
     add("--calib-data", default="test://motion?seconds=60", metavar="CLIPS", help="default: test://motion?seconds=60")
     add("--target", default="auto", metavar="TARGET", help="as of vlf-edge build (default: auto)")

@@ -43,7 +43,7 @@ import numpy as np
 from gpu_measure import GOAL_DECISIONS_HZ, GOAL_STREAMS, NO_TIME, measure, not_measured, runtime_row, table
 from gpu_starts import starts
 from hardware import describe
-from plans import build_plans, open_plans
+from plans import VLF_SIZES, build_plans, open_plans
 
 from vlf_edge import Plan, Runtime, VlfError
 from vlf_edge.backends import cuda
@@ -56,9 +56,6 @@ from vlf_edge.video.sources import open_source
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PACKAGES = ("numpy", "torch", "tensorrt", "tensorrt_rtx", "onnxruntime-gpu", "onnxruntime", "cuda-bindings")
 DEVICE = "cuda:0"
-
-
-SIZES = ("vlf-tiny", "vlf-mobile", "vlf-lite", "vlf")
 
 
 def images_of(plan: Plan, source: str, count: int) -> np.ndarray:
@@ -156,7 +153,7 @@ def start_rows(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", choices=SIZES, default="vlf", help="random weights (default: vlf)")
+    add("--model", choices=VLF_SIZES, default="vlf", help="random weights (default: vlf)")
     add("--plan", nargs="+", metavar="PLAN", help="measure these plans of one model instead of building some")
     add("--precisions", nargs="+", choices=("fp32", "fp16", "int8"), default=["fp16", "int8"], help="of the engines")
     add("--batches", nargs="+", type=int, default=list(BATCHES), metavar="N", help="streams at once (default: to 256)")

@@ -23,13 +23,14 @@ from dataclasses import replace
 
 import torch
 from hardware import describe, header
+from plans import VLF_SIZES
 from turns import in_turns, int8_to_time, noise, runs_of
 
 from vlf_edge.backends.cpu import int8_saturates
 from vlf_edge.backends.onnxruntime import OnnxRuntimeEngine
 from vlf_edge.backends.openvino import OpenVINOEngine
 from vlf_edge.compiler.onnx_export import export_stage
-from vlf_edge.models import MODELS, sizes_of
+from vlf_edge.models import sizes_of
 from vlf_edge.models.sizes import Sizes
 from vlf_edge.models.vlf import VLF
 
@@ -89,8 +90,7 @@ def _model(sizes: Sizes):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    vlf = [name for name in MODELS if name.startswith("vlf")]
-    add("--models", nargs="+", choices=vlf, default=["vlf"], metavar="MODEL", help="default: vlf")
+    add("--models", nargs="+", choices=VLF_SIZES, default=["vlf"], metavar="MODEL", help="default: vlf")
     add("--threads", type=int, default=1, metavar="N", help="default: 1")
     add("--turns", type=int, default=15, metavar="N", help="default: 15")
     add("--backbone", metavar="NAME", help="another f for --models, of timm")

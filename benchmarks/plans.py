@@ -8,6 +8,9 @@ from pathlib import Path
 from vlf_edge import Plan, build
 from vlf_edge.compiler import Recipe
 from vlf_edge.errors import VlfError
+from vlf_edge.models import MODELS
+
+VLF_SIZES = tuple(name for name in MODELS if name.startswith("vlf"))
 
 
 def open_plans(paths: Sequence[str]) -> dict[str, Plan]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware import describe, header
+from plans import VLF_SIZES, build_plans, open_plans
 
 GOAL_IMPORT_S = 0.15
 GOAL_FIRST_DECISION_S = 1.5
@@ -69,9 +70,6 @@ print(imported_s - start_s, opened_s - imported_s, decided_s - ready_s)
 """
 
 
-SIZES = ("vlf-tiny", "vlf-mobile", "vlf-lite", "vlf")
-
-
 def run(code: str, *arguments: str) -> tuple[str, str, float]:
     """(stdout, stderr, seconds) of a fresh process."""
     start_s = time.perf_counter()
@@ -108,8 +106,6 @@ def measure_first_decision(plan: Path, backend: str, how: str, runs: int) -> dic
 
 def measure_plans(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Every plan on every CPU backend, pushed and classified."""
-    from plans import build_plans, open_plans
-
     if args.plan:
         plans = list(open_plans(args.plan).values())
     else:
@@ -152,7 +148,7 @@ def table(figures: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", nargs="+", choices=SIZES, default=["vlf-tiny"], help="default: vlf-tiny")
+    add("--model", nargs="+", choices=VLF_SIZES, default=["vlf-tiny"], help="default: vlf-tiny")
     add("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"], help="default: both")
     add("--plan", nargs="+", metavar="PLAN", help="open these plans of one model instead of building some")
     add("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="default: both")

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from hardware import describe, header
-from plans import build_plans, open_plans
+from plans import VLF_SIZES, build_plans, open_plans
 from ways import Way, eager, streaming, whole_clip
 
 from vlf_edge import Plan
@@ -36,9 +36,6 @@ CAMERA_PX = (640, 480)
 BACKENDS = ("openvino", "onnxruntime", "torch")
 DISTINCT_IMAGES = 32
 TURN = 5  # timed decisions of one way before it is the next one's turn
-
-
-SIZES = ("vlf-tiny", "vlf-mobile", "vlf-lite", "vlf")
 
 
 def measure(plans: dict[str, Plan], backends: list[str], decisions: int) -> dict[str, Any]:
@@ -160,7 +157,7 @@ def table(figures: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", choices=SIZES, default="vlf-tiny", help="default: vlf-tiny")
+    add("--model", choices=VLF_SIZES, default="vlf-tiny", help="default: vlf-tiny")
     add("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"], help="default: both")
     add("--plan", nargs="+", metavar="PLAN", help="measure these plans of one model instead of building some")
     add("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS), help="default: all")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,16 +14,10 @@ from vlf_edge.models.weights import load_weights
 from vlf_edge.opencv import load_cv2
 from vlf_edge.synthetic.textures import HELD_OUT, RANKS, TRAINING
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def bases():
-    sys.path.insert(0, str(BENCHMARKS))
-    import bases
-
-    yield bases
-    sys.path.remove(str(BENCHMARKS))
+def bases(benchmark):
+    return benchmark("bases")
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +12,10 @@ import torch
 from vlf_edge.models.weights import load_weights
 from vlf_edge.synthetic import CLASSES
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def claims():
-    sys.path.insert(0, str(BENCHMARKS))
-    import claims
-
-    yield claims
-    sys.path.remove(str(BENCHMARKS))
+def claims(benchmark):
+    return benchmark("claims")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import BENCHMARKS
 from onnx import numpy_helper
 from onnx_toys import clip_toy, frame_toy, images, relative, run, tokens, write_fp32_plan
 
@@ -20,20 +21,12 @@ from vlf_edge.compiler.graph import parse
 from vlf_edge.compiler.quantization.quantize import quantizable_nodes
 from vlf_edge.synthetic import CLASSES
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 GRAPHS = {"frame": frame_toy(), "clip": clip_toy(classes=len(CLASSES))}
 
 
 @pytest.fixture(scope="module")
-def recipes():
-    """The script as a module."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import int8_recipes
-
-        yield int8_recipes
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+def recipes(benchmark):
+    return benchmark("int8_recipes")
 
 
 @pytest.fixture(scope="module")
