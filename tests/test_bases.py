@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from vlf_edge import Plan, VideoWriter, open_source
 from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
@@ -22,15 +26,16 @@ def bases(benchmark):
 
 @pytest.fixture(scope="module")
 def clips(bases, tmp_path_factory):
-    """(a folder of two clips, what is read of them for the weights that ship)"""
+    """(a folder of two labels, a clip of each of two people, what is read of them for the weights that ship)"""
     folder = tmp_path_factory.mktemp("clips")
     for label in ("left", "nod"):
         (folder / label).mkdir()
-        clip = f"test://motion?label={label}&seconds=3&fps=15&width=80&height=64"
-        with open_source(clip) as source, VideoWriter(str(folder / label / "a_1.avi"), fps=15) as writer:
-            for frame in source:
-                writer.write(frame.image)
-    args = Namespace(data=str(folder), group="^a", query="")
+        for seed, person in enumerate("ab"):
+            clip = f"test://motion?label={label}&seed={seed}&seconds=2.5&fps=8&width=80&height=64"
+            with open_source(clip) as source, VideoWriter(str(folder / label / f"{person}_1.avi"), fps=8) as writer:
+                for frame in source:
+                    writer.write(frame.image)
+    args = Namespace(data=str(folder), group="^[ab]", query="")
     return folder, bases.read(args, *bases.features_of(load_weights("vlf-tiny").model))
 
 
@@ -50,6 +55,30 @@ def test_what_is_joined_varies_alike(bases, clips):
     assert both.shape[1] == 197
     variances = both.var(axis=0)
     assert variances[:192].sum() == pytest.approx(variances[192:].sum())
+
+
+def test_bases_are_compared_on_the_same_draws(bases, clips, tmp_path, monkeypatch, capsys):
+    """With a CNN of few layers in the place of Lite0, and both f in PyTorch: what OpenVINO makes of them is above."""
+    import bases_training
+
+    def by_torch(map_of, owner, px):
+        module = bases_training.Maps(map_of, owner).eval()
+        return torch.inference_mode()(lambda images: module(torch.from_numpy(np.ascontiguousarray(images))).numpy())
+
+    small = "resnet10t"
+    for home in (bases, bases_training):
+        monkeypatch.setattr(home, "LITE0", small)
+        monkeypatch.setattr(home, "by_openvino", by_torch)
+    monkeypatch.setitem(bases_training.SIZES, "Lite0", replace(bases_training.SIZES["Lite0"], backbone=small))
+    words = f"{clips[0]} --work {tmp_path} --scenes 2 --clips 16 --test-clips 13 --ways 2 --shots 1 --draws 2 --json"
+    monkeypatch.setattr(sys, "argv", ["bases.py", *words.split()])
+    assert bases.main() == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    alone = ["averages of Lite0", "rendered of Lite0", "rendered of vlf-tiny's f"]
+    assert [row["base"] for row in rows] == ["vlf-tiny", *alone, *(f"vlf-tiny + {name}" for name in alone)]
+    for row in rows:
+        assert row["right"][0] - rows[0]["right"][0] == pytest.approx(row["gained"][0])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
 def test_surfaces_are_cut_from_photographs_and_emptier_ones_rank_lower(bases, tmp_path):

@@ -137,17 +137,6 @@ def test_enrol_draws_by_people_and_judges_labels_unknown_and_events(gestures):
     assert first["accepted_per_hour"][0] >= 0 and first["false_events_per_hour"][0] >= 0
 
 
-@pytest.mark.slow
-def test_bases_compares_them_on_the_same_draws(gestures, tmp_path):
-    sizes = ("--scenes", "2", "--clips", "16", "--test-clips", "13", "--ways", "2", "--shots", "1", "--draws", "2")
-    found = figures("bases.py", str(gestures / "mine"), "--work", str(tmp_path), *sizes)
-    alone = ["averages of Lite0", "rendered of Lite0", "rendered of vlf-tiny's f"]
-    assert [row["base"] for row in found["rows"]] == ["vlf-tiny", *alone, *(f"vlf-tiny + {name}" for name in alone)]
-    for row in found["rows"]:
-        assert row["right"][0] - found["rows"][0]["right"][0] == pytest.approx(row["gained"][0])
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
-
-
 def test_soak_times_outages_of_a_real_server():
     pytest.importorskip("av")
     with RtspServer():  # skips where there is no server

@@ -199,6 +199,26 @@ def test_a_source_that_ignores_close_is_named(images, caplog, monkeypatch):
     release.set()
 
 
+def test_a_close_waits_for_what_the_thread_that_infers_has_closed_already():
+    goes_on = threading.Event()
+
+    class Slow(SilentSource):
+        def read(self):
+            super().read()
+            assert goes_on.wait(DEADLINE_S)
+            return None
+
+    source = Slow()
+    pipeline = Pipeline(toy_recognizer(), source)
+    assert source.reading.wait(DEADLINE_S)
+    (capture,) = pipeline._work.captures
+    (reading,) = (thread for thread in capture.close() if thread.name == "vlf-capture")
+    assert reading in capture.close() and reading.is_alive()
+    goes_on.set()
+    pipeline.close()
+    assert not reading.is_alive()
+
+
 def test_many_sources_each_decide_as_alone(images):
     toy = toy_recognizer()
     sources = {f"file {n}": ScriptedSource(images[n : n + 20], grid(20)) for n in range(6)}

@@ -75,6 +75,7 @@ class Capture:
         self._lock = threading.RLock()  # taken before the pipeline's condition, never after it
         self._attempt: _Attempt | None = None
         self._abandoned: list[threading.Thread] = []
+        self._ending: list[threading.Thread] = []  # since it was closed
         self._done = False
         self._next_seq, self.last_t_s = 0, 0.0
         self._watchdog = None
@@ -104,7 +105,8 @@ class Capture:
         return wakes_s
 
     def close(self) -> list[threading.Thread]:
-        """Ends it without waiting; returns the threads that are to end now, the one that reads first. Idempotent."""
+        """Ends it without waiting; returns the threads that are to end now, the one that reads first. Idempotent: a
+        thread that infers may come here before the one that waits for the others."""
         # The garbage collector may come here in a thread that holds what the lock's owner waits for.
         locked = self._lock.acquire(timeout=_LOCK_S)
         try:
@@ -112,6 +114,7 @@ class Capture:
             self._attempt = self._given = None
             if attempt is not None:
                 source = attempt.source or source
+                self._ending.append(attempt.thread)
             if not self._done:
                 self._done, self._ended_s = True, self._clock()
                 if self._watchdog is not None:
@@ -119,8 +122,9 @@ class Capture:
         finally:
             if locked:
                 self._lock.release()
-        threads = [] if attempt is None else [attempt.thread]
-        return threads if source is None else [*threads, *_close_apart(source)]
+        if source is not None:
+            self._ending += _close_apart(source)
+        return list(self._ending)
 
     def report(self) -> dict[str, Any]:
         """{"source", "live", "state", "state_for_s", "reconnects", "last_error"} as plain JSON values."""
