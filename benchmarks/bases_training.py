@@ -15,6 +15,7 @@ import claims
 import numpy as np
 import timm
 import torch
+from backbones import in_timms_order
 from torch import Tensor, nn
 
 from vlf_edge.backends.openvino import OpenVINOEngine
@@ -43,14 +44,7 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 def lite0(path: str | None) -> dict[str, Tensor]:
     """Its weights by timm's names. path: of a state dict in timm's order; None: random weights."""
-    own = timm.create_model(LITE0).state_dict()
-    if path is None:
-        return own
-    given = torch.load(path, map_location="cpu", weights_only=True).values()
-    pairs = list(zip(own, given, strict=True))
-    if any(own[name].shape != tensor.shape for name, tensor in pairs):
-        sys.exit(f"{path} does not hold the tensors of {LITE0} in timm's order")
-    return dict(pairs)
+    return timm.create_model(LITE0).state_dict() if path is None else in_timms_order(LITE0, path)
 
 
 class Maps(nn.Module):

@@ -4,6 +4,7 @@
     nice python benchmarks/claims.py --work claims/ --f shipped    from an f learned before: a fraction of that
     nice python benchmarks/claims.py --work claims/ --f frozen     the same f, which does not move: minutes a run
     python benchmarks/claims.py --work claims/ --report            only the tables and the picture of what is there
+    nice python benchmarks/claims.py --work claims/ --backbones resnet18 mobilenetv4_conv_small    which f learns best
 
 Models with the same CNN (vlf-tiny's), the same images (8 frames, 64 px), the same rendered clips in the same order and
 the same recipe, each from several seeds. Then: accuracy on held-out clips against multiply-adds and against ms on
@@ -15,20 +16,22 @@ weights, dropout and the order of clips.
 
 --f shipped: f begins as that of the weights that ship. --f frozen: it also stays that; its maps are computed once, and
 what stands on them learns from those. The shifts of TSM are inside of f, so it is left out there.
+
+--backbones: instead of these models, VLF with 4 tokens on each of these networks of timm, from new weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from claims_report import report
+from claims_report import YARDSTICK, report
 from torch import Tensor, nn
 
 from vlf_edge.datasets import ClipDataset
@@ -57,12 +60,15 @@ WAYS_OF_F = ("new", "shipped", "frozen")
 Draw = Callable[[np.random.Generator], Symmetry]
 
 
-def contenders(f: str) -> dict[str, Sizes]:
+def contenders(f: str, backbones: Sequence[str] = ()) -> dict[str, Sizes]:
     """Name -> sizes, in the order in which they are trained. The decoder of VTN is as wide and deep as h."""
+    if backbones:
+        on = {f"VLF on {name}": replace(TINY, backbone=name, backbone_options={}) for name in backbones}
+        return {YARDSTICK: TINY, **on}
     cnn = {name: getattr(TINY, name) for name in ("backbone", "backbone_options", "height_px", "width_px", "dropout")}
     h = {"layers": TINY.temporal_layers, "heads": TINY.temporal_heads, "ffn_ratio": TINY.ffn_ratio}
     found: dict[str, Sizes] = {
-        "VLF, 4 tokens": TINY,
+        YARDSTICK: TINY,
         "TSN": replace(sizes_of("tsn"), **cnn),
         "VTN": replace(sizes_of("vtn", frames=TINY.frames), **cnn, **h, token_dim=TINY.token_dim),
         "VLF, 1 token": replace(TINY, token_step=4),
@@ -246,6 +252,7 @@ def main() -> None:
     add = parser.add_argument
     add("--work", type=Path, required=True, help="folder for clips, weights and results; kept")
     add("--f", choices=WAYS_OF_F, default="new", help="see above (default: new)")
+    add("--backbones", nargs="+", default=[], metavar="NAME", help="see above")
     add("--only", nargs="+", metavar="MODEL", help=f"of {'; '.join(contenders('new'))} (default: all)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
     add("--scenes", type=int, default=20_000, metavar="N", help="rendered, to learn from (default: 20000)")
@@ -255,9 +262,11 @@ def main() -> None:
     add("--turns", type=int, default=200, metavar="N", help="timed calls of each model (default: 200; 0: none)")
     add("--report", action="store_true", help="train nothing")
     args = parser.parse_args()
+    if args.backbones and args.f != "new":
+        parser.error("--backbones learn from new weights: --f new")
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    models = contenders(args.f)
+    models = contenders(args.f, args.backbones)
     data = None
     for seed in () if args.report else args.seeds:
         for name in args.only or models:
@@ -274,7 +283,7 @@ def main() -> None:
             result.write_text(json.dumps({**record, "model": name, "weights": weights.name}, indent=1))
             print(f"{name}, seed {seed}: {record['val']['top1']:.1%} after {record['minutes']} min", flush=True)
     runs = sorted(args.work.glob(f"{args.f}-{args.clips}-*.json"))
-    print(report(models, runs, args.picture, args.turns))
+    print(report(models, runs, None if args.backbones else args.picture, args.turns))
 
 
 if __name__ == "__main__":

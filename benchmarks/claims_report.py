@@ -70,16 +70,17 @@ def difference(one: Mapping[int, Scored], other: Mapping[int, Scored]) -> tuple[
     return points[0], 196 * math.sqrt(variance), "clips of one seed"
 
 
-def report(contenders: Mapping[str, Sizes], runs: Sequence[Path], picture: Path, turns: int) -> str:
-    """The tables; the picture is written. turns: timed calls of each model; 0: no times."""
+def report(contenders: Mapping[str, Sizes], runs: Sequence[Path], picture: Path | None, turns: int) -> str:
+    """The tables; the picture is written, if there is to be one. turns: timed calls of each model; 0: no times."""
     scored = results(runs)
     models = {name: replace(sizes, classes=len(CLASSES)) for name, sizes in contenders.items() if name in scored}
     if YARDSTICK not in models:
         return f"no finished run of {YARDSTICK}: nothing to compare with yet"
     costs = {name: cost(sizes.build()) for name, sizes in models.items()}
     times = _times_ms(models, turns) if turns else {}
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_bytes(_picture(scored, costs, times))
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(_picture(scored, costs, times))
     lines = [
         header(describe("torch", "openvino")),
         "ms: medians of CPU time on OpenVINO, fp32, one thread, all models in turns" if times else "",

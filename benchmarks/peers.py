@@ -11,7 +11,8 @@
 on OpenVINO, ONNX Runtime or eager PyTorch, in turns: medians of single calls, wall clock and CPU time of all threads.
 With one thread, CPU time is what an idle core's clock would show. Only the networks are timed, with random weights and,
 for int8, ranges of noise: no camera, no preprocessing. Where the CPU has no exact int8 instructions, the package
-computes int8 graphs in float (vlf_edge/backends/cpu.py), and int8 is as fast as fp32.
+computes int8 graphs in float (vlf_edge/backends/cpu.py), and int8 is as fast as fp32. bf16 is timed where OpenVINO
+takes it for plans of fp16.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from plans import VLF_SIZES
 from turns import in_turns, int8_to_time, noise, runs_of
 
 from vlf_edge.backends.cpu import int8_saturates
+from vlf_edge.backends.engine import Engine
 from vlf_edge.backends.onnxruntime import OnnxRuntimeEngine
 from vlf_edge.backends.openvino import OpenVINOEngine
 from vlf_edge.compiler.onnx_export import export_stage
@@ -46,12 +48,20 @@ def vlf_ways(name: str, sizes: Sizes, threads: int, stack: ExitStack) -> Ways:
     fp32 = [export_stage(stage) for stage in stages]
     int8 = [int8_to_time(graph, stage.inputs) for graph, stage in zip(fp32, stages)]
     ways: Ways = {}
+
+    def add(shown: str, engine: type[Engine], library: str, precision: str, graphs: list[bytes]) -> None:
+        opened = [stack.enter_context(engine(graph, precision=precision, threads=threads)) for graph in graphs]
+        clip, streamed = runs_of(stages, opened)
+        ways[f"{name}, {shown}, {library}, streamed"] = streamed
+        ways[f"{name}, {shown}, {library}, whole clip"] = clip
+
     for precision, graphs in (("fp32", fp32), ("int8", int8)):
-        for engine, library in ((OpenVINOEngine, "OpenVINO"), (OnnxRuntimeEngine, "ONNX Runtime")):
-            opened = [stack.enter_context(engine(graph, precision=precision, threads=threads)) for graph in graphs]
-            clip, streamed = runs_of(stages, opened)
-            ways[f"{name}, {precision}, {library}, streamed"] = streamed
-            ways[f"{name}, {precision}, {library}, whole clip"] = clip
+        add(precision, OpenVINOEngine, "OpenVINO", precision, graphs)
+        add(precision, OnnxRuntimeEngine, "ONNX Runtime", precision, graphs)
+    with OpenVINOEngine(fp32[-1], precision="fp16", threads=threads) as half:
+        hint = half.precision_hint
+    if hint != "f32":
+        add(hint, OpenVINOEngine, "OpenVINO", "fp16", fp32)
     return ways | eager_ways(name, model)
 
 
