@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import importlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import hypothesis
 import numpy as np
@@ -55,16 +52,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> Iterator[Callable[[str], ModuleType]]:
-    """A function: name of a script in benchmarks/ -> it, as a module. While a test file runs, they find each other."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
 
 
 def toy_manifest(*, frames: int = 4, span_s: float = 1.0, phases: int = 1, weights: dict | None = None) -> Manifest:

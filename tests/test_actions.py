@@ -2,13 +2,9 @@
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
+import actions
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import actions  # noqa: E402
 
 
 @pytest.fixture

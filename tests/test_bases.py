@@ -7,9 +7,12 @@ import sys
 from argparse import Namespace
 from dataclasses import replace
 
+import bases
+import bases_training
 import numpy as np
 import pytest
 import torch
+from bases_training import pictures
 
 from vlf_edge import Plan, VideoWriter, open_source
 from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
@@ -20,12 +23,7 @@ from vlf_edge.synthetic.textures import HELD_OUT, RANKS, TRAINING
 
 
 @pytest.fixture(scope="module")
-def bases(benchmark):
-    return benchmark("bases")
-
-
-@pytest.fixture(scope="module")
-def clips(bases, tmp_path_factory):
+def clips(tmp_path_factory):
     """(a folder of two labels, a clip of each of two people, what is read of them for the weights that ship)"""
     folder = tmp_path_factory.mktemp("clips")
     for label in ("left", "nod"):
@@ -48,7 +46,7 @@ def test_features_are_those_of_a_plan(clips):
             np.testing.assert_allclose(one.clip.reading.mirrored, reading.mirrored, atol=1e-4)
 
 
-def test_what_is_joined_varies_alike(bases, clips):
+def test_what_is_joined_varies_alike(clips):
     _, shown = clips
     other = bases.changed(shown, lambda windows, number: 100 * windows[:, :5])
     both = np.concatenate([one.clip.windows for one in bases.joined(shown, other)])
@@ -57,9 +55,8 @@ def test_what_is_joined_varies_alike(bases, clips):
     assert variances[:192].sum() == pytest.approx(variances[192:].sum())
 
 
-def test_bases_are_compared_on_the_same_draws(bases, clips, tmp_path, monkeypatch, capsys):
+def test_bases_are_compared_on_the_same_draws(clips, tmp_path, monkeypatch, capsys):
     """With a CNN of few layers in the place of Lite0, and both f in PyTorch: what OpenVINO makes of them is above."""
-    import bases_training
 
     def by_torch(map_of, owner, px):
         module = bases_training.Maps(map_of, owner).eval()
@@ -81,9 +78,7 @@ def test_bases_are_compared_on_the_same_draws(bases, clips, tmp_path, monkeypatc
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
-def test_surfaces_are_cut_from_photographs_and_emptier_ones_rank_lower(bases, tmp_path):
-    from bases_training import pictures
-
+def test_surfaces_are_cut_from_photographs_and_emptier_ones_rank_lower(tmp_path):
     rng = np.random.default_rng(0)
     with pytest.raises(SystemExit, match="holds 0 photographs; expected 512"):
         pictures(str(tmp_path))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import BENCHMARKS
 from onnx_toys import write_fp32_plan
 from rtsp_server import RtspServer
 
@@ -17,7 +18,6 @@ from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
 from vlf_edge.models.vlf import SIZES
 from vlf_edge.synthetic import CLASSES
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MODEL = replace(
     SIZES["vlf-tiny"], token_dim=8, spatial_heads=1, temporal_layers=1, temporal_heads=1, frames=2, height_px=8,
     width_px=8, classes=5, backbone_options={"channels": (8, 8, 16), "layers": (1, 1, 1)},

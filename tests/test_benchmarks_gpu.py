@@ -8,13 +8,17 @@ import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
+import gpu_contenders
+import gpu_measure
+import gpu_roofline
+import gpu_starts
 import numpy as np
 import onnx_toys
 import pytest
 import torch
+from conftest import BENCHMARKS
 from fake_cuda import FakeCuda
 from fake_tensorrt import fake_tensorrt
 from onnx import numpy_helper
@@ -29,14 +33,6 @@ from vlf_edge.compiler.quantization.float16 import to_float16
 from vlf_edge.manifest import Graph
 from vlf_edge.models import create_model
 from vlf_edge.models.stage import Stage
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-import gpu_contenders  # noqa: E402
-import gpu_measure  # noqa: E402
-import gpu_roofline  # noqa: E402
-import gpu_starts  # noqa: E402
 
 
 def _newer(onnx_bytes: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import claims
 import numpy as np
 import pytest
 import torch
@@ -14,12 +15,7 @@ from vlf_edge.synthetic import CLASSES
 
 
 @pytest.fixture(scope="module")
-def claims(benchmark):
-    return benchmark("claims")
-
-
-@pytest.fixture(scope="module")
-def clips(claims, tmp_path_factory):
+def clips(tmp_path_factory):
     """(2 scenes to learn from, 13 clips held out)"""
     work = tmp_path_factory.mktemp("clips")
     made = claims.training_clips(work, 2), claims.held_out_clips(work, 13)
@@ -29,7 +25,7 @@ def clips(claims, tmp_path_factory):
 
 
 @torch.no_grad()
-def test_models_on_maps_decide_as_on_clips(claims, clips):
+def test_models_on_maps_decide_as_on_clips(clips):
     work, scenes, _ = clips
     maps = claims.maps_of(work / "maps-1", scenes, 1, claims.shipped_f)
     shipped = load_weights("vlf-tiny").model.frame.f.net.state_dict()
@@ -43,7 +39,7 @@ def test_models_on_maps_decide_as_on_clips(claims, clips):
         assert (on_maps - model(images)).norm() < 0.01 * on_maps.norm(), name  # maps are kept as float16
 
 
-def test_a_clip_that_is_turned_keeps_its_label_true(claims, clips):
+def test_a_clip_that_is_turned_keeps_its_label_true(clips):
     _, scenes, held_out = clips
     original, seen = scenes.sample(0, None), set()
     for seed in range(24):
@@ -55,7 +51,7 @@ def test_a_clip_that_is_turned_keeps_its_label_true(claims, clips):
 
 
 @pytest.mark.parametrize("name, f", [("TSN", "new"), ("TSN", "frozen"), ("TSM, online", "shipped")])
-def test_a_run_gives_weights_and_a_record(claims, clips, tmp_path, name, f):
+def test_a_run_gives_weights_and_a_record(clips, tmp_path, name, f):
     work, scenes, held_out = clips
     data = scenes, held_out
     if f == "frozen":
@@ -71,7 +67,14 @@ def test_a_run_gives_weights_and_a_record(claims, clips, tmp_path, name, f):
     assert near == (f != "new")
 
 
-def test_differences_come_with_their_spread(claims, tmp_path):
+def test_vlf_stands_on_other_cnns_too():
+    found = claims.contenders("new", ["mobilenetv4_conv_small"])
+    assert list(found) == [claims.YARDSTICK, "VLF on mobilenetv4_conv_small"]
+    ours, other = (sizes.build() for sizes in found.values())
+    assert other.frame.f.channels != ours.frame.f.channels and other.tokens == ours.tokens == 4
+
+
+def test_differences_come_with_their_spread(tmp_path):
     from claims_report import difference, results
 
     for model, top1 in {"A": (0.5, 0.6, 0.7), "B": (0.4, 0.5, 0.3)}.items():
@@ -85,7 +88,7 @@ def test_differences_come_with_their_spread(claims, tmp_path):
     assert mean == pytest.approx(10) and half == pytest.approx(196 * (0.0049) ** 0.5) and "one seed" in over
 
 
-def test_multiply_adds_are_those_of_the_layers(claims):
+def test_multiply_adds_are_those_of_the_layers():
     from models import cost
 
     sizes = replace(claims.contenders("frozen")["VLF, 1 token, no g"], classes=5)
@@ -95,7 +98,7 @@ def test_multiply_adds_are_those_of_the_layers(claims):
     assert more.decision - frame == 2 * layer + dim * dim + dim * 5
 
 
-def test_turns_are_taken_by_all_alike(claims):
+def test_turns_are_taken_by_all_alike():
     from turns import UNTIMED_TURNS, in_turns
 
     calls = []

@@ -1,12 +1,8 @@
 """benchmarks/few_clips.py: gestures are rendered apart for every split, and the figures of a way are put together."""
 
-import sys
-from pathlib import Path
+import few_clips
 
 from vlf_edge import open_source
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import few_clips  # noqa: E402
 
 
 def test_gestures_are_a_motion_and_its_way_back(tmp_path, monkeypatch):

@@ -11,20 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import footage
 import numpy as np
 import pytest
 from conftest import toy_manifest, write_toy_plan
+from footage import CLASSES, MIN_VIEW_PX, PLAYING, STEADIED, STILL, Camera, CameraPath
 from numbered_clips import frame_numbers, write_clip
 
 from vlf_edge import Prediction, Runtime, Sampling, TensorSpec
 from vlf_edge import synthetic as motion
 from vlf_edge.errors import PlanMismatch, SourceError
 from vlf_edge.video.sampler import Sampler
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
-import footage
-from footage import CLASSES, MIN_VIEW_PX, PLAYING, STEADIED, STILL, Camera, CameraPath
 
 SPAN_S = 2.0
 TURNING = ("approach", "recede", "clockwise", "counter-clockwise")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import int8_recipes as recipes
 import numpy as np
 import pytest
 from conftest import BENCHMARKS
@@ -22,11 +23,6 @@ from vlf_edge.compiler.quantization.quantize import quantizable_nodes
 from vlf_edge.synthetic import CLASSES
 
 GRAPHS = {"frame": frame_toy(), "clip": clip_toy(classes=len(CLASSES))}
-
-
-@pytest.fixture(scope="module")
-def recipes(benchmark):
-    return benchmark("int8_recipes")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +57,7 @@ def test_every_recipe_is_measured_in_every_way(plan):
         assert row["points_lost"] == pytest.approx(100 * (figures["fp32_accuracy"] - row["accuracy"]), abs=0.01)
 
 
-def test_a_row_is_the_difference_to_fp32(recipes):
+def test_a_row_is_the_difference_to_fp32():
     """Against the obvious: each stage run once over everything."""
     frames, windows = images(8), np.arange(8).reshape(4, 2)
     encoded = run(GRAPHS["frame"], {"image": frames})
@@ -80,7 +76,7 @@ def test_a_row_is_the_difference_to_fp32(recipes):
     assert row["points_lost"] == 75 - 100 * np.mean(decided.argmax(axis=1) == labels)
 
 
-def test_onnxruntime_quantises_each_stage_by_its_defaults(recipes, tmp_path):
+def test_onnxruntime_quantises_each_stage_by_its_defaults(tmp_path):
     inputs = {"frame": images(20), "clip": tokens(20)}
     made = recipes.onnxruntime_defaults(GRAPHS, inputs, tmp_path)
     assert list(made) == ["frame", "clip"]
@@ -93,7 +89,7 @@ def test_onnxruntime_quantises_each_stage_by_its_defaults(recipes, tmp_path):
         assert 0 < relative(run(GRAPHS[stage], feed), run(made[stage], feed)) < 0.1
 
 
-def test_onnxruntime_told_our_recipe_makes_the_same_layers_int8(recipes, tmp_path):
+def test_onnxruntime_told_our_recipe_makes_the_same_layers_int8(tmp_path):
     frames = images(21)  # no multiple of a batch
     windows = np.stack([np.arange(20), np.arange(1, 21)], axis=1)
     made = recipes.onnxruntime_told(GRAPHS, recipes.Clips(frames, windows, windows[:0], ("toy",)), 99.99, tmp_path)
@@ -120,7 +116,7 @@ def stand_in(path: Path, code: str) -> str:
     return str(path)
 
 
-def test_modelopt_gets_the_graphs_and_what_calibrates_them(recipes, tmp_path):
+def test_modelopt_gets_the_graphs_and_what_calibrates_them(tmp_path):
     code = (
         "inputs = {name: list(array.shape) for name, array in np.load(npz).items()}\n"
         "open(output, 'wb').write(open(graph, 'rb').read() + json.dumps(inputs).encode())\n"
@@ -135,7 +131,7 @@ def test_modelopt_gets_the_graphs_and_what_calibrates_them(recipes, tmp_path):
     assert made["clip"] == GRAPHS["clip"] + b'{"tokens": [3, 2, 16, 8]}'
 
 
-def test_a_failure_of_modelopt_is_one_sentence(recipes, tmp_path):
+def test_a_failure_of_modelopt_is_one_sentence(tmp_path):
     python = stand_in(tmp_path / "python", "raise ImportError('No module named modelopt')")
     with pytest.raises(recipes.VlfError, match="frame stage: ImportError: No module named modelopt; see modelopt_rec"):
         recipes.modelopt_defaults(GRAPHS, {"frame": images(6), "clip": tokens(3)}, tmp_path, python)
@@ -148,7 +144,7 @@ def test_mistakes_end_in_one_line(plan, tmp_path):
     assert done.returncode == 2 and "nowhere" in done.stderr and "modelopt_recipe.py --help" in done.stderr
 
 
-def test_the_table_is_markdown_with_every_row(recipes):
+def test_the_table_is_markdown_with_every_row():
     row = {"recipe": "ours, percentile", "way": "onnx", "frame_error": 0.0164, "logits_error": None}
     row |= {"agreement": 0.9846, "accuracy": 0.95, "points_lost": 0.5}
     figures = {
