@@ -232,8 +232,17 @@ def test_where_int8_saturates_a_graph_is_computed_as_it_is_written(engine, monke
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     monkeypatch.setattr(f"{engine.__module__}.int8_saturates", lambda: True)
     given = np.full((3, 64), 127, np.float32)
-    with engine(model.SerializeToString()) as opened:
+    with engine(model.SerializeToString(), precision="int8") as opened:
         np.testing.assert_allclose(opened.infer({"x": given})["y"], given @ weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize("machine, in_float", [("x86_64", {"frame"}), ("aarch64", set())])
+def test_onnx_runtime_convolves_in_float_where_its_int8_convolutions_are_slower(plans, machine, in_float, monkeypatch):
+    monkeypatch.setattr("vlf_edge.backends.cpu.platform.machine", lambda: machine)
+    monkeypatch.setattr("vlf_edge.backends.onnxruntime.int8_saturates", lambda: False)
+    plan = Plan.open(plans["int8"])
+    graphs = {stage: plan.graph(stage, "portable") for stage in plan.manifest.stages}
+    assert {stage for stage, graph in graphs.items() if backends.onnxruntime._better_in_float(graph)} == in_float
 
 
 def test_an_int8_plan_says_that_it_is_no_faster_here(plans, caplog, monkeypatch):

@@ -117,6 +117,10 @@ def _cpu_facts(cpuinfo: str | os.PathLike[str], *names: str) -> list[str]:
     return [known[name] for name in names if name in known]
 
 
+def is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 @cache
 def int8_saturates(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:
     """Whether this CPU cannot multiply int8 exactly: x86 without VNNI or AMX.
@@ -126,7 +130,7 @@ def int8_saturates(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> bool:
     of what the graph says, as much again as INT8 itself costs). Both can be told to compute a quantised graph in float,
     which gives what it says, to 0.1 %, and is no faster than fp32.
     """
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if not is_x86():
         return False
     try:
         lines = Path(cpuinfo).read_text().splitlines()
