@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import actions
 import pytest
@@ -20,7 +21,7 @@ def verbs(monkeypatch):
         if "int8" in words and "fold1" in words[-1]:
             said = "vlf-edge: int8 falls short of its gate even with 13 nodes back in float"
             raise subprocess.CalledProcessError(1, words, "", said)
-        return json.dumps({"train": trained, "build": None, "eval": judged}[words[0]])
+        return json.dumps({"train": trained, "build": None, "enrol": None, "eval": judged}[words[0]])
 
     monkeypatch.setattr(actions, "vlf_edge", answer)
     return called
@@ -36,6 +37,18 @@ def test_a_fold_is_measured_once_with_the_defaults(verbs, tmp_path):
     assert json.loads((tmp_path / "fold0-vlf-tiny.json").read_text()) == found
     actions.measure(fold, "scratch", tmp_path)
     assert verbs[3][:-3] == ("train", str(fold))
+
+
+def test_a_head_is_taught_what_the_others_learn_from(verbs, tmp_path):
+    fold, rows = tmp_path / "fold0.csv", ["path,label,split"]
+    for number, split in enumerate(["train", "val", "test", "train"]):
+        (tmp_path / f"{number}.avi").touch()
+        rows.append(f"{number}.avi,{'wave' if number < 3 else 'stop'},{split}")
+    fold.write_text("\n".join(rows) + "\n")
+    found = actions.measure(fold, "head", tmp_path)
+    assert [words[0] for words in verbs] == ["build", "enrol", "eval"] and found["top1"] == 0.75
+    taught = {label: len([*Path(folder).iterdir()]) for label, folder in (w.split("=") for w in verbs[1][2:4])}
+    assert taught == {"wave": 2, "stop": 1}
 
 
 def test_a_fold_that_int8_is_refused_for_is_measured_in_fp16(verbs, tmp_path):

@@ -56,6 +56,36 @@ def test_a_plan_knows_what_it_was_taught_and_what_it_was_not(plan):
     plan.verify()
 
 
+def test_a_whole_clip_is_decided_about_by_its_windows_as_it_was_taught(plan, tmp_path):
+    name = "test://motion?label=nod&seed=11&seconds=5&fps=12&width=96&height=72"
+    with Runtime(plan) as runtime:
+        windows = [one for one in runtime.stream(name) if one.state == "ok"]
+        decision = runtime.classify(name)
+        mean = np.mean([one.scores for one in windows], axis=0)
+        np.testing.assert_allclose(decision.scores, mean, atol=1e-5)
+        np.testing.assert_allclose(np.exp(decision.logits), mean, atol=1e-5)
+        assert (
+            len(windows) > 8 and decision.label == plan.manifest.labels[mean.argmax()] == decision.topk[0][0] == "yes"
+        )
+        assert (decision.t_start_s, decision.t_end_s) == (windows[0].t_start_s, windows[-1].t_end_s)
+        assert runtime.stats()["counts"]["clips"] == 1 and list(runtime.stats()["streams"]) == ["main"]
+        # Where there is no window, and where there are no times: frames from all of it.
+        assert runtime.classify("test://motion?label=nod&seed=11&seconds=1&fps=12&width=96&height=72").state == "ok"
+        with open_source(name) as source:
+            assert runtime.classify([frame.image for frame in source]).state == "ok"
+    for label, motion in GESTURES.items():
+        (tmp_path / label).mkdir()
+        with (
+            open_source(clip(motion, 11)) as source,
+            VideoWriter(str(tmp_path / label / "1.avi"), fps=12) as writer,
+        ):
+            for frame in source:
+                writer.write(frame.image)
+    report = evaluate(plan, str(tmp_path), split="all", live=True, against="fp32")
+    assert report["top1"] == report["live"]["top1"] == 1 and report["live"]["agreement"] == 1
+    assert report["against"]["agreement"] == 1 and report["against"]["max_abs_logits"] < 1e-3
+
+
 def test_only_the_head_is_new_and_it_is_small(plan):
     before = Plan.open(SHIPPED_PLAN)
     for graph in before.manifest.graphs:

@@ -94,7 +94,7 @@ def test_classify_refuses_a_camera(runtime, monkeypatch, images):
 
     camera = IterableSource(images)
     camera.live = True
-    monkeypatch.setattr("vlf_edge.video.middles.open_source", lambda name: camera)
+    monkeypatch.setattr("vlf_edge.runtime.whole_clip.open_source", lambda name: camera)
     with pytest.raises(SourceError, match="never ends"):
         runtime.classify("0")
 

@@ -54,6 +54,12 @@ class HeadInfo:
     arrays: tuple[HeadArray, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def by_windows(self) -> bool:
+        """Whether a clip is decided about by the windows that a stream of it has, as the labels were taught: frames
+        spread over a clip of another length look otherwise."""
+        return "features" in self.reads
+
     def enrolled(self, labels: Sequence[str]) -> int:
         """How many of the plan's labels were enrolled: they come first, then those kept, then UNKNOWN."""
         return len(labels) - len(self.kept) - self.unknown

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..datasets import open_dataset
 from ..errors import SourceError, VlfError
-from ..evaluation.live import Stretch
 from ..plan import Plan
 from ..video.sources import open_source
+from ..video.stretch import Stretch
 from .clips import Progress
 from .reading import Reader
 

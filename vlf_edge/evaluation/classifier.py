@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,11 @@ from ..batches import in_batches
 from ..errors import PlanMismatch
 from ..plan import Plan
 from ..runtime.host_executor import HostExecutor
+from ..runtime.recognizer import Recognizer
 from ..runtime.self_test import accepting
 from ..runtime.stats import Stats
-from ..types import Preprocess, Sampling
+from ..runtime.whole_clip import classify_windows
+from ..types import Frame, Preprocess, Sampling
 
 
 class Classifier(ABC):
@@ -32,10 +34,17 @@ class Classifier(ABC):
     labels: tuple[str, ...]
     preprocess: Preprocess
     sampling: Sampling
+    by_windows = False
+    """Whether it decides about a clip by the windows that a stream of it has (``HeadInfo.by_windows``)."""
 
     @abstractmethod
     def classify(self, clips: np.ndarray, batch: int = 8) -> np.ndarray:
         """(n, K, H, W, 3) uint8 BGR -> logits (n, C) float32, at most ``batch`` frames or windows at a time."""
+
+    def classify_windows(self, frames: Iterable[Frame]) -> np.ndarray | None:
+        """A clip, frame by frame -> logits (C,) float32 of all its windows together; None if it has none, or if the
+        classifier does not decide by windows."""
+        return None
 
     def sees_as(self, other: Classifier) -> bool:
         """Whether the frames of a clip are the same for both."""
@@ -79,6 +88,8 @@ class EngineClassifier(Classifier):
         if classes != len(manifest.classes):
             self.close()
             raise PlanMismatch(f"{plan.path} names {len(manifest.classes)} labels, but its model has {classes} classes")
+        self.by_windows = self._head is not None and self._head.info.by_windows
+        self._recognizer = Recognizer(manifest, engines, head=self._head) if self.by_windows else None
 
     def classify(self, clips: np.ndarray, batch: int = 8) -> np.ndarray:
         encoder = self._executor.encoder
@@ -89,6 +100,10 @@ class EngineClassifier(Classifier):
         tokens = in_batches(self.encode, clips.reshape(-1, *clips.shape[2:]), batch)
         windows = tokens.reshape(*clips.shape[:2], *tokens.shape[1:])
         return in_batches(self.decide, windows, batch).astype(np.float32)
+
+    def classify_windows(self, frames: Iterable[Frame]) -> np.ndarray | None:
+        decision = None if self._recognizer is None else classify_windows(self._recognizer, frames)
+        return None if decision is None else decision.logits
 
     @property
     def encodes(self) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..errors import SourceError, VlfError
 from ..runtime.stats import Stats
+from ..video.sources import open_source
+from ..video.stretch import Stretch
 from . import metrics
 from .classifier import Classifier, EngineClassifier, columns_of
 
@@ -58,7 +60,8 @@ def score(
     stats: Stats | None = None,
     progress: Progress | None = None,
 ) -> list[Scores]:
-    """Runs the test-time window of every clip through classifiers that see it alike: one Scores each.
+    """Runs the test-time window of every clip through classifiers that see it alike: one Scores each. One that decides
+    by windows gets all those of the clip instead, if it has any.
 
     batch: frames, windows and clips taken at a time. stats: is given the durations "frame_stage", "clip_stage" and
     "decision" of the first classifier on the first 200 clips, as in a live stream: one new frame, one window.
@@ -75,7 +78,10 @@ def score(
         truth += [sample.label for _, sample in group]
         clips = np.stack([sample.frames for _, sample in group])
         for model, order, parts in zip(models, columns, logits):
-            parts.append(model.classify(clips, batch)[:, order])
+            decided = model.classify(clips, batch)
+            if model.by_windows:
+                decided = [_by_windows(model, dataset.clips[i], spread) for (i, _), spread in zip(group, decided)]
+            parts.append(np.asarray(decided)[:, order])
         if stats is not None and len(indices) - len(group) < TIMED_CLIPS:
             _time(models[0], clips[:1], Stats())  # the first calls of a new batch size are slow, and no stream's
             _time(models[0], clips, stats)
@@ -151,6 +157,12 @@ def _samples(dataset: ClipDataset, broken: dict[str, str], progress: Progress | 
         yield index, sample
     if progress:
         progress("clips", len(dataset), len(dataset))
+
+
+def _by_windows(model: Classifier, clip: Clip, otherwise: np.ndarray) -> np.ndarray:
+    with Stretch(open_source(clip.name), clip.start_s, clip.end_s) as source:
+        decided = model.classify_windows(source)
+    return otherwise if decided is None else decided
 
 
 def _groups(items: Iterator[tuple[int, Sample]], size: int) -> Iterator[list[tuple[int, Sample]]]:

@@ -12,7 +12,8 @@ from ..errors import SourceError
 from ..head import UNKNOWN
 from ..runtime.runtime import Runtime
 from ..types import Prediction
-from ..video.sources import expand_clips
+from ..video.sources import expand_clips, open_source
+from ..video.stretch import Stretch
 from . import metrics
 from .scores import Progress, Scores, clip_name, rounded
 
@@ -94,9 +95,6 @@ def measure_unknown(
 
 
 def _play(runtime: Runtime, clip: Clip) -> list[Prediction]:
-    from ..video.sources import open_source
-    from .live import Stretch
-
     source = Stretch(open_source(clip.name), clip.start_s, clip.end_s)
     return [prediction for prediction in runtime.stream(source) if prediction.state == "ok"]
 

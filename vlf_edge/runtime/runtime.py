@@ -17,7 +17,6 @@ from ..backends.selection import open_engines
 from ..errors import ShapeError, VlfError
 from ..plan import Plan
 from ..types import MAIN, Event, Prediction
-from ..video.middles import read_middles
 from .camera import cameras_by_stream, find_by_stream
 from .capture import PUSHED
 from .energy import Usage
@@ -31,6 +30,7 @@ from .regions import Regions
 from .self_test import check_answers
 from .sinks import RANDOM_WEIGHTS_NOTE, Sink
 from .stats import describe_run
+from .whole_clip import classify_file
 
 log = logging.getLogger(__name__)
 
@@ -273,7 +273,8 @@ class Runtime:
             stack.pop_all()  # the pipeline closes them from here on
 
     def classify(self, clip: str | os.PathLike[str] | Sequence[np.ndarray] | np.ndarray) -> Prediction:
-        """One decision over a whole clip: K frames, the middle of each of K equal segments.
+        """One decision over a whole clip: K frames, the middle of each of K equal segments; or, where a plan was taught
+        actions and the clip is a file, which has times, the mean of its windows' probabilities.
 
         clip: anything ``open_source`` takes that ends, or n >= 1 images (H, W, 3) uint8 BGR. The streams' windows are
         left alone. Raises SourceError, ShapeError, ModelError.
@@ -283,8 +284,7 @@ class Runtime:
                 return self.recognizer.classify(clip)
             if not isinstance(clip, (str, os.PathLike)):
                 raise ShapeError(f"classify takes a file name or a sequence of images, got {type(clip).__name__}")
-            images, times_s = read_middles(os.fspath(clip), self.recognizer.sampling.frames)
-            return self.recognizer.classify(images, times_s)
+            return classify_file(self.recognizer, os.fspath(clip))
 
     def reset(self, stream: str | None = None) -> None:
         """Forgets the frames of one stream (None: of every stream); counts stay."""
