@@ -72,6 +72,7 @@ def score(
         raise VlfError(f"{dataset.name} has no clips to evaluate")
     columns = [columns_of(dataset.labels, model) for model in models]
     broken: dict[str, str] = {}
+    whole = dataset.clips if any(model.by_windows for model in models) else ()
     indices, truth, logits = [], [], [[] for _ in models]
     for group in _groups(_samples(dataset, broken, progress), batch):
         indices += [index for index, _ in group]
@@ -80,7 +81,7 @@ def score(
         for model, order, parts in zip(models, columns, logits):
             decided = model.classify(clips, batch)
             if model.by_windows:
-                decided = [_by_windows(model, dataset.clips[i], spread) for (i, _), spread in zip(group, decided)]
+                decided = [_by_windows(model, whole[i], spread) for (i, _), spread in zip(group, decided)]
             parts.append(np.asarray(decided)[:, order])
         if stats is not None and len(indices) - len(group) < TIMED_CLIPS:
             _time(models[0], clips[:1], Stats())  # the first calls of a new batch size are slow, and no stream's
