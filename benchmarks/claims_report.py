@@ -118,6 +118,7 @@ def _times_ms(models: Mapping[str, Sizes], turns: int) -> dict[str, tuple[float,
 
 
 _PANEL_PX, _LEGEND_PX, _HEIGHT_PX = 460, 200, 420
+_TICK_PX = 36  # that a number below the axis takes
 _LEFT_PX, _TOP_PX, _PLOT_WIDTH_PX, _PLOT_HEIGHT_PX = 50, 44, 380, 320
 _OPEN = ", no g"  # is drawn as a ring
 # BGR
@@ -161,8 +162,11 @@ def _panel(image, left: int, title: str, values: Mapping[str, float], scored: Ma
         y = at(1, points)[1]
         cv2.line(image, (left, y), (left + _PLOT_WIDTH_PX, y), (225, 225, 225), 1)
         _text(image, str(points), (left - 30, y + 4))
+    free_px = 0
     for value in _ticks(math.exp(low), math.exp(high)):
-        _text(image, f"{value:.3g}", (at(value, 0)[0] - 10, _TOP_PX + _PLOT_HEIGHT_PX + 22))
+        if (x := at(value, 0)[0] - 10) >= free_px:
+            _text(image, f"{value:.3g}", (x, _TOP_PX + _PLOT_HEIGHT_PX + 22))
+            free_px = x + _TICK_PX
     for name, value in values.items():
         seeds = [100 * one.top1 for one in scored[name].values()]
         colour = _COLOURS[name.removesuffix(_OPEN)]
