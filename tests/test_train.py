@@ -309,6 +309,19 @@ def test_validation_data_named_apart_is_used_whole_and_nothing_is_held_out(tmp_p
         assert (len(learn), len(judge)) == sizes
 
 
+def test_as_many_threads_compute_as_asked_for_and_no_more_afterwards(settings):
+    before, during = torch.get_num_threads(), []
+
+    def stop():
+        during.append(torch.get_num_threads())
+        return True
+
+    assert not train(replace(settings, threads=before + 1), should_stop=stop).finished
+    assert (during[0], torch.get_num_threads()) == (before + 1, before)
+    with pytest.raises(VlfError, match="--threads is 0"):
+        replace(settings, threads=0)
+
+
 _ONE_OF_TWO = """
 import argparse, sys
 from vlf_edge.commands import train

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *("weight_decay", "clip_norm", "label_smoothing", "ema_decay", "motion_weight", "motion_weight_end"),
         *("hint_weight", "seed"),
     )
-    add_options(parser, Settings, "workers", "compile", "max_minutes")
+    add_options(parser, Settings, "workers", "threads", "compile", "max_minutes")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 

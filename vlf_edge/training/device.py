@@ -80,11 +80,12 @@ class Device:
 
 
 @contextmanager
-def acquire_device() -> Iterator[Device]:
+def acquire_device(threads: int | None = None) -> Iterator[Device]:
     """A GPU if there is one, else the CPU; one of several processes if torchrun started this one.
 
-    On a CPU the result of a run is reproducible bit for bit, given the number of threads; on a GPU up to the order
-    of additions. Leaves the caller's random state as it was.
+    threads: that compute on a CPU, until this is left (None: as PyTorch has it). The result of a run on a CPU is
+    reproducible bit for bit, given their number; on a GPU up to the order of additions. Leaves the caller's random
+    state as it was.
     """
     launched = dist.is_available() and dist.is_torchelastic_launched()
     cuda, why = _look_for_gpu()
@@ -94,13 +95,15 @@ def acquire_device() -> Iterator[Device]:
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     if not cuda and rank == 0:
         _log.info("no GPU that PyTorch can use%s: training on the CPU", f" ({why})" if why else "")
-    deterministic = torch.backends.cudnn.deterministic
+    deterministic, had = torch.backends.cudnn.deterministic, torch.get_num_threads()
     torch.backends.cudnn.deterministic = True
+    torch.set_num_threads(threads or had)
     try:
         with torch.random.fork_rng(devices=[device] if cuda else []), nullcontext() if cuda else _kept_memory():
             yield Device(device, _autocast(cuda), rank, world)
     finally:
         torch.backends.cudnn.deterministic = deterministic
+        torch.set_num_threads(had)
         if launched:
             dist.destroy_process_group()
 

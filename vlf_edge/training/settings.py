@@ -17,7 +17,7 @@ LEAST_STEPS_PER_EPOCH = 10
 DEFAULT_PATIENCE = 8
 _LARGEST_SEED = 2**32 - 1
 # These may differ between a run and its continuation: they do not change what is computed (compile: but for rounding).
-_FREE = frozenset({"out", "half", "workers", "max_minutes", "compile"})
+_FREE = frozenset({"out", "half", "workers", "threads", "max_minutes", "compile"})
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,13 @@ class Settings:
     qat: bool = option(False, "fine-tune --from for int8: the plan takes over the scales learned")
     seed: int = option(0, "the same seed gives the same weights (default: 0)", "N", least=0, most=_LARGEST_SEED)
     workers: int | None = option(None, "processes that read clips (default: one a core, at most 16)", "N", least=0)
+    threads: int | None = option(
+        None,
+        "threads that compute on a CPU, of each process; beside other work 1 may be faster than many (default: "
+        "PyTorch's, one for each core)",
+        "N",
+        least=1,
+    )
     max_minutes: float | None = option(None, "stop by then with everything saved; --resume goes on", "M", above=0)
     compile: bool = option(False, "compile the model with PyTorch's compiler (on a CPU: needs g++)")
 

@@ -39,7 +39,7 @@ def train(
     and returns. command: the command line, for the record. Raises VlfError for what the user can mend.
     """
     outputs = Outputs(Path(settings.out))
-    with acquire_device() as device:
+    with acquire_device(settings.threads) as device:
         if device.is_main:
             outputs.check(settings.inputs)
         if settings.batch % device.world:
