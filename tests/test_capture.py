@@ -98,7 +98,8 @@ def run():
         one.ended()
         for stream in one.recognizer.streams.values():
             assert adds_up(stream.stats.counts)
-    eventually(lambda: not [t.name for t in threading.enumerate() if t.name.startswith("vlf-")], "threads are left")
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith("vlf-")]:
+        eventually(lambda thread=thread: not thread.is_alive(), f"the thread {thread.name} is left")
 
 
 def test_a_camera_that_is_absent_at_the_start_does_not_end_the_run(run, caplog):
