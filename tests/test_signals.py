@@ -76,7 +76,7 @@ READY = "print('ready', flush=True)\n"
     "main",
     [
         "try:\n    time.sleep(60)\nexcept BaseException:\n    time.sleep(60)",  # what drops every exception
-        "import ctypes\nctypes.CDLL(None).sleep(60)",  # a library that is at work
+        "import ctypes\nwhile True:\n    ctypes.CDLL(None).sleep(60)",  # a library at work, which a signal wakes
         "threading.Thread(target=time.sleep, args=(60,)).start()",  # a main thread that is through
         "import atexit\natexit.register(time.sleep, 60)\nreturn 0",  # and an interpreter that takes itself down
     ],
