@@ -23,13 +23,11 @@ from hardware import describe, header
 from models import multiply_adds
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
-from turns import in_turns, noise
+from turns import in_int8, in_turns, noise
 
 from vlf_edge.backends import openvino
 from vlf_edge.backends.cpu import int8_saturates
 from vlf_edge.compiler.onnx_export import export_stage
-from vlf_edge.compiler.quantization.quantize import activations, quantize
-from vlf_edge.compiler.quantization.ranges import collect_ranges
 from vlf_edge.compiler.recipe import Recipe
 from vlf_edge.datasets.motion import CLIPS_PER_SCENE, MotionDataset
 from vlf_edge.models.backbone import Backbone
@@ -92,23 +90,24 @@ def stage_of(name: str, size_px: int, weights: str | None) -> Stage:
     return Stage("frame", features, (image,), (given,))
 
 
+def photographs(folder: str, least: int) -> list[Path]:
+    """The photographs in a folder, by name. Ends the program if they are fewer."""
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpeg", ".jpg", ".png"))
+    if len(files) < least:
+        raise SystemExit(f"{folder} holds {len(files)} photographs; expected {least} .jpg, .jpeg or .png files")
+    return files
+
+
 def images_of(folder: str | None, size_px: int) -> np.ndarray:
     """(2 * IMAGES, size_px, size_px, 3) uint8."""
     square = Preprocess(size_px, size_px, size_px)
     if folder is None:
         motion = MotionDataset("train", preprocess=square, frames=1)
         return np.concatenate([motion.sample(CLIPS_PER_SCENE * n, None).frames for n in range(2 * IMAGES)])
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpeg", ".jpg", ".png"))
-    if len(files) < 2 * IMAGES:
-        raise SystemExit(f"{folder} holds {len(files)} photographs; expected {2 * IMAGES} .jpg, .jpeg or .png files")
+    files = photographs(folder, 2 * IMAGES)
     chosen = files[:: len(files) // (2 * IMAGES)][: 2 * IMAGES]
     prepare = Preprocessor(square)
     return np.stack([prepare(load_cv2().imread(str(path))) for path in chosen])
-
-
-def in_int8(onnx_bytes: bytes, images: np.ndarray) -> bytes:
-    feeds = ({"image": images[at : at + 8]} for at in range(0, len(images), 8))
-    return quantize(onnx_bytes, collect_ranges(onnx_bytes, activations(onnx_bytes), feeds, Recipe().calib_method)).onnx
 
 
 def engines_of(onnx_bytes: bytes, images: np.ndarray, stack: ExitStack) -> dict[str, openvino.OpenVINOEngine]:
@@ -117,7 +116,8 @@ def engines_of(onnx_bytes: bytes, images: np.ndarray, stack: ExitStack) -> dict[
     def engine(graph: bytes, precision: str) -> openvino.OpenVINOEngine:
         return stack.enter_context(openvino.OpenVINOEngine(graph, precision=precision, threads=1))
 
-    int8 = in_int8(onnx_bytes, images[:IMAGES])
+    feeds = ({"image": images[at : at + 8]} for at in range(0, IMAGES, 8))
+    int8 = in_int8(onnx_bytes, feeds, Recipe().calib_method)
     found = {"fp32": engine(onnx_bytes, "fp32"), "int8 as it runs": engine(int8, "int8")}
     if int8_saturates():
         asked, openvino.int8_saturates = openvino.int8_saturates, lambda: False

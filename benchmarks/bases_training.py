@@ -15,7 +15,7 @@ import claims
 import numpy as np
 import timm
 import torch
-from backbones import in_timms_order
+from backbones import in_timms_order, photographs
 from torch import Tensor, nn
 
 from vlf_edge.backends.openvino import OpenVINOEngine
@@ -71,9 +71,7 @@ def by_openvino(map_of: Callable[[Tensor], Tensor], owner: nn.Module, px: int) -
 def pictures(folder: str) -> Callable[[int], np.ndarray]:
     """Surface number -> (256, 256, 3) uint8, a piece of a photograph. As those of Motion-13, emptier ones have lower
     ranks, and those of clips held out are of other photographs."""
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in (".jpeg", ".jpg", ".png"))
-    if len(files) < PICTURES:
-        sys.exit(f"{folder} holds {len(files)} photographs; expected {PICTURES} .jpg, .jpeg or .png files")
+    files = photographs(folder, PICTURES)
 
     def cut(number: int) -> np.ndarray:
         image, rng = load_cv2().imread(str(files[number])), np.random.default_rng(number)

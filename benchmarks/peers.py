@@ -11,8 +11,8 @@
 on OpenVINO, ONNX Runtime or eager PyTorch, in turns: medians of single calls, wall clock and CPU time of all threads.
 With one thread, CPU time is what an idle core's clock would show. Only the networks are timed, with random weights and,
 for int8, ranges of noise: no camera, no preprocessing. Where the CPU has no exact int8 instructions, the package
-computes int8 graphs in float (vlf_edge/backends/cpu.py), and int8 is as fast as fp32. bf16 is timed where OpenVINO
-takes it for plans of fp16.
+computes int8 graphs in float (vlf_edge/backends/cpu.py), and int8 is as fast as fp32; on any x86 ONNX Runtime convolves
+in float. bf16 is timed where OpenVINO takes it for plans of fp16.
 """
 
 from __future__ import annotations

@@ -51,8 +51,12 @@ def noise(specs: Iterable[TensorSpec], count: int) -> dict[str, np.ndarray]:
 
 def int8_to_time(onnx_bytes: bytes, specs: Sequence[TensorSpec]) -> bytes:
     """The int8 graph that a build makes of an fp32 one, but with ranges of noise: good to time and for nothing else."""
-    ranges = collect_ranges(onnx_bytes, activations(onnx_bytes), [noise(specs, 2)], "minmax")
-    return quantize(onnx_bytes, ranges).onnx
+    return in_int8(onnx_bytes, [noise(specs, 2)], "minmax")
+
+
+def in_int8(onnx_bytes: bytes, feeds: Iterable[Mapping[str, np.ndarray]], method: str) -> bytes:
+    """The int8 graph of an fp32 one. feeds, method: what ranges are from, as for ``collect_ranges``."""
+    return quantize(onnx_bytes, collect_ranges(onnx_bytes, activations(onnx_bytes), feeds, method)).onnx
 
 
 def runs_of(stages: Sequence[Stage], engines: Sequence[Engine]) -> tuple[Callable[[], None], Callable[[], None]]:

@@ -79,10 +79,11 @@ def score(
         truth += [sample.label for _, sample in group]
         clips = np.stack([sample.frames for _, sample in group])
         for model, order, parts in zip(models, columns, logits):
-            decided = model.classify(clips, batch)
             if model.by_windows:
-                decided = [_by_windows(model, whole[i], spread) for (i, _), spread in zip(group, decided)]
-            parts.append(np.asarray(decided)[:, order])
+                decided = np.stack([_by_windows(model, whole[i], sample.frames) for i, sample in group])
+            else:
+                decided = model.classify(clips, batch)
+            parts.append(decided[:, order])
         if stats is not None and len(indices) - len(group) < TIMED_CLIPS:
             _time(models[0], clips[:1], Stats())  # the first calls of a new batch size are slow, and no stream's
             _time(models[0], clips, stats)
@@ -160,10 +161,11 @@ def _samples(dataset: ClipDataset, broken: dict[str, str], progress: Progress | 
         progress("clips", len(dataset), len(dataset))
 
 
-def _by_windows(model: Classifier, clip: Clip, otherwise: np.ndarray) -> np.ndarray:
+def _by_windows(model: Classifier, clip: Clip, frames: np.ndarray) -> np.ndarray:
+    """The logits (C,) of a clip. frames: from all of it, for one that has no window."""
     with Stretch(open_source(clip.name), clip.start_s, clip.end_s) as source:
         decided = model.classify_windows(source)
-    return otherwise if decided is None else decided
+    return model.classify(frames[np.newaxis])[0] if decided is None else decided
 
 
 def _groups(items: Iterator[tuple[int, Sample]], size: int) -> Iterator[list[tuple[int, Sample]]]:

@@ -305,8 +305,7 @@ class Recognizer:
         """What the model answers to a window and what is known of its frames -> the decision."""
         logits = answer if self._head is None else self._head(answer)
         scores = _softmax(logits)
-        best = np.argsort(-scores, kind="stable")[: self._topk]
-        topk = tuple((self.manifest.labels[i], float(scores[i])) for i in best)
+        topk = best_first(self.manifest.labels, scores, self._topk)
         return Prediction(
             state="ok",
             t_start_s=t_start_s,
@@ -322,6 +321,11 @@ class Recognizer:
             dropped=dropped,
             random_weights=self.manifest.random_weights,
         )
+
+
+def best_first(labels: Sequence[str], scores: np.ndarray, count: int) -> tuple[tuple[str, float], ...]:
+    """So many labels with their scores (C,), as ``Prediction.topk``."""
+    return tuple((labels[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:count])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -12,13 +12,13 @@ from ..errors import SourceError
 from ..types import MAIN, Frame, Prediction
 from ..video.sampler import segment_centres
 from ..video.sources import Source, open_source
-from .recognizer import Recognizer
+from .recognizer import Recognizer, best_first
 from .stream import Stream
 
 
 def classify_file(recognizer: Recognizer, clip: str) -> Prediction:
     """By its windows, if the plan's labels were taught by such and it has one; else by the middle frame of each of K
-    equal segments. The clip is read twice, and never held in memory. Raises SourceError, ModelError."""
+    equal segments. The clip is read more than once, and never held in memory. Raises SourceError, ModelError."""
     head = recognizer.manifest.head
     if head is not None and head.by_windows:
         with _opened(clip) as source:
@@ -51,8 +51,7 @@ def classify_windows(recognizer: Recognizer, frames: Iterable[Frame]) -> Predict
         return None
     recognizer.stats.add(clips=1)
     scores = np.mean([decision.scores for decision in found], axis=0, dtype=np.float64).astype(np.float32)
-    best = np.argsort(-scores, kind="stable")[: len(found[-1].topk)]
-    topk = tuple((recognizer.manifest.labels[i], float(scores[i])) for i in best)
+    topk = best_first(recognizer.manifest.labels, scores, len(found[-1].topk))
     return replace(
         found[-1],
         t_start_s=found[0].t_start_s,

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -95,17 +95,30 @@ def acquire_device(threads: int | None = None) -> Iterator[Device]:
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     if not cuda and rank == 0:
         _log.info("no GPU that PyTorch can use%s: training on the CPU", f" ({why})" if why else "")
-    deterministic, had = torch.backends.cudnn.deterministic, torch.get_num_threads()
+    deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
-    torch.set_num_threads(threads or had)
     try:
-        with torch.random.fork_rng(devices=[device] if cuda else []), nullcontext() if cuda else _kept_memory():
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[device] if cuda else []))
+            if not cuda:
+                stack.enter_context(_kept_memory())
+                if threads is not None:
+                    stack.enter_context(_computing_on(threads))
             yield Device(device, _autocast(cuda), rank, world)
     finally:
         torch.backends.cudnn.deterministic = deterministic
-        torch.set_num_threads(had)
         if launched:
             dist.destroy_process_group()
+
+
+@contextmanager
+def _computing_on(threads: int) -> Iterator[None]:
+    had = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(had)
 
 
 def _look_for_gpu() -> tuple[bool, str]:
