@@ -25,6 +25,7 @@ from vlf_edge import (
     ShapeError,
     VlfError,
 )
+from vlf_edge.runtime.capture import Capture
 from vlf_edge.runtime.pipeline import Pipeline
 from vlf_edge.runtime.recognizer import Recognizer
 from vlf_edge.runtime.watchdog import MOST_HANGING
@@ -427,6 +428,25 @@ def test_close_returns_from_every_state(run, monkeypatch, at):
     camera.released.set()
     if camera.opened:
         camera.source.end()
+
+
+def test_a_close_that_does_not_wait_for_the_lock_ends_an_opening_that_begins_after_it(run, monkeypatch):
+    begins, closed, begin = threading.Event(), threading.Event(), Capture._begin
+
+    def begin_late(capture):
+        begins.set()
+        assert closed.wait(60)
+        begin(capture)
+
+    monkeypatch.setattr(Capture, "_begin", begin_late)
+    camera = FakeCamera()
+    held = run(camera.address)
+    assert begins.wait(60)
+    held.pipeline.close()
+    closed.set()
+    held.ended()
+    assert held.error is None
+    eventually(lambda: camera.opened and camera.source.closed)
 
 
 # Faults in the stages between, as docs/reliability.md lists them.

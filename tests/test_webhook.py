@@ -40,7 +40,10 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return  # the client was killed between its header and its body: nothing was delivered
                 receiver.asked += 1
                 answer = receiver.answers.pop(0) if receiver.answers else 204
                 if answer == "hang":

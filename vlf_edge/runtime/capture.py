@@ -107,7 +107,8 @@ class Capture:
     def close(self) -> list[threading.Thread]:
         """Ends it without waiting; returns the threads that are to end now, the one that reads first. Idempotent: a
         thread that infers may come here before the one that waits for the others."""
-        # The garbage collector may come here in a thread that holds what the lock's owner waits for.
+        # The garbage collector may come here in a thread that holds what the lock's owner waits for. So what goes on
+        # behind the lock looks at _done again: an attempt that begins after this ends by itself.
         locked = self._lock.acquire(timeout=_LOCK_S)
         try:
             attempt, source = self._attempt, self._given
@@ -150,13 +151,16 @@ class Capture:
             self._finish(self._watchdog.error)
         else:
             attempt, self._attempt = self._attempt, None
+            if attempt is None:  # closed meanwhile
+                return
             self._abandoned.append(attempt.thread)
             if attempt.source is not None:
                 self._abandoned += _close_apart(attempt.source)
 
     def _begin(self) -> None:
-        self._attempt = _Attempt(self._run, self._given, self._next_seq)
-        self._attempt.thread.start()
+        attempt = _Attempt(self._run, self._given, self._next_seq)
+        attempt.thread.start()
+        self._attempt = attempt  # whose thread needs the lock before it asks for this, and can be joined from now on
 
     def _run(self, attempt: _Attempt) -> None:
         error: BaseException | None = None
@@ -183,7 +187,7 @@ class Capture:
     def _opened(self, attempt: _Attempt) -> Source | None:
         source = self._open()
         with self._lock:
-            if attempt is self._attempt:
+            if attempt is self._attempt and not self._done:
                 attempt.source = source
                 if self._watchdog is not None:
                     self._watchdog.opened(self._clock())
@@ -198,9 +202,10 @@ class Capture:
             self.last_t_s = frame.t_s
             return self._hand_over(frame)
         with self._lock:
+            if self._done:
+                return False
             if attempt is not self._attempt:
-                if not self._done:
-                    self.stream.stats.drop("late", waiting=False)
+                self.stream.stats.drop("late", waiting=False)
                 return False
             self._count_lost(attempt, attempt.source)
             begins = self._watchdog.frame(self._clock()) or frame.begins
