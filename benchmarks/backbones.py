@@ -32,6 +32,7 @@ from vlf_edge.compiler.recipe import Recipe
 from vlf_edge.datasets.motion import CLIPS_PER_SCENE, MotionDataset
 from vlf_edge.models.backbone import Backbone
 from vlf_edge.models.model import Normalise
+from vlf_edge.models.published_names import backbone_state
 from vlf_edge.models.stage import Stage
 from vlf_edge.opencv import load_cv2
 from vlf_edge.types import Preprocess, TensorSpec
@@ -51,7 +52,7 @@ class Features(nn.Module):
         super().__init__()
         self.f = Backbone(name, 32, {}, size_px, size_px)
         if weights:
-            state = in_timms_order(name, weights)
+            state = trained(name, weights)
             self.f.net.load_state_dict({key: state[key] for key in self.f.net.state_dict()})
         else:
             _settle(self.f.net, size_px)
@@ -62,14 +63,10 @@ class Features(nn.Module):
         return self.f(self.normalise(images))
 
 
-def in_timms_order(name: str, path: str) -> dict[str, Tensor]:
-    """A PyTorch state dict of a network of timm whose tensors have other names, but are in the same order."""
-    own = timm.create_model(name).state_dict()
-    given = torch.load(path, map_location="cpu", weights_only=True).values()
-    pairs = list(zip(own, given, strict=True))
-    if any(own[key].shape != tensor.shape for key, tensor in pairs):
-        raise SystemExit(f"{path} does not hold the tensors of {name} in timm's order")
-    return dict(pairs)
+def trained(name: str, path: str) -> dict[str, Tensor]:
+    """All weights of a network of timm, by timm's names, out of a file as ``--backbone-weights`` takes it."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return backbone_state(state, timm.create_model(name).state_dict(), f"weights {path}")
 
 
 @torch.no_grad()
@@ -147,7 +144,13 @@ def main() -> None:
     add("--only", nargs="+", default=CANDIDATES, metavar="NAME", help="of timm (default: all ten)")
     add("--size", type=int, default=224, metavar="PX", help="default: 224")
     add("--turns", type=int, default=15, metavar="N", help="default: 15")
-    add("--weights", nargs="+", default=[], metavar="NAME=FILE", help="state dicts in timm's order")
+    add(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="as train --backbone-weights takes it",
+    )
     add("--pictures", metavar="FOLDER", help="photographs for ranges and errors (default: rendered images)")
     args = parser.parse_args()
     torch.set_num_threads(1)

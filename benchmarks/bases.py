@@ -11,7 +11,7 @@ vlf-tiny is taken draw by draw. The bases, beside the weights that ship:
     pictures of F       the same where the surfaces that move are cut from the photographs in --pictures
     vlf-tiny + B        the features of both, of equal variance: what a model that both are distilled into could know
 
---weights: a PyTorch state dict of Lite0 with the tensors in timm's order. What was rendered, its maps and the weights
+--weights: of Lite0, as `vlf-edge train --backbone-weights` takes them. What was rendered, its maps and the weights
 trained stay in --work and are made once.
 """
 

@@ -11,11 +11,12 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+import backbones
 import claims
 import numpy as np
 import timm
 import torch
-from backbones import in_timms_order, photographs
+from backbones import photographs
 from torch import Tensor, nn
 
 from vlf_edge.backends.openvino import OpenVINOEngine
@@ -43,8 +44,8 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 
 def lite0(path: str | None) -> dict[str, Tensor]:
-    """Its weights by timm's names. path: of a state dict in timm's order; None: random weights."""
-    return timm.create_model(LITE0).state_dict() if path is None else in_timms_order(LITE0, path)
+    """Its weights by timm's names. path: as ``vlf-edge train --backbone-weights`` takes it; None: random weights."""
+    return timm.create_model(LITE0).state_dict() if path is None else backbones.trained(LITE0, path)
 
 
 class Maps(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from toy_clips import LABELS, Squares
 from toy_models import KINDS, toy_sizes
@@ -13,6 +14,7 @@ from vlf_edge.compiler import Recipe, build
 from vlf_edge.errors import VlfError, WeightsError
 from vlf_edge.models import create_model, published_names, tsn, vtn, xvit
 from vlf_edge.models.published import load_backbones
+from vlf_edge.models.published_names import _of_efficientnet_pytorch, backbone_state
 from vlf_edge.models.weights import load_weights, save_weights
 from vlf_edge.training import Settings, qat, start, train
 
@@ -111,8 +113,6 @@ def test_backbone_weights_go_where_they_belong(narrow, tmp_path, kind):
 
 
 def test_torchvisions_names_of_a_mobilenetv2_are_known(tmp_path):
-    from vlf_edge.models.published_names import backbone_state
-
     net = create_model("tsn-mobilenetv2", 2, size_px=32).backbones[0]
     # torchvision's mobilenet_v2: a convolution and its norm stand together.
     pieces = {
@@ -128,6 +128,38 @@ def test_torchvisions_names_of_a_mobilenetv2_are_known(tmp_path):
     wanted = {name: net.state_dict()[name] for name in pieces}
     state = {theirs: torch.randn_like(wanted[name]) for name, theirs in pieces.items()}
     found = backbone_state(state, wanted, "b.pth")
+    assert all(found[name] is state[theirs] for name, theirs in pieces.items())
+
+
+@pytest.mark.parametrize(
+    "net, pieces",
+    [
+        (
+            "tf_efficientnet_lite0",
+            {
+                "conv_stem.weight": "_conv_stem.weight",
+                "bn1.bias": "_bn0.bias",
+                "blocks.0.0.conv_dw.weight": "_blocks.0._depthwise_conv.weight",
+                "blocks.0.0.bn1.weight": "_blocks.0._bn1.weight",
+                "blocks.0.0.conv_pw.weight": "_blocks.0._project_conv.weight",
+                "blocks.1.0.conv_pw.weight": "_blocks.1._expand_conv.weight",
+                "blocks.1.0.bn1.running_var": "_blocks.1._bn0.running_var",
+                "blocks.2.1.bn3.running_mean": "_blocks.4._bn2.running_mean",
+                "blocks.6.0.conv_pwl.weight": "_blocks.15._project_conv.weight",
+                "conv_head.weight": "_conv_head.weight",
+                "bn2.weight": "_bn1.weight",
+                "classifier.bias": "_fc.bias",
+            },
+        ),
+        ("efficientnet_b0", {"blocks.1.1.se.conv_reduce.bias": "_blocks.2._se_reduce.bias"}),
+    ],
+)
+def test_names_of_efficientnet_pytorch_are_known(net, pieces):
+    own = timm.create_model(net).state_dict()
+    called = {name: pieces.get(name, theirs) for name, theirs in _of_efficientnet_pytorch(own).items()}
+    state = {theirs: torch.randn_like(own[name].float()) for name, theirs in called.items()}
+    assert len(state) == len(own)
+    found = backbone_state(state, own, "b.pth")
     assert all(found[name] is state[theirs] for name, theirs in pieces.items())
 
 

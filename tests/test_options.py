@@ -8,6 +8,7 @@ import pytest
 
 from vlf_edge import VlfError
 from vlf_edge.batches import in_batches
+from vlf_edge.commands import build, train
 from vlf_edge.compiler.recipe import Recipe
 from vlf_edge.options import add_options, check_options, given_options, option
 from vlf_edge.training.settings import Settings
@@ -66,6 +67,13 @@ def test_values_out_of_their_limits_are_refused(changes, said):
 def test_every_field_is_an_option(kind):
     """But for labels: the command line takes a file of them."""
     assert [f.name for f in fields(kind) if not f.metadata] == (["labels"] if kind is Recipe else [])
+
+
+@pytest.mark.parametrize("kind, verb", [(Settings, train), (Recipe, build)])
+def test_every_field_is_on_the_command_line(kind, verb):
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    assert {f.name for f in fields(kind)} <= {action.dest for action in parser._actions}
 
 
 def test_batches_are_joined_in_order():

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on with the run of the same command that was stopped or killed"
     )
     model, learning = parser.add_argument_group("model"), parser.add_argument_group("learning")
-    add_options(model, Settings, "model", "backbone", "size_px", "frames", "pretrained", "start", "freeze", "qat")
-    add_options(model, Settings, "teachers")
+    add_options(model, Settings, "model", "backbone", "size_px", "frames", "pretrained", "backbone_weights")
+    add_options(model, Settings, "start", "freeze", "qat", "teachers")
     add_options(
         learning,
         Settings,

@@ -56,8 +56,8 @@ def create_model(
 
     name: one of MODELS. classes: C. backbone: another timm model for f. size_px: height and width of an image; frames:
     K; None for those the name stands for. pretrained: timm's weights for f (downloads). backbone_weights: a file with
-    them instead, as timm or torchvision name them. seed: makes the random weights reproducible and leaves the caller's
-    random state alone.
+    them instead, as timm, torchvision or efficientnet_pytorch name them. seed: makes the random weights reproducible
+    and leaves the caller's random state alone.
     Raises VlfError for an unknown name or sizes no model can have, WeightsError if weights cannot be had.
     """
     import torch

@@ -80,7 +80,7 @@ def load_published(
 
 def load_backbones(model: Model, path: str | os.PathLike[str]) -> None:
     """Gives a model's networks of timm, or X-ViT's transformer, the weights of such a network out of a state dict in
-    timm's or torchvision's names: .safetensors, .pt or .pth.
+    the names of timm, torchvision or efficientnet_pytorch: .safetensors, .pt or .pth.
 
     Raises WeightsError that names what is missing; the model is then as it was.
     """
@@ -105,7 +105,7 @@ def _named_tensors(path: Path, data: bytes) -> State:
             raise WeightsError(f"weights {path} are damaged or not safetensors: {error}") from None
     state = tensors_of(unpickled(path, data))
     if state is None:
-        raise WeightsError(f"weights {path} hold no tensors by name; expected a state dict of timm or torchvision")
+        raise WeightsError(f"weights {path} hold no tensors by name; expected a state dict")
     return state
 
 

@@ -9,7 +9,7 @@ xvit       "base_model." and "consensus."
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -78,18 +78,22 @@ def translated(state: State, wanted: Mapping[str, Tensor], model: str) -> dict[s
 def backbone_state(state: State, wanted: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
     """A backbone's weights under timm's names, for the part of it that ``wanted`` holds.
 
-    state: timm's or torchvision's state dict. what: for messages. Tensors past that part, such as the classifier, are
-    left out. Raises WeightsError that names what is missing.
+    state: of timm, of torchvision, or, of an EfficientNet, of efficientnet_pytorch. what: for messages. Tensors past
+    that part, such as the classifier, are left out. Raises WeightsError that names what is missing.
     """
     found: dict[str, Tensor] = {}
+    counted = _of_efficientnet_pytorch(wanted)
     for name, tensor in wanted.items():
         plain = name.replace(".net.", ".") if name not in state else name  # a shift wraps the convolution
-        theirs = next((source for source in (name, plain, *_of_torchvision(plain)) if source in state), None)
+        theirs = next(
+            (source for source in (name, plain, *_of_torchvision(plain), counted[name]) if source in state), None
+        )
         if theirs is None and name.endswith("num_batches_tracked"):
             found[name] = torch.zeros((), dtype=torch.int64)
         elif theirs is None:
             raise WeightsError(
-                f"{what} has no {plain}; expected the weights of this backbone, in the names of timm or torchvision"
+                f"{what} has no {plain}; expected the weights of this backbone, in the names of timm, torchvision "
+                "or efficientnet_pytorch"
             )
         elif state[theirs].shape != tensor.shape:
             raise WeightsError(
@@ -250,3 +254,32 @@ def _of_torchvision(name: str) -> tuple[str, str]:
     last = 3 if number == 1 else 6
     inner = f"{place // 3}.{place % 3}" if place < last else f"{place - last + last // 3}"
     return original, f"features.{number}.conv.{inner}.{kind}"
+
+
+# What stands outside of the blocks, in those that begin with an expansion, and in those that do not.
+_EFFICIENTNET = {
+    "conv_stem": "_conv_stem",
+    "bn1": "_bn0",
+    "conv_head": "_conv_head",
+    "bn2": "_bn1",
+    "classifier": "_fc",
+}
+_SQUEEZE = {"conv_dw": "_depthwise_conv", "se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+_EXPANDING = {
+    "conv_pw": "_expand_conv", "bn1": "_bn0", "bn2": "_bn1", "conv_pwl": "_project_conv", "bn3": "_bn2", **_SQUEEZE,
+}  # fmt: skip
+_PLAIN = {"bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2", **_SQUEEZE}
+
+
+def _of_efficientnet_pytorch(names: Iterable[str]) -> dict[str, str]:
+    """timm's name of a tensor -> what it is called in the package efficientnet_pytorch, which counts blocks through."""
+    split = {name: re.fullmatch(r"(?:(blocks\.\d+\.\d+)\.)?(.+)\.(\w+)", name) for name in names}
+    blocks = list(dict.fromkeys(found[1] for found in split.values() if found and found[1]))
+    expanding = {found[1] for found in split.values() if found and found[2] == "conv_pwl"}
+    called = {}
+    for name, found in split.items():
+        block, module, kind = found.groups() if found else (None, "", "")
+        inside = _EFFICIENTNET if block is None else _EXPANDING if block in expanding else _PLAIN
+        place = "" if block is None else f"_blocks.{blocks.index(block)}."
+        called[name] = f"{place}{inside.get(module, module)}.{kind}"
+    return called

@@ -55,7 +55,10 @@ class Settings:
     frames: int | None = option(None, "frames of a window (default: the model's, 8)", "K", least=1)
     pretrained: bool = option(False, "start from timm's weights of the CNN (fetched once); not vlf-tiny")
     backbone_weights: str | None = option(
-        None, "start from these weights of the CNN: a state dict of timm or torchvision, .safetensors or .pth", "FILE"
+        None,
+        "start from these weights of the CNN: a state dict of timm, torchvision or efficientnet_pytorch, .safetensors "
+        "or .pth",
+        "FILE",
     )
     start: str | None = option(
         None,
