@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         learning,
         Settings,
         *("epochs", "batch", "clips_per_epoch", "balance", "patience", "val_clips", "span_s", "lr", "warmup"),
-        *("weight_decay", "clip_norm", "label_smoothing", "ema_decay", "motion_weight", "motion_weight_end"),
+        *("weight_decay", "clip_norm", "label_smoothing", "ema_decay", "motion_weight", "motion_weight_end", "acts"),
         *("hint_weight", "seed"),
     )
     add_options(parser, Settings, "workers", "threads", "compile", "max_minutes")

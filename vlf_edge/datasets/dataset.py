@@ -21,6 +21,7 @@ from ..video.preprocess import Preprocessor
 from .augment import Augmentation, enlarged, find_mirrors, flip_table
 from .frames import measure_extent, pick_frames, read_frames, read_stretch, segment_instants
 
+NO_LABEL = -1
 _KEPT_AT_ONCE = 8
 
 
@@ -42,13 +43,15 @@ class Clip:
 class Sample:
     """What a model sees of a clip, and what it should say.
 
-    frames: (K, H, W, 3) uint8 BGR, preprocessed. label: index into the data set's labels. targets: (K-1, T) float32,
-    what happens from each frame to the next, or None.
+    frames: (K, H, W, 3) uint8 BGR, preprocessed. label: index into the data set's labels, NO_LABEL for a clip of an
+    act. targets: (K-1, T) float32, what happens from each frame to the next, or None. act: which made-up act it shows,
+    NO_LABEL for none.
     """
 
     frames: np.ndarray
     label: int
     targets: np.ndarray | None = None
+    act: int = NO_LABEL
 
 
 class ClipDataset(ABC):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from ..errors import VlfError
-from ..synthetic import CLASSES, HELD_OUT_SEED, MIRRORS, SHIFTS, MotionClip
+from ..synthetic import ACTS, CLASSES, HELD_OUT_SEED, MIRRORS, SHIFTS, ActClip, MotionClip
 from ..types import Preprocess
 from ..video.preprocess import Preprocessor
-from .dataset import Clip, ClipDataset, Sample
+from .dataset import NO_LABEL, Clip, ClipDataset, Sample
 from .frames import segment_indices
 from .symmetries import Symmetry
 
@@ -22,6 +23,8 @@ CLIPS_PER_SCENE = 2
 _FIRST_SEED = {"train": 0, "calibration": 1 << 39, "val": HELD_OUT_SEED, "test": HELD_OUT_SEED + (1 << 38)}
 _CLIPS_PER_SEED = 1 << 20
 _SEEDS = 1 << 18
+# Acts are shifted by up to this part of their height, and so many have other colours.
+_SHIFT, _RECOLOURED = 12, 0.3
 _COUNT = {"train": 20_000, "calibration": 156, "val": 1300, "test": 2600}
 
 
@@ -29,7 +32,8 @@ class MotionDataset(ClipDataset):
     """Rendered clips of the 13 classes in turn.
 
     split: "train", "calibration", "val" or "test"; no two share a clip, and the last two show surfaces of their own.
-    seed: other clips of the same kind. limit: number of clips.
+    seed: other clips of the same kind. limit: number of clips. acts: share of the scenes of a training set in which
+    people do one of ``ACTS`` made-up acts; their clips have an act and no label.
     A training set never ends: any index from 0 on is another clip; ``CLIPS_PER_SCENE`` indices in a row share a scene.
     Its ``clips`` and length are those of one epoch. set_progress makes it harder as training goes on.
     Raises VlfError for an unknown split.
@@ -44,6 +48,7 @@ class MotionDataset(ClipDataset):
         span_s: float = 2.0,
         seed: int = 0,
         limit: int | None = None,
+        acts: float = 0.0,
     ):
         if split not in _COUNT:
             raise VlfError(f"no split {split!r} of motion; available: {', '.join(_COUNT)}")
@@ -55,7 +60,7 @@ class MotionDataset(ClipDataset):
         self._sides = (preprocess.short_side_px, 2 * preprocess.short_side_px)
         self._first_seed = _FIRST_SEED[split] + seed % _SEEDS * _CLIPS_PER_SEED
         self._count = limit or _COUNT[split]
-        self._ease = 0.0
+        self._acts, self._ease = acts, 0.0
         self._kept: tuple[int, Sample] | None = None
 
     def __len__(self) -> int:
@@ -76,8 +81,11 @@ class MotionDataset(ClipDataset):
         scene = index // CLIPS_PER_SCENE
         if self._kept is None or self._kept[0] != scene:
             draw = np.random.default_rng((self._first_seed, scene))
-            self._kept = (scene, self._render(int(draw.integers(1 << 38)), int(draw.integers(len(CLASSES))), draw))
-        return self._transformed(self._kept[1], rng)
+            seed, label = int(draw.integers(1 << 38)), int(draw.integers(len(CLASSES)))
+            shows_act = self._acts > 0 and draw.random() < self._acts
+            self._kept = (scene, self._act(seed, draw) if shows_act else self._render(seed, label, draw))
+        kept = self._kept[1]
+        return self._transformed(kept, rng) if kept.act == NO_LABEL else _seen_otherwise(kept, rng)
 
     def _render(self, seed: int, label: int, rng: np.random.Generator | None) -> Sample:
         width, height, ease = 4 * self._sides[0] // 3, self._sides[0], 0.0
@@ -89,6 +97,14 @@ class MotionDataset(ClipDataset):
         indices = self._indices(clip.count, rng)
         frames = np.stack([self._prepare(clip.render(i)) for i in indices])
         return Sample(frames, label, np.stack([clip.shift(i, later) for i, later in zip(indices, indices[1:])]))
+
+    def _act(self, seed: int, rng: np.random.Generator) -> Sample:
+        """An act, cut as a live stream is: in even steps."""
+        act, side_px = int(rng.integers(ACTS)), int(rng.integers(self._sides[0], self._sides[1]))
+        times_s = np.arange(self._frames) * self.span_s / self._frames
+        images = ActClip(act, seed, side_px, self.span_s).render(times_s)
+        unknown = np.zeros((self._frames - 1, len(SHIFTS)), np.float32)
+        return Sample(np.stack([self._prepare(image) for image in images]), NO_LABEL, unknown, act)
 
     def _indices(self, count: int, rng: np.random.Generator | None) -> np.ndarray:
         """In training, half of the clips are cut as a live stream is: in even steps, from wherever it begins."""
@@ -106,3 +122,16 @@ class MotionDataset(ClipDataset):
             f"test://motion?label={CLASSES[index % len(CLASSES)]}&seed={self._first_seed + index}"
             f"&seconds={self.span_s:g}&width={4 * side // 3}&height={side}"
         )
+
+
+def _seen_otherwise(sample: Sample, rng: np.random.Generator) -> Sample:
+    """An act mirrored or not, a little shifted, and sometimes with its colours exchanged: the same act."""
+    frames = sample.frames[:, :, ::-1] if rng.random() < 0.5 else sample.frames
+    height, width = frames.shape[1:3]
+    most = height // _SHIFT
+    top, left = rng.integers(0, 2 * most + 1, 2)
+    padded = np.pad(frames, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+    frames = padded[:, top : top + height, left : left + width]
+    if rng.random() < _RECOLOURED:
+        frames = frames[..., rng.permutation(3)]
+    return replace(sample, frames=np.ascontiguousarray(frames))

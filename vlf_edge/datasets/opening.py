@@ -32,6 +32,7 @@ def open_dataset(
     seed: int = 0,
     limit: int | None = None,
     apart: bool = False,
+    acts: float = 0.0,
 ) -> ClipDataset:
     """The labelled clips that the user named.
 
@@ -41,7 +42,7 @@ def open_dataset(
     span_s: seconds of a window (default: the median length of the training clips, 10 s at most). labels: those of a
     model, which the data must have too; they then give the order. seed: of what is rendered. limit: at most so many
     clips, evenly from all classes. apart: other data is for validation, or this is that other data: files that nothing
-    is said about are not divided, but all for the split asked for.
+    is said about are not divided, but all for the split asked for. acts: of rendered clips, see ``MotionDataset``.
 
     Raises SourceError if there is nothing to read, VlfError if the annotation, its classes or an argument is wrong.
     """
@@ -51,7 +52,8 @@ def open_dataset(
     if limit is not None and limit < 1:
         raise VlfError(f"the limit is {limit} clips, expected 1 or more")
     if str(data) == "motion":
-        return _open_motion(split, labels, preprocess=preprocess, frames=frames, span_s=span_s, seed=seed, limit=limit)
+        given = {"preprocess": preprocess, "frames": frames, "seed": seed, "limit": limit, "acts": acts}
+        return _of_classes(labels, MotionDataset(split, **given, **({} if span_s is None else {"span_s": span_s})))
     if split not in SPLITS:
         raise VlfError(f"no split {split!r}; available: {', '.join(SPLITS)}")
     return _open_videos(
@@ -98,18 +100,8 @@ def _typical_length_s(rows: Sequence[Row]) -> float:
     return round(min(float(np.median(lengths_s)), LONGEST_SPAN_S), 3)
 
 
-def _open_motion(
-    split: str,
-    labels: Sequence[str] | None,
-    *,
-    preprocess: Preprocess,
-    frames: int,
-    span_s: float | None,
-    seed: int,
-    limit: int | None,
-) -> ClipDataset:
-    spans = {} if span_s is None else {"span_s": span_s}
-    dataset = MotionDataset(split, preprocess=preprocess, frames=frames, seed=seed, limit=limit, **spans)
+def _of_classes(labels: Sequence[str] | None, dataset: MotionDataset) -> MotionDataset:
+    """The data set; raises VlfError if a model's labels are not its own."""
     if labels is not None and tuple(labels) != tuple(dataset.labels):
         raise VlfError(
             f"the model's {len(labels)} classes ({few(labels, 20)}) are not the {len(dataset.labels)} of the motion "

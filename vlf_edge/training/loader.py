@@ -37,13 +37,15 @@ class Ticket(NamedTuple):
 
 @dataclass
 class Batch:
-    """clips: (B, K, H, W, 3) uint8 BGR. labels: (B,) int64. targets: (B, K-1, T) float32 or None.
+    """clips: (B, K, H, W, 3) uint8 BGR. labels: (B,) int64. targets: (B, K-1, T) float32 or None. acts: (B,) int64.
+    NO_LABEL among labels and acts: none.
     broken: (index, message) of clips that could not be read. B is smaller than asked for where none could replace
     them, and may be 0: then there are no tensors."""
 
     clips: Tensor | None = None
     labels: Tensor | None = None
     targets: Tensor | None = None
+    acts: Tensor | None = None
     broken: list[tuple[int, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -66,7 +68,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = (self.clips, self.labels, self.targets)
+        tensors = (self.clips, self.labels, self.targets, self.acts)
         return Batch(*(tensor if tensor is None else change(tensor) for tensor in tensors), self.broken)
 
 
@@ -226,6 +228,7 @@ def _collate(read: list[tuple[Sample | None, list[tuple[int, str]]]]) -> Batch:
         torch.from_numpy(np.stack([sample.frames for sample in samples])),
         torch.tensor([sample.label for sample in samples]),
         torch.from_numpy(np.asarray(np.stack(targets), np.float32)) if len(targets) == len(samples) else None,
+        torch.tensor([sample.act for sample in samples]),
         broken,
     )
 

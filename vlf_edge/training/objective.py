@@ -1,4 +1,5 @@
-"""What training minimises: cross-entropy, the regression of motion that makes learning start, distillation, hints."""
+"""What training minimises: cross-entropy of classes and of made-up acts, the regression of motion that makes learning
+start, distillation, hints."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..datasets import NO_LABEL
 from ..errors import WeightsError
 from ..models.model import Model
 from ..models.weights import LoadedWeights, load_weights
@@ -23,11 +25,17 @@ _HIDDEN = 256  # channels of the head that sees two frames
 
 class StudentOutput(NamedTuple):
     """What a student predicts for N clips. logits: (N, C). motion: (2, N, K-1, T), of its two heads, None without
-    them. hints: (2, N, K, S, E), likewise. All float32."""
+    them. hints: (2, N, K, S, E), acts: (N, A), likewise. All float32."""
 
     logits: Tensor
     motion: Tensor | None
     hints: Tensor | None
+    acts: Tensor | None = None
+
+    def right(self, batch: Batch) -> Tensor:
+        """How many clips are decided right: their class, or their act."""
+        right = (self.logits.argmax(dim=1) == batch.labels).sum()
+        return right if self.acts is None else right + (self.acts.argmax(dim=1) == batch.acts).sum()
 
 
 class TeacherOutput(NamedTuple):
@@ -46,10 +54,11 @@ class Student(nn.Module):
     tokens of two frames, so that f and g learn to encode where things are; the other at what h makes of a frame, so
     that h learns to look at its neighbours. targets: how many values they tell (T), 0 for none.
     Two others tell the tokens of the teachers' g from those of g, and of the teachers' h from those of h. hints: how
-    many channels these have (E), 0 for none.
+    many channels these have (E), 0 for none. The last tells made-up acts apart by what the classifier reads. acts: how
+    many (A), 0 for none.
     """
 
-    def __init__(self, model: Model, targets: int, hints: int = 0):
+    def __init__(self, model: Model, targets: int, hints: int = 0, acts: int = 0):
         super().__init__()
         self.model = model
         dim, width = model.token_dim, model.tokens * model.token_dim
@@ -60,6 +69,7 @@ class Student(nn.Module):
             self.motion = nn.Linear(dim, targets)
         self.frame_hint = nn.Linear(dim, hints) if hints else None
         self.clip_hint = nn.Linear(dim, hints) if hints else None
+        self.acts = nn.Sequential(nn.Linear(dim, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, acts)) if acts else None
 
     def forward(self, clips: Tensor) -> StudentOutput:
         """clips: (N, K, H, W, 3) uint8."""
@@ -69,7 +79,8 @@ class Student(nn.Module):
         hints = None
         if self.frame_hint is not None:
             hints = torch.stack([self.frame_hint(tokens), self.clip_hint(mixed)]).float()  # (2, N, K, S, E)
-        return StudentOutput(logits, self._predict_motion(tokens, mixed), hints)
+        acts = None if self.acts is None else self.acts(mixed.mean(dim=(1, 2))).float()  # (N, A)
+        return StudentOutput(logits, self._predict_motion(tokens, mixed), hints, acts)
 
     def _predict_motion(self, tokens: Tensor, mixed: Tensor) -> Tensor | None:
         """Of tokens (N, K, S, D) by themselves and as h mixes them, (2, N, K-1, T)."""
@@ -120,16 +131,25 @@ class Objective:
 
     def __call__(self, batch: Batch, output: StudentOutput, progress: float) -> Tensor:
         """Scalar loss of the student's output for the batch. progress: 0 to 1, of all."""
-        loss = F.cross_entropy(output.logits, batch.labels, label_smoothing=self.label_smoothing)
+        loss = self._classification(output, batch)
         if output.motion is not None and batch.targets is not None:
             weight = self.motion_weight + progress * (self.motion_weight_end - self.motion_weight)
-            loss = loss + weight * 2 * F.smooth_l1_loss(output.motion, batch.targets.expand_as(output.motion))
+            off = F.smooth_l1_loss(output.motion, batch.targets.expand_as(output.motion), reduction="none")
+            loss = loss + weight * 2 * (off.mean(dim=(0, 2, 3)) * (batch.labels != NO_LABEL)).mean()
         if self.teachers is not None:
             teacher_output = self.teachers(batch.clips)
             loss = loss + DISTILLATION_WEIGHT * distillation(output.logits, teacher_output.probabilities)
             if output.hints is not None:
                 loss = loss + self.hint_weight * (1 - progress) * 2 * F.mse_loss(output.hints, teacher_output.hints)
         return loss
+
+    def _classification(self, output: StudentOutput, batch: Batch) -> Tensor:
+        """Mean over the clips of the cross-entropy of their class, or of their act."""
+        if output.acts is None:
+            return F.cross_entropy(output.logits, batch.labels, label_smoothing=self.label_smoothing)
+        told = {"ignore_index": NO_LABEL, "label_smoothing": self.label_smoothing, "reduction": "sum"}
+        losses = (F.cross_entropy(*of, **told) for of in ((output.logits, batch.labels), (output.acts, batch.acts)))
+        return sum(losses) / len(batch)
 
 
 def distillation(logits: Tensor, teacher: Tensor) -> Tensor:

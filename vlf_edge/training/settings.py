@@ -33,7 +33,7 @@ class Settings:
     by a cosine. weight_decay: not on norms, biases and positions.
     freeze: the name of a stage that is kept as it is. balance: draw every class equally often in training, and
     give each the same weight in validation; training data that never ends is balanced as it is.
-    motion_weight, motion_weight_end: of no effect on data that does not know its motion.
+    motion_weight, motion_weight_end: of no effect on data that does not know its motion. acts: of rendered motion.
     workers: for each process that trains.
     Raises VlfError for values that make no run.
     """
@@ -95,6 +95,14 @@ class Settings:
         least=0,
     )
     motion_weight_end: float = option(0.3, "the same, in the end (default: 0.3)", "X", least=0)
+    acts: float = option(
+        0.0,
+        "of motion's clips, in which people do made-up acts instead: it learns to look at limbs, for actions to enrol "
+        "(default: 0)",
+        "SHARE",
+        least=0,
+        below=1,
+    )
     teachers: tuple[str, ...] = option(
         (), "weights to distil from, several as an ensemble", "WEIGHTS", flags=("--teacher",)
     )
@@ -139,6 +147,8 @@ class Settings:
             raise VlfError(f"--pretrained fetches what {self.backbone_weights} brings; leave one of them out")
         if self.hint_weight and not self.teachers:
             raise VlfError(f"--hint-weight {self.hint_weight:g} is of the teachers' tokens; name some with --teacher")
+        if self.acts and self.data != "motion":
+            raise VlfError(f"--acts {self.acts:g} is of rendered clips; the data is {self.data}, expected motion")
         if self.freeze and not self.start:
             raise VlfError(f"--freeze {self.freeze} keeps what was learned; name its weights with --from WEIGHTS")
         if self.freeze and self.qat:
@@ -175,8 +185,9 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values of all that changes the result."""
         values = {name: value for name, value in asdict(self).items() if name not in _FREE}
-        if self.backbone_weights is None:  # as runs were recorded before there was such a thing
-            del values["backbone_weights"]
+        for name in ("backbone_weights", "acts"):  # as runs were recorded before there was such a thing
+            if not values[name]:
+                del values[name]
         return {**values, "teachers": list(self.teachers), "lr": self.peak_lr, "patience": self.most_idle_epochs}
 
 

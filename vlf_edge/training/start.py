@@ -52,6 +52,7 @@ def open_data(settings: Settings, loaded: LoadedWeights | None) -> tuple[ClipDat
         span_s=settings.span_s,
         seed=settings.seed,
         apart=apart,
+        acts=settings.acts,
     )
     val_set = open_dataset(
         val,

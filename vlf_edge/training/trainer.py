@@ -17,6 +17,7 @@ from ..datasets import ClipDataset
 from ..errors import VlfError, WeightsError, one_line
 from ..models.model import Model
 from ..models.weights import save_weights
+from ..synthetic import ACTS
 from . import curves
 from .broken import BrokenClips
 from .checkpoint import (
@@ -96,7 +97,8 @@ class Trainer:
         self.train_set = train_set
         torch.manual_seed(settings.seed)
         teachers = load_teachers(settings.teachers, model, train_set.labels, device.torch, settings.hint_weight > 0)
-        student = Student(model, len(train_set.targets), teachers.hints if teachers else 0)
+        acts = ACTS if settings.acts else 0
+        student = Student(model, len(train_set.targets), teachers.hints if teachers else 0, acts)
         self.student = student.to(device.torch, memory_format=torch.channels_last).train()
         if settings.freeze:
             freeze_stage(model, settings.freeze)
@@ -245,7 +247,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.student.model, self.step)
         self.step += 1
-        right = (output.logits.detach().argmax(dim=1) == batch.labels).sum()
+        right = output.right(batch)
         sums = torch.stack([loss.detach() * len(batch), right, torch.tensor(len(batch), device=right.device)])
         self.sums += self.device.all_reduce(sums.double())
         if self.step % _CHECK_EVERY_STEPS == 0:
