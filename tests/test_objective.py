@@ -39,10 +39,10 @@ def values():
 @torch.no_grad()
 def test_the_learner_gives_the_models_logits_and_motion_beside_them():
     model = build_toy().eval()
-    logits, motion, hints = Student(model, 2)(clips())
+    logits, motion, hints, acts = Student(model, 2)(clips())
     torch.testing.assert_close(logits, model(clips()))
     assert motion.shape == (2, 3, TOY.frames - 1, 2)
-    assert hints is None and Student(model, 0)(clips()).motion is None
+    assert hints is None and acts is None and Student(model, 0)(clips()).motion is None
 
 
 @torch.no_grad()
