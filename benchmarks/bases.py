@@ -11,6 +11,8 @@ vlf-tiny is taken draw by draw. The bases, beside the weights that ship:
     pictures of F       the same where the surfaces that move are cut from the photographs in --pictures
     vlf-tiny + B        the features of both, of equal variance: what a model that both are distilled into could know
 
+--others WEIGHTS: instead of all these, only what these files of weights of `vlf-edge train` give, beside vlf-tiny.
+
 --weights: of Lite0, as `vlf-edge train --backbone-weights` takes them. What was rendered, its maps and the weights
 trained stay in --work and are made once.
 """
@@ -146,6 +148,8 @@ def joined(shown: Sequence[enrol.Shown], other: Sequence[enrol.Shown]) -> list[e
 def bases(args: argparse.Namespace) -> dict[str, list[enrol.Shown]]:
     """Name -> all clips, read; vlf-tiny comes first."""
     own = read(args, *features_of(load_weights("vlf-tiny").model))
+    if args.others:
+        return {"vlf-tiny": own} | {path: read(args, *features_of(load_weights(path).model)) for path in args.others}
     alone = {"averages of Lite0": condensed(read(args, *averages(lite0(args.weights))), 3)}
     surfaces = ["rendered", *(["pictures"] if args.pictures else [])]
     for f, of in itertools.product(SIZES, surfaces):
@@ -157,7 +161,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("data")
-    add("--work", type=Path, required=True, help="folder that is kept")
+    add("--work", type=Path, default=Path("bases"), help="folder that is kept (default: bases)")
+    add("--others", nargs="+", metavar="WEIGHTS", help="see above")
     add("--weights", metavar="FILE", help="of Lite0 (default: random ones, to try the script)")
     add("--pictures", metavar="FOLDER", help="photographs (default: rendered surfaces alone)")
     add("--group", default=r"^[^_.]+", help="as for enrol.py")
@@ -173,7 +178,8 @@ def main() -> int:
     args = parser.parse_args()
     args.false_accepts = 0.01
     torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
+    if not args.others:
+        args.work.mkdir(parents=True, exist_ok=True)
     rows, found = [], bases(args)
     for shots in args.shots:
         draws = {
