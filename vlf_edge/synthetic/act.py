@@ -26,7 +26,7 @@ _PARTNERS = {"nobody": 0.3, "looks on": 0.15, "does the same": 0.3, "answers": 0
 _APPROACH_S = 0.8
 # Of the clips of acts that arms do, so many show no legs; of those that one does alone, so many are seen from anywhere:
 # from the front, as by the camera of a laptop, from the side or half from behind.
-_CLOSE, _FROM_ANYWHERE = 0.4, 0.5
+_CLOSE, _FROM_ANYWHERE = 0.3, 0.35
 
 
 class Act:
