@@ -32,8 +32,8 @@ class MotionDataset(ClipDataset):
     """Rendered clips of the 13 classes in turn.
 
     split: "train", "calibration", "val" or "test"; no two share a clip, and the last two show surfaces of their own.
-    seed: other clips of the same kind. limit: number of clips. acts: share of the scenes of a training set in which
-    people do one of ``ACTS`` made-up acts; their clips have an act and no label.
+    seed: other clips of the same kind. limit: number of clips. acts: share of the clips of a training set in which
+    people do one of ``ACTS`` made-up acts, each in a scene of its own; these have an act and no label.
     A training set never ends: any index from 0 on is another clip; ``CLIPS_PER_SCENE`` indices in a row share a scene.
     Its ``clips`` and length are those of one epoch. set_progress makes it harder as training goes on.
     Raises VlfError for an unknown split.
@@ -78,14 +78,14 @@ class MotionDataset(ClipDataset):
     def sample(self, index: int, rng: np.random.Generator | None) -> Sample:
         if rng is None:
             return self._render(self._first_seed + index, index % len(CLASSES), None)
+        if self._shows_act(index):
+            return _seen_otherwise(self._act(index), rng)
         scene = index // CLIPS_PER_SCENE
         if self._kept is None or self._kept[0] != scene:
             draw = np.random.default_rng((self._first_seed, scene))
             seed, label = int(draw.integers(1 << 38)), int(draw.integers(len(CLASSES)))
-            shows_act = self._acts > 0 and draw.random() < self._acts
-            self._kept = (scene, self._act(seed, draw) if shows_act else self._render(seed, label, draw))
-        kept = self._kept[1]
-        return self._transformed(kept, rng) if kept.act == NO_LABEL else _seen_otherwise(kept, rng)
+            self._kept = (scene, self._render(seed, label, draw))
+        return self._transformed(self._kept[1], rng)
 
     def _render(self, seed: int, label: int, rng: np.random.Generator | None) -> Sample:
         width, height, ease = 4 * self._sides[0] // 3, self._sides[0], 0.0
@@ -98,9 +98,14 @@ class MotionDataset(ClipDataset):
         frames = np.stack([self._prepare(clip.render(i)) for i in indices])
         return Sample(frames, label, np.stack([clip.shift(i, later) for i, later in zip(indices, indices[1:])]))
 
-    def _act(self, seed: int, rng: np.random.Generator) -> Sample:
-        """An act, cut as a live stream is: in even steps."""
-        act, side_px = int(rng.integers(ACTS)), int(rng.integers(self._sides[0], self._sides[1]))
+    def _shows_act(self, index: int) -> bool:
+        return self._acts > 0 and np.random.default_rng((self._first_seed, index, 1)).random() < self._acts
+
+    def _act(self, index: int) -> Sample:
+        """An act, cut as a live stream is: in even steps. Limbs are thin: they are drawn larger than they are seen."""
+        rng = np.random.default_rng((self._first_seed, index, 2))
+        seed, act = int(rng.integers(1 << 38)), int(rng.integers(ACTS))
+        side_px = int(self._sides[0] * rng.uniform(1.25, 2.25))
         times_s = np.arange(self._frames) * self.span_s / self._frames
         images = ActClip(act, seed, side_px, self.span_s).render(times_s)
         unknown = np.zeros((self._frames - 1, len(SHIFTS)), np.float32)

@@ -1,7 +1,7 @@
 """Made-up acts: rendered people who move their limbs, alone or with each other, in ways that mean nothing.
 
 An act is a motion of joints drawn from its number: which limbs go where, at what pace, whether they come back, stay or
-repeat it, and what somebody who stands opposite does. No act is made after a real one. Telling a hundred of them apart,
+repeat it, and what somebody who stands opposite does. No act is made after a real one. Telling them apart,
 whoever does them, wherever, teaches a model to look at limbs: that is what people enrol actions on.
 """
 
@@ -17,7 +17,7 @@ from .person import AIR, ELBOW, HIP, KNEE, LEAN, POSE, REST, SHOULDER, TURN, WAL
 from .scene import Canvas, Lens, affine, any_texture, chain, horizon
 from .textures import HELD_OUT, SIDE_PX, TRAINING
 
-ACTS = 96
+ACTS = 72
 _ARM, _LEG = slice(SHOULDER, ELBOW + 1), slice(HIP, KNEE + 1)
 _OTHER = 6  # joints of the other side come so much later
 _KINDS = {"arm": 0.34, "arms": 0.16, "leg": 0.18, "body": 0.12, "way": 0.08, "arm and leg": 0.12}
@@ -26,7 +26,7 @@ _PARTNERS = {"nobody": 0.3, "looks on": 0.15, "does the same": 0.3, "answers": 0
 _APPROACH_S = 0.8
 # Of the clips of acts that arms do, so many show no legs; of those that one does alone, so many are seen from anywhere:
 # from the front, as by the camera of a laptop, from the side or half from behind.
-_CLOSE, _FROM_ANYWHERE = 0.3, 0.35
+_CLOSE, _FROM_ANYWHERE = 0.2, 0.3
 
 
 class Act:

@@ -111,7 +111,7 @@ class Person:
         root = self._foot + np.stack(
             [self._facing * poses[:, WALK] * np.cos(yaw), -(floor_y + poses[:, AIR])], axis=1
         ) * self.height  # fmt: skip
-        place = [np.stack([self._in_picture(of[i], yaw) for of in drawn]) for i in (1, 2)]
+        place = [self._in_picture(np.stack([of[i] for of in drawn]), yaw) for i in (1, 2)]
         for ends in place:
             ends[face_at] = at
         starts, ends = (root + self.height * ends for ends in place)
@@ -157,10 +157,11 @@ class Person:
         return points, np.maximum(*(self._in_picture(points["foot", side], yaw)[:, 1] for side in (0, 1)))
 
     def _in_picture(self, at: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-        """(T, 3) in the body's directions -> (T, 2) x and y."""
+        """(..., T, 3) in the body's directions -> (..., T, 2) x and y."""
         cos, sin = np.cos(yaw), np.sin(yaw)
-        x = self._facing * (at[:, 0] * cos + at[:, 1] * sin)
-        return np.stack([x, at[:, 2] + _TILT * (at[:, 1] * cos - at[:, 0] * sin)], axis=1)
+        forwards, near, down = np.moveaxis(at, -1, 0)
+        x = self._facing * (forwards * cos + near * sin)
+        return np.stack([x, down + _TILT * (near * cos - forwards * sin)], axis=-1)
 
 
 def draw(images: np.ndarray, strokes: Strokes) -> None:
@@ -178,26 +179,25 @@ def draw(images: np.ndarray, strokes: Strokes) -> None:
     corners = np.stack([begin + way * half + far * along for way in (-1, 1) for far in (0, length[..., np.newaxis])])
     low = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
     high = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 2, side)
-    corner = begin - half - low
+    boxes = np.concatenate([low, high], axis=-1).tolist()
+    cells = np.array([texture.shape[1::-1] for texture in strokes.textures])[:, np.newaxis]  # columns, rows
+    columns = [across * (widths / cells[..., 0])[..., np.newaxis], along * (length / cells[..., 1])[..., np.newaxis]]
+    matrices = np.stack([*columns, begin - half - low], axis=-1)
+    discs = np.round(8 * np.concatenate([starts, widths[..., np.newaxis] / 2], axis=-1)).astype(int).tolist()
     for number, texture in enumerate(strokes.textures):
-        rows, columns = texture.shape[:2]
+        colour = texture[0, 0].tolist()
         for t, image in enumerate(images):
-            (left, top), (right, bottom) = low[number, t], high[number, t]
+            left, top, right, bottom = boxes[number][t]
             if left >= right or top >= bottom:
                 continue
-            if rows == 1:
-                centre, radius = starts[number, t] * 8, widths[number, t] * 4
-                colour = [int(v) for v in texture[0, 0]]
-                cv2.circle(image, (int(centre[0]), int(centre[1])), int(max(8, radius)), colour, -1, cv2.LINE_8, 3)
+            if len(texture) == 1:
+                x, y, radius = discs[number][t]
+                cv2.circle(image, (x, y), max(8, radius), colour, -1, cv2.LINE_8, 3)
                 continue
-            matrix = np.empty((2, 3))
-            matrix[:, 0] = across[number, t] * (widths[number, t] / columns)
-            matrix[:, 1] = along[number, t] * (length[number, t] / rows)
-            matrix[:, 2] = corner[number, t]
             cv2.warpAffine(
                 texture,
-                matrix,
-                (int(right - left), int(bottom - top)),
+                matrices[number, t],
+                (right - left, bottom - top),
                 dst=image[top:bottom, left:right],
                 flags=cv2.INTER_NEAREST,
                 borderMode=cv2.BORDER_TRANSPARENT,
