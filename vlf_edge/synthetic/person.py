@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,8 @@ REST = np.array([0.05, 0.12, 0.2, 0, 0.06, 0.05] * 2 + [0.0] * 5)
 _ANGLES = slice(0, TURN)
 _TEXTURE_PX = 32
 _SKINS_BGR = ((140, 170, 220), (100, 130, 190), (60, 80, 120), (120, 150, 200))
-_FROM_BEHIND = 1.0
+_FROM_BEHIND = 1.0  # who is turned further shows no face
+_FACE = 11  # its place among the limbs
 _TILT = 0.12  # of the camera, which looks down a little: what is nearer stands lower in the picture
 
 
@@ -37,6 +39,15 @@ class Strokes:
     starts: np.ndarray
     ends: np.ndarray
     widths: np.ndarray
+
+
+class _Limb(NamedTuple):
+    """texture: as of Strokes. begin, end: (T, 3) in the body's directions. width: (T,) or one for all."""
+
+    texture: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    width: np.ndarray | float
 
 
 class Person:
@@ -64,9 +75,8 @@ class Person:
             "torso": rng.uniform(0.13, 0.22), "upper arm": rng.uniform(0.045, 0.075),
             "forearm": rng.uniform(0.04, 0.06), "thigh": rng.uniform(0.065, 0.1), "shin": rng.uniform(0.05, 0.075),
         }  # fmt: skip
-        self._looks = _looks(rng, surfaces)
-        self._looks["face"] = self._looks["skin" if yaw < _FROM_BEHIND else "hair"]
-        self._shade = rng.uniform(0.6, 0.95)  # of what is on the far side
+        looks, shade = _looks(rng, surfaces), rng.uniform(0.6, 0.95)
+        self._looks = {part: (texture * shade).astype(np.uint8) for part, texture in looks.items()}, looks  # far, near
         self._swapped = rng.random() < 0.5  # the far side does what the pose says of the near one
         self._habit = np.zeros(len(POSE))
         self._habit[_ANGLES] = rng.normal(0, 0.06, LEAN + 2)
@@ -77,46 +87,47 @@ class Person:
         """poses: (T, 17). times_s, speeds: (T,); a person who walks, in heights a second, moves arms and legs."""
         poses = self._stirred(poses, times_s, speeds)
         points, floor_y = self._joints(poses)
-        lengths, widths, near, far = self._lengths, self._widths, self._looks, _darkened(self._looks, self._shade)
-        up = (points["chest"] - points["pelvis"]) / lengths["torso"]
-        head = points["chest"] + up * (lengths["neck"] + lengths["head"])
-        yaw = self._yaw + poses[:, TURN]
-        face = np.stack([0.35 * np.cos(yaw), np.zeros_like(yaw), np.full_like(yaw, 0.2)], axis=1) * lengths["head"]
-        drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | float]] = []
+        yaw, head_size = self._yaw + poses[:, TURN], self._lengths["head"]
+        limbs = [
+            *self._arm(points, 0), *self._leg(points, 0), *self._leg(points, 1), *self._trunk(points, yaw),
+            *self._arm(points, 1),
+        ]  # fmt: skip
+        textures, *ends, widths = zip(*limbs)
+        places = [self._in_picture(np.stack(end), yaw) for end in ends]
+        looks_to = np.stack([0.35 * np.cos(yaw), np.zeros_like(yaw), np.full_like(yaw, 0.2)], axis=1) * head_size
+        for place in places:  # the face: in front of the head, in the picture's own directions
+            place[_FACE] += self._in_picture(looks_to, np.zeros_like(yaw))
+        up = floor_y + poses[:, AIR]
+        root = self._foot + self.height * np.stack([self._facing * poses[:, WALK] * np.cos(yaw), -up], axis=1)
+        starts, ends = (root + self.height * place for place in places)
+        sizes = np.stack([np.broadcast_to(width, len(poses)) for width in widths]) * self.height
+        return Strokes(textures, starts, ends, sizes)
 
-        def arm(side: int, looks: dict[str, np.ndarray]) -> None:
-            for part, begin, end in (("upper arm", "shoulder", "elbow"), ("forearm", "elbow", "hand")):
-                drawn.append((looks[part], points[begin, side], points[end, side], widths[part]))
-            hand = points["hand", side]
-            drawn.append((looks["skin"][:1, :1], hand, hand, 1.1 * widths["forearm"]))
+    def _arm(self, points: dict, side: int) -> list[_Limb]:
+        looks, widths, hand = self._looks[side], self._widths, points["hand", side]
+        return [
+            _Limb(looks["upper arm"], points["shoulder", side], points["elbow", side], widths["upper arm"]),
+            _Limb(looks["forearm"], points["elbow", side], hand, widths["forearm"]),
+            _Limb(looks["skin"][:1, :1], hand, hand, 1.1 * widths["forearm"]),
+        ]
 
-        def leg(side: int, looks: dict[str, np.ndarray]) -> None:
-            foot = points["foot", side]
-            for part, begin, end in (("thigh", "hip", "knee"), ("shin", "knee", "foot")):
-                drawn.append((looks[part], points[begin, side], points[end, side], widths[part]))
-            drawn.append((looks["shoe"], foot, foot + [0.07, 0, 0], 0.8 * widths["shin"]))
+    def _leg(self, points: dict, side: int) -> list[_Limb]:
+        looks, widths, foot = self._looks[side], self._widths, points["foot", side]
+        return [
+            _Limb(looks["thigh"], points["hip", side], points["knee", side], widths["thigh"]),
+            _Limb(looks["shin"], points["knee", side], foot, widths["shin"]),
+            _Limb(looks["hair"], foot, foot + [0.07, 0, 0], 0.8 * widths["shin"]),  # a shoe
+        ]
 
-        arm(0, far)
-        leg(0, far)
-        leg(1, near)
-        broad = widths["torso"] * (0.55 + 0.8 * np.abs(np.sin(yaw)))
-        drawn.append((near["torso"], points["chest"], points["pelvis"], broad))
-        drawn.append((near["hair"][:1, :1], head, head, 2.1 * lengths["head"]))
-        # The face looks where the body does, in the picture's own directions.
-        at = self._in_picture(head, yaw) + self._in_picture(face, np.zeros_like(yaw))
-        face_at = len(drawn)
-        drawn.append((near["face"][:1, :1], head, head, 1.6 * lengths["head"]))
-        arm(1, near)
-
-        root = self._foot + np.stack(
-            [self._facing * poses[:, WALK] * np.cos(yaw), -(floor_y + poses[:, AIR])], axis=1
-        ) * self.height  # fmt: skip
-        place = [self._in_picture(np.stack([of[i] for of in drawn]), yaw) for i in (1, 2)]
-        for ends in place:
-            ends[face_at] = at
-        starts, ends = (root + self.height * ends for ends in place)
-        sizes = np.stack([np.broadcast_to(of[3], len(poses)) for of in drawn]) * self.height
-        return Strokes([of[0] for of in drawn], starts, ends, sizes)
+    def _trunk(self, points: dict, yaw: np.ndarray) -> list[_Limb]:
+        looks, lengths, chest = self._looks[1], self._lengths, points["chest"]
+        head = chest + (chest - points["pelvis"]) / lengths["torso"] * (lengths["neck"] + lengths["head"])
+        face = looks["skin" if self._yaw < _FROM_BEHIND else "hair"]
+        return [
+            _Limb(looks["torso"], chest, points["pelvis"], self._widths["torso"] * (0.55 + 0.8 * np.abs(np.sin(yaw)))),
+            _Limb(looks["hair"][:1, :1], head, head, 2.1 * lengths["head"]),
+            _Limb(face[:1, :1], head, head, 1.6 * lengths["head"]),
+        ]
 
     def _stirred(self, poses: np.ndarray, times_s: np.ndarray, speeds: np.ndarray) -> np.ndarray:
         """With what nobody does alike: habits, fidgeting, a gait."""
@@ -222,12 +233,7 @@ def _looks(rng: np.random.Generator, surfaces: Sequence[int]) -> dict[str, np.nd
         "shin": bottom if rng.random() < 0.85 else skin,
         "skin": skin,
         "hair": hair,
-        "shoe": hair,
     }
-
-
-def _darkened(looks: dict[str, np.ndarray], shade: float) -> dict[str, np.ndarray]:
-    return {part: (texture * shade).astype(np.uint8) for part, texture in looks.items()}
 
 
 def _plain(colour: np.ndarray) -> np.ndarray:
