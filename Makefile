@@ -47,7 +47,7 @@ weights: env
 	  --epochs 40 --clips-per-epoch 16000 --val-clips 390 --batch 16 --workers 1 --warmup 0.02 --label-smoothing 0.05 \
 	  --motion-weight 4 --motion-weight-end 0.3 --half --compile --out build/weights/motion.safetensors
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m vlf_edge train motion \
-	  --from build/weights/motion.last.safetensors --acts 0.5 --epochs 20 --clips-per-epoch 16000 --val-clips 390 \
+	  --from build/weights/motion.last.safetensors --acts 0.6 --epochs 25 --clips-per-epoch 16000 --val-clips 390 \
 	  --batch 32 --workers 1 --warmup 0.02 --label-smoothing 0.05 --motion-weight 0.3 --patience 0 --half --compile \
 	  --out build/weights/vlf-tiny.safetensors
 	cp build/weights/vlf-tiny.last.safetensors vlf_edge/weights/vlf-tiny.safetensors
