@@ -17,7 +17,7 @@ from bases_training import pictures
 from vlf_edge import Plan, VideoWriter, open_source
 from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
 from vlf_edge.enrolment.reading import Reader
-from vlf_edge.models.weights import SHIPPED, load_weights
+from vlf_edge.models.weights import load_weights
 from vlf_edge.opencv import load_cv2
 from vlf_edge.synthetic.textures import HELD_OUT, RANKS, TRAINING
 
@@ -79,12 +79,12 @@ def test_bases_are_compared_on_the_same_draws(clips, tmp_path, monkeypatch, caps
 
 
 def test_other_weights_are_compared_alone(clips, monkeypatch, capsys):
-    other = str(SHIPPED["vlf-tiny"])
+    other = "vlf-tiny-acts"
     words = f"{clips[0]} --others {other} --ways 2 --shots 1 --draws 2 --json"
     monkeypatch.setattr(sys, "argv", ["bases.py", *words.split()])
     assert bases.main() == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["base"] for row in rows] == ["vlf-tiny", other] and rows[1]["gained"] == [0, 0]
+    assert [row["base"] for row in rows] == ["vlf-tiny", other] and len(rows[1]["gained"]) == 2
 
 
 def test_surfaces_are_cut_from_photographs_and_emptier_ones_rank_lower(tmp_path):

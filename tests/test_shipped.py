@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from vlf_edge import Plan, Runtime
+from vlf_edge.compiler import Recipe, build
 from vlf_edge.compiler.fp32_model import SHIPPED_PLAN
 from vlf_edge.datasets import open_dataset
 from vlf_edge.evaluation import evaluate
 from vlf_edge.evaluation.classifier import open_classifier
-from vlf_edge.models.weights import SHIPPED, load_weights
+from vlf_edge.models.weights import load_weights
+from vlf_edge.shipped import NAMES, PLANS, WEIGHTS
 from vlf_edge.synthetic import CLASSES, HELD_OUT_SEED, REVERSES, MotionClip
 
 CLIPS = 130
@@ -27,9 +29,9 @@ def held_out():
     return np.stack([sample.frames for sample in samples]), np.array([sample.label for sample in samples])
 
 
-@pytest.fixture(scope="module")
-def classifier():
-    with open_classifier(Plan.open(SHIPPED_PLAN)) as opened:
+@pytest.fixture(scope="module", params=NAMES)
+def classifier(request):
+    with open_classifier(Plan.open(PLANS[request.param])) as opened:
         yield opened
 
 
@@ -37,12 +39,13 @@ def decisions(classifier, clips):
     return classifier.classify(clips).argmax(axis=1)
 
 
-def test_plan_and_safetensors_are_one_model_of_few_bytes():
-    weights, plan = SHIPPED["vlf-tiny"], Plan.open(SHIPPED_PLAN)
-    assert weights.stat().st_size + SHIPPED_PLAN.stat().st_size <= 4 << 20
+@pytest.mark.parametrize("name", NAMES)
+def test_plan_and_safetensors_are_one_model_of_few_bytes(name):
+    weights, plan = WEIGHTS[name], Plan.open(PLANS[name])
+    assert weights.stat().st_size + PLANS[name].stat().st_size <= 4 << 20
     assert plan.manifest.weights["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert plan.manifest.precision == "fp32" and plan.manifest.labels == CLASSES
-    loaded = load_weights("vlf-tiny")
+    loaded = load_weights(name)
     assert loaded.record == plan.manifest.weights["record"] and loaded.record["data"] == "motion"
     assert loaded.record["span_s"] == plan.manifest.sampling.span_s == 2.0
 
@@ -73,8 +76,17 @@ def test_without_the_order_of_frames_it_is_near_chance_on_directions(classifier,
     assert right <= 0.35 and in_order >= 0.85
 
 
-def test_live_and_clip_by_clip_agree():
-    report = evaluate(SHIPPED_PLAN, "motion", live=True, limit=26)
+def test_by_name_they_are_built_from_their_plan_without_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlf_edge.compiler.builder.from_weights", None)
+    recipe = Recipe(weights="vlf-tiny-acts", precision="int8", target="cpu", no_golden_windows=True)
+    plan = build(recipe, tmp_path / "people.plan", cache_dir=tmp_path)
+    assert plan.manifest.weights == Plan.open(PLANS["vlf-tiny-acts"]).manifest.weights
+    assert plan.manifest.quantization["calibration"], "on rendered clips, as nobody named others"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_live_and_clip_by_clip_agree(name):
+    report = evaluate(PLANS[name], "motion", live=True, limit=26)
     assert report["live"]["clips"] == 26 and not report["live"]["too_short"]
     assert report["live"]["agreement"] >= 0.9
 

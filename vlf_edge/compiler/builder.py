@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import shipped
 from ..atomic import replacing
 from ..backends import cuda
 from ..cache import cache_folder
@@ -30,7 +31,7 @@ from ..software import require_packages
 from . import fp32_model
 from .engines import Target, build_engines, resolve_targets
 from .fp32_model import Fp32Model, Progress, from_plan, from_weights, is_shipped
-from .recipe import BEST, CLIPS_FIX, SHIPPED_WEIGHTS, Recipe, load_recipe
+from .recipe import BEST, CLIPS_FIX, Recipe, load_recipe
 
 if TYPE_CHECKING:
     from .accuracy.candidate import Candidate
@@ -150,7 +151,7 @@ def _targets(recipe: Recipe) -> Sequence[Target]:
 
 
 def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan | None:
-    """The plan to start from: the one named, or the one that comes with the package; None to start from weights.
+    """The plan to start from: the one named, or one that comes with the package; None to start from weights.
 
     Says what is missing or cannot be meant, before minutes are spent.
     """
@@ -166,6 +167,8 @@ def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan 
             "model and labels come with the weights; --model, --labels, --frames and --size are for --random-weights, "
             "and for checkpoints of a model's authors: --model tsm --weights FILE"
         )
+    if recipe.weights in shipped.NAMES and recipe.frontend == "onnx" and not published:
+        return Plan.open(shipped.PLANS[recipe.weights])
     if not ships:
         return None if base is None else Plan.open(base)
     if not fp32_model.SHIPPED_PLAN.is_file():
@@ -183,8 +186,8 @@ def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan 
 
 def _with_default_clips(recipe: Recipe, plan: Plan | None) -> Recipe:
     """The weights that come with the package know what they were trained on: rendered clips, made on the spot."""
-    shipped = recipe.weights == SHIPPED_WEIGHTS or (plan is not None and is_shipped(plan.manifest))
-    if recipe.calib_data or not shipped:
+    ours = recipe.weights in shipped.NAMES or (plan is not None and is_shipped(plan.manifest))
+    if recipe.calib_data or not ours:
         return recipe
     return replace(recipe, calib_data=load_recipe(fp32_model.SHIPPED_RECIPE).calib_data)
 

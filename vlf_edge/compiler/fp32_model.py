@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import shipped
 from ..errors import CompileError
 from ..golden_windows import GoldenWindows, read_golden
 from ..head import Head
@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 DEFAULT_SPAN_S = 2.0
 DEFAULT_MODEL = "vlf-tiny"
 # The weights that come with the package: an fp32 plan, so that building from them needs no PyTorch.
-SHIPPED_PLAN = Path(__file__).parents[1] / "weights" / "vlf-tiny.plan"
+SHIPPED_PLAN = shipped.PLANS[DEFAULT_MODEL]
 SHIPPED_RECIPE = "calibration/motion.toml"
 # What exporting PyTorch models takes, and what to do where that is not installed.
 EXPORT_PACKAGES = ("torch", "timm", "onnxscript", "safetensors")
@@ -151,4 +151,5 @@ def from_plan(plan: Plan, recipe: Recipe) -> Fp32Model:
 
 def is_shipped(manifest: Manifest) -> bool:
     """Whether a plan holds the weights that come with the package."""
-    return SHIPPED_PLAN.is_file() and manifest.weights == Plan.open(SHIPPED_PLAN).manifest.weights
+    plans = {SHIPPED_PLAN, *shipped.PLANS.values()}
+    return any(path.is_file() and manifest.weights == Plan.open(path).manifest.weights for path in plans)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .. import shipped
 from ..errors import VlfError
 from ..manifest import PRECISIONS
 from ..models import MODELS
@@ -16,7 +18,6 @@ from ..toml_file import TomlFile
 METHODS = ("minmax", "entropy", "percentile")
 BEST = "best"  # fp16 or int8, whichever is faster here and passes the gate
 FRONTENDS = ("onnx", "torch-tensorrt")
-SHIPPED_WEIGHTS = "vlf-tiny"  # the word for the weights that come with the package
 MOTION = "motion"  # the word for clips rendered on the spot, with known labels
 MIN_SAMPLES = 16
 MAX_DROP_POINTS = 1.0
@@ -46,7 +47,10 @@ class Recipe:
         choices=MODELS,
     )
     weights: str | None = option(
-        None, ".safetensors or .pt (weights only, never unpickled), or vlf-tiny, which comes with vlf-edge", "FILE"
+        None,
+        ".safetensors or .pt (weights only, never unpickled), or what comes with vlf-edge: vlf-tiny, or vlf-tiny-acts, "
+        "to enrol people's actions on (default: vlf-tiny)",
+        "FILE",
     )
     random_weights: bool = option(False, "untrained weights: runs, but labels mean nothing")
     labels: tuple[str, ...] = ()
@@ -178,12 +182,12 @@ def _from_toml(path: Path, beside: Path) -> dict[str, Any]:
             raise VlfError(f"{file.place(name)}: {name} is {value!r}, expected {expected}")
         values[name] = tuple(str(item) for item in value) if listed else value
     if "calib_data" in values:
-        values["calib_data"] = tuple(_beside(beside, clips, MOTION) for clips in values["calib_data"])
+        values["calib_data"] = tuple(_beside(beside, clips, (MOTION,)) for clips in values["calib_data"])
     if "weights" in values:
-        values["weights"] = _beside(beside, values["weights"], SHIPPED_WEIGHTS)
+        values["weights"] = _beside(beside, values["weights"], shipped.NAMES)
     return values
 
 
-def _beside(recipe: Path, name: str, word: str) -> str:
-    """The file as it was named beside the recipe. word: what is no file; one that is called so is ./word."""
-    return name if name == word or "://" in name or Path(name).is_absolute() else str(recipe.parent / name)
+def _beside(recipe: Path, name: str, words: Collection[str]) -> str:
+    """The file as it was named beside the recipe. words: what are no files; one that is called so is ./word."""
+    return name if name in words or "://" in name or Path(name).is_absolute() else str(recipe.parent / name)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from .. import shipped
 from ..atomic import replacing
 from ..errors import VlfError, WeightsError, one_line
 from . import sizes_from_json
@@ -36,8 +37,6 @@ _KEY = "vlf_edge"
 # Of a file's sizes: a number in a backbone's options, and the tensors made to look at the model.
 _LARGEST_OPTION, _MOST_TENSORS = 8192, 20_000
 _SUFFIXES = (".safetensors", ".pt", ".pth")
-# Weights that come with the package, by the name of their model.
-SHIPPED = {"vlf-tiny": Path(__file__).parents[1] / "weights" / "vlf-tiny.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,16 @@ def save_weights(
 def load_weights(path: str | os.PathLike[str]) -> LoadedWeights:
     """Reads a file written by ``save_weights``, or a .pt/.pth holding {"sizes", "labels", "state_dict"}.
 
-    path: of the file, or a name in ``SHIPPED``.
+    path: of the file, or a name of ``shipped``.
 
     Raises WeightsError, in one sentence, for a file that is missing, unreadable, of another kind or of another model,
     and for labels that do not match the classes.
     """
-    path = SHIPPED.get(str(path), Path(path))
+    path = shipped.WEIGHTS.get(str(path), Path(path))
     if path.suffix not in _SUFFIXES:
         raise WeightsError(
-            f"{path} is not a weights file: expected {', '.join(_SUFFIXES)}, or {', '.join(SHIPPED)} for what comes "
-            "with vlf-edge"
+            f"{path} is not a weights file: expected {', '.join(_SUFFIXES)}, or what comes with vlf-edge: "
+            f"{', '.join(shipped.NAMES)}"
         )
     data = read_file(path)
     about, state = _from_safetensors(path, data) if path.suffix == ".safetensors" else _from_torch(path, data)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import shipped
 from .._version import __version__
-from ..models.weights import SHIPPED
 from ..software import versions_of
 from .validate import Scores
 
@@ -35,5 +35,5 @@ def software() -> dict[str, str]:
 
 def files(paths: Sequence[str]) -> list[dict[str, str]]:
     """Weights files a run used, by name and SHA-256."""
-    found = [SHIPPED.get(path, Path(path)) for path in paths]
+    found = [shipped.WEIGHTS.get(path, Path(path)) for path in paths]
     return [{"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in found]

@@ -62,8 +62,8 @@ class Settings:
     )
     start: str | None = option(
         None,
-        "start from these weights, or from those that come with vlf-edge: vlf-tiny; other classes get a new head, "
-        "and clips of rendered motion are hard from the first one on",
+        "start from these weights, or from those that come with vlf-edge: vlf-tiny, vlf-tiny-acts; other classes get a "
+        "new head, and clips of rendered motion are hard from the first one on",
         "WEIGHTS",
         flags=("--from",),
     )
