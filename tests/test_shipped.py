@@ -81,7 +81,8 @@ def test_by_name_they_are_built_from_their_plan_without_pytorch(tmp_path, monkey
     recipe = Recipe(weights="vlf-tiny-acts", precision="int8", target="cpu", no_golden_windows=True)
     plan = build(recipe, tmp_path / "people.plan", cache_dir=tmp_path)
     assert plan.manifest.weights == Plan.open(PLANS["vlf-tiny-acts"]).manifest.weights
-    assert plan.manifest.quantization["calibration"], "on rendered clips, as nobody named others"
+    clips = plan.manifest.quantization["clips"]
+    assert clips and all(clip.startswith("test://motion") for clip in clips), "nobody named others"
 
 
 @pytest.mark.parametrize("name", NAMES)
