@@ -3,11 +3,12 @@
     python benchmarks/actions.py my-clips/fold*.csv
 
 Each CSV file is one fold: path,label,split with split train, val or test, paths relative to the file. For each fold:
-`vlf-edge train` with its defaults, `--from vlf-tiny`, the same with `--freeze frame`, and from scratch; then
-`vlf-edge build --precision int8` calibrated and proven on the train and val parts, and `vlf-edge eval` of the plan on
-the test part. "head" trains nothing: `vlf-edge enrol` teaches both parts to the int8 plan of vlf-tiny. Where the gate
-refuses int8, as it does when too few windows are held out to tell, the plan is fp16, and the table says so. A fold
-should keep whole recordings, or people, on one side: else the figures say how well a model knows its own clips again.
+`vlf-edge train` with its defaults, `--from vlf-tiny`, `--from vlf-tiny-acts`, the first with `--freeze frame`, and from
+scratch; then `vlf-edge build --precision int8` calibrated and proven on the train and val parts, and `vlf-edge eval` of
+the plan on the test part. "head" trains nothing: `vlf-edge enrol` teaches both parts to the int8 plan of vlf-tiny,
+"head-acts" to that of vlf-tiny-acts. Where the gate refuses int8, as it does when too few windows are held out to tell,
+the plan is fp16, and the table says so. A fold should keep whole recordings, or people, on one side: else the figures
+say how well a model knows its own clips again.
 
 --json prints all figures. --work keeps weights and plans; a figure that is there already is not measured again.
 """
@@ -28,12 +29,13 @@ import hardware
 
 from vlf_edge.datasets.annotations import read_annotations
 
-HEAD = "head"
+HEADS = {"head": "vlf-tiny", "head-acts": "vlf-tiny-acts"}
 WAYS = {
     "vlf-tiny": ("--from", "vlf-tiny"),
+    "vlf-tiny-acts": ("--from", "vlf-tiny-acts"),
     "vlf-tiny-frozen": ("--from", "vlf-tiny", "--freeze", "frame"),
     "scratch": (),
-    HEAD: (),
+    **dict.fromkeys(HEADS, ()),
 }
 
 
@@ -71,8 +73,8 @@ def measure(fold: Path, way: str, work: Path) -> dict[str, Any]:
     if kept.is_file():
         return json.loads(kept.read_text())
     weights, plan = (str(kept.with_suffix(suffix)) for suffix in (".safetensors", ".plan"))
-    if way == HEAD:
-        precision, minutes, learned = "int8", enrol(fold, work, plan), {}
+    if way in HEADS:
+        precision, minutes, learned = "int8", enrol(HEADS[way], fold, work, plan), {}
     else:
         begin_s = time.monotonic()
         trained = json.loads(vlf_edge("train", str(fold), *WAYS[way], "--out", weights, "--json"))
@@ -95,15 +97,17 @@ def measure(fold: Path, way: str, work: Path) -> dict[str, Any]:
     return found
 
 
-def enrol(fold: Path, work: Path, plan: str) -> float:
+def enrol(weights: str, fold: Path, work: Path, plan: str) -> float:
     """The minutes that it took to teach a head the train and val parts."""
-    base, folder = work / "vlf-tiny-int8.plan", work / f"{fold.stem}-clips"
+    base, folder = work / f"{weights}-int8.plan", work / f"{fold.stem}-clips"
     if not base.exists():
-        vlf_edge("build", "--target", "cpu", "--precision", "int8", "--output", str(base))
+        vlf_edge("build", "--target", "cpu", "--precision", "int8", "--weights", weights, "--output", str(base))
     for number, row in enumerate(read_annotations(str(fold)).rows):
         if row.split != "test":
             (folder / row.label).mkdir(parents=True, exist_ok=True)
-            (folder / row.label / f"{number}{row.path.suffix}").symlink_to(row.path.resolve())
+            link = folder / row.label / f"{number}{row.path.suffix}"
+            if not link.is_symlink():
+                link.symlink_to(row.path.resolve())
     begin_s = time.monotonic()
     vlf_edge("enrol", str(base), *(f"{one.name}={one}" for one in sorted(folder.iterdir())), "--output", plan)
     return (time.monotonic() - begin_s) / 60

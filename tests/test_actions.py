@@ -49,6 +49,9 @@ def test_a_head_is_taught_what_the_others_learn_from(verbs, tmp_path):
     assert [words[0] for words in verbs] == ["build", "enrol", "eval"] and found["top1"] == 0.75
     taught = {label: len([*Path(folder).iterdir()]) for label, folder in (w.split("=") for w in verbs[1][2:4])}
     assert taught == {"wave": 2, "stop": 1}
+    actions.measure(fold, "head-acts", tmp_path)
+    assert verbs[3][-3:] == ("vlf-tiny-acts", "--output", str(tmp_path / "vlf-tiny-acts-int8.plan"))
+    assert verbs[4][1:] == (verbs[3][-1], *verbs[1][2:4], "--output", str(tmp_path / "fold0-head-acts.plan"))
 
 
 def test_a_fold_that_int8_is_refused_for_is_measured_in_fp16(verbs, tmp_path):
