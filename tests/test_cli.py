@@ -41,6 +41,8 @@ def test_run_json_save_and_phases(plans, tmp_path, capsys):
 def test_inspect_tells_what_weights_were_trained_on(capsys):
     assert main(["inspect", str(ROOT / "vlf_edge" / "weights" / "vlf-tiny.plan")]) == 0
     assert re.search(r"^weights +trained on 'motion', \d+ clips, sha256 [0-9a-f]{16}$", capsys.readouterr().out, re.M)
+    assert main(["inspect", str(ROOT / "vlf_edge" / "weights" / "vlf-tiny-acts.plan")]) == 0
+    assert "trained on 'motion', 400000 clips, 0.6 of them of made-up acts, sha256" in capsys.readouterr().out
 
 
 def test_inspect_tells_everything(plans, capsys):

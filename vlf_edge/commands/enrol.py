@@ -1,6 +1,7 @@
 """Teach a plan your own actions from a few clips of each, in seconds: no PyTorch, no training, no engine rebuilt.
 
-vlf-edge enrol vlf.plan wave=clips/wave/ stop=clips/stop/ --none clips/nothing/ -o mine.plan
+vlf-edge build --weights vlf-tiny-acts --precision int8 -o people.plan    the weights that ship for what people do
+vlf-edge enrol people.plan wave=clips/wave/ stop=clips/stop/ --none clips/nothing/ -o mine.plan
 vlf-edge enrol mine.plan point=clips/point/ -o mine.plan          one more; what it was taught before stays
 
 Five clips of each label are good, and as many as can be had of all else that the camera will see (--none): what is none

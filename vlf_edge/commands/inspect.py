@@ -90,7 +90,10 @@ def _weights(manifest: Manifest) -> str:
     record = manifest.weights.get("record", {})
     trained = "from a file"
     if "data" in record:  # quoted: what a file says of itself must not steer the terminal
+        settings = record.get("settings")
+        acts = settings.get("acts") if isinstance(settings, dict) else None
         trained = f"trained on {record['data']!r}, {record.get('clips', '?')!r} clips"
+        trained += f", {acts!r} of them of made-up acts" if acts else ""
     return f"{trained}, sha256 {str(manifest.weights.get('sha256', '?'))[:16]}"
 
 

@@ -1,8 +1,9 @@
 """Teach a plan your own actions in front of a camera: press a key, act, see it recognised, save.
 
-vlf-edge teach vlf.plan 0 --labels wave stop -o mine.plan
+vlf-edge build --weights vlf-tiny-acts --precision int8 -o people.plan    the weights that ship for what people do
+vlf-edge teach people.plan 0 --labels wave stop -o mine.plan
 vlf-edge teach mine.plan 0 -o mine.plan --show                    more of what it was taught before, in a window
-vlf-edge teach vlf.plan 0 -o mine.plan --serve 8080               in a browser, with a button for each label
+vlf-edge teach people.plan 0 -o mine.plan --serve 8080               in a browser, with a button for each label
 
 Press 1 and wave, 2 and stop; 0 and do nothing of it, as often as can be: what is none of the labels is then called
 "unknown". Three to five examples of each are good. Keys are read in the terminal, in the window of --show and on the
