@@ -257,7 +257,7 @@ def _of_torchvision(name: str) -> tuple[str, str]:
 
 
 # What stands outside of the blocks, in those that begin with an expansion, and in those that do not.
-_EFFICIENTNET = {
+_OUTSIDE = {
     "conv_stem": "_conv_stem",
     "bn1": "_bn0",
     "conv_head": "_conv_head",
@@ -279,7 +279,7 @@ def _of_efficientnet_pytorch(names: Iterable[str]) -> dict[str, str]:
     called = {}
     for name, found in split.items():
         block, module, kind = found.groups() if found else (None, "", "")
-        inside = _EFFICIENTNET if block is None else _EXPANDING if block in expanding else _PLAIN
+        inside = _OUTSIDE if block is None else _EXPANDING if block in expanding else _PLAIN
         place = "" if block is None else f"_blocks.{blocks.index(block)}."
         called[name] = f"{place}{inside.get(module, module)}.{kind}"
     return called
