@@ -141,5 +141,6 @@ def test_a_wrong_password_is_told_tried_seldom_and_never_shown(view, caplog):
         viewer.until("no_signal")
         eventually(lambda: viewer.report()["last_error"] is not None)
         assert "refuses the user or the password" in viewer.report()["last_error"]
+        eventually(lambda: caplog.records)  # which are written after the prediction is on its way
     assert "wr0ng" not in caplog.text and "wr0ng" not in str(viewer.report())
     assert len(caplog.records) == 1
