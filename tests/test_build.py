@@ -12,9 +12,9 @@ import torch
 from conftest import CALIBRATION
 from test_front_door import run_without
 
-from vlf_edge import CalibrationError, Plan, PlanError, PlanMismatch, Runtime, WeightsError
+from vlf_edge import CalibrationError, Plan, PlanError, PlanMismatch, Runtime, WeightsError, shipped
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build, fp32_model
+from vlf_edge.compiler import Recipe, build
 from vlf_edge.models.weights import load_weights
 
 INT8 = Recipe(precision="int8", calib_data=(CALIBRATION,), calib_samples=32, target="cpu")
@@ -118,7 +118,7 @@ def test_other_methods_and_spans(plans, tmp_path):
 
 
 def test_refusals_come_before_any_work_and_lose_nothing(plans, tmp_path, toy_plan, monkeypatch):
-    monkeypatch.setattr(fp32_model, "SHIPPED_PLAN", tmp_path / "none" / "vlf-tiny.plan")
+    monkeypatch.setitem(shipped.PLANS, "vlf-tiny", tmp_path / "none" / "vlf-tiny.plan")
     before = toy_plan.path.read_bytes()
     cases = [
         (Recipe(), None, WeightsError, "give --weights FILE .* or a BASE.plan, or say --random-weights"),

@@ -9,9 +9,8 @@ import cv2
 import pytest
 from patient import VLF_EDGE
 
-from vlf_edge import Plan
+from vlf_edge import Plan, shipped
 from vlf_edge.cli import main
-from vlf_edge.compiler import fp32_model
 
 SOURCE = "test://motion?seconds=4&width=160&height=120"
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +145,7 @@ def test_capture_never_overwrites(tmp_path):
 )
 def test_errors_are_one_line_and_an_exit_code(plans, tmp_path, capsys, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fp32_model, "SHIPPED_PLAN", tmp_path / "none" / "vlf-tiny.plan")
+    monkeypatch.setitem(shipped.PLANS, "vlf-tiny", tmp_path / "none" / "vlf-tiny.plan")
     (tmp_path / "empty.txt").write_text("\n")
     words = [
         word.format(empty=tmp_path / "empty.txt", plan=plans["int8"], tmp=tmp_path / "c", tmp_dir=tmp_path)

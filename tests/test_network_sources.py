@@ -45,8 +45,8 @@ def test_rtsp_gives_frames_in_order_at_their_own_times(server):
     np.testing.assert_array_equal(np.diff(numbers), np.diff(seqs))  # what is left out is counted
     ages_s = [time.monotonic() - f.captured_s for f in frames]
     assert frames[0].image.shape == (240, 320, 3) and 0 <= min(ages_s) and max(ages_s) < WAIT_S
-    # A twenty-fifth of a second; where others use the machine the camera is late, and its stamps say so.
-    assert 0.03 < np.median(np.diff([f.t_s for f in frames]) / np.diff(numbers)) < 0.2
+    # The shortest: where others use the machine a camera is late now and then, and its stamps say so.
+    assert np.min(np.diff([f.t_s for f in frames]) / np.diff(numbers)) == pytest.approx(1 / 25, abs=0.01)
     assert source.read() is None and source.undecoded == 0
 
 
@@ -109,7 +109,7 @@ def test_what_has_failed_is_gone_without_the_garbage_collector(how):
                     open_source(server.url, QUICK)
             source.close()
             del source
-            eventually(lambda: reading() is None and len(_readings()) <= len(others))
+            eventually(lambda: reading() is None and all(one in others for one in _readings()))
     finally:
         gc.enable()
 
@@ -122,8 +122,8 @@ def test_a_camera_that_comes_back_may_be_another_and_lie_about_its_rate():
     with RtspServer(declared_fps=60, fps=20) as server:
         source = open_source(server.url)
         frames = take(source, 10)
-        per_frame_s = (frames[-1].t_s - frames[0].t_s) / (frames[-1].seq - frames[0].seq)
-        assert 0.035 < per_frame_s < 0.2  # 1/20, later on a busy machine, and not 1/60
+        per_frame_s = np.diff([f.t_s for f in frames]) / np.diff([f.seq for f in frames])
+        assert per_frame_s.min() == pytest.approx(1 / 20, abs=0.015)  # not 1/60
         server.kill()
         with pytest.raises(CameraError, match="has closed the connection|cannot be read"):
             take(source, 100)

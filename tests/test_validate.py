@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from vlf_edge import Plan, WeightsError
+from vlf_edge import Plan, WeightsError, shipped
 from vlf_edge.cli import main
-from vlf_edge.compiler import Recipe, build, fp32_model, load_recipe, recipe
+from vlf_edge.compiler import Recipe, build, load_recipe, recipe
 from vlf_edge.compiler.accuracy import candidate, gate, validate
 from vlf_edge.compiler.calibration import windows as calibrate
 from vlf_edge.compiler.graph import parse
@@ -159,7 +159,7 @@ def test_an_engine_that_is_added_is_not_covered_by_the_old_report(toy, tmp_path,
 
 
 def test_the_weights_that_ship_are_the_default_and_bring_their_clips(toy, tmp_path, few, monkeypatch):
-    monkeypatch.setattr(fp32_model, "SHIPPED_PLAN", toy.path)
+    monkeypatch.setitem(shipped.PLANS, "vlf-tiny", toy.path)
     request = Recipe(precision="int8", target="cpu", calib_samples=26, max_drop=100.0)
     first = build(request, tmp_path / "a.plan", cache_dir=tmp_path)
     assert first.manifest.weights == toy.manifest.weights and first.manifest.labels == CLASSES

@@ -159,19 +159,19 @@ def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan 
         raise WeightsError("weights and random weights exclude each other: give one of --weights and --random-weights")
     if base is not None and (recipe.weights or recipe.random_weights):
         raise WeightsError(f"{base} already holds weights; give either a base plan or weights, not both")
-    ships = base is None and not recipe.weights and not recipe.random_weights
     published = bool(recipe.weights and recipe.model)
+    named = recipe.weights in shipped.NAMES and recipe.frontend == "onnx" and not published
+    ships = base is None and not recipe.random_weights and (named or not recipe.weights)
     told = recipe.labels or recipe.frames or recipe.size_px or (recipe.model and not ships)
     if told and not recipe.random_weights and not published:
         raise WeightsError(
             "model and labels come with the weights; --model, --labels, --frames and --size are for --random-weights, "
             "and for checkpoints of a model's authors: --model tsm --weights FILE"
         )
-    if recipe.weights in shipped.NAMES and recipe.frontend == "onnx" and not published:
-        return Plan.open(shipped.PLANS[recipe.weights])
     if not ships:
         return None if base is None else Plan.open(base)
-    if not fp32_model.SHIPPED_PLAN.is_file():
+    path = shipped.PLANS[recipe.weights or fp32_model.DEFAULT_MODEL]
+    if not path.is_file():
         raise WeightsError(
             "no weights ship with this version: give --weights FILE (safetensors) or a BASE.plan, or say "
             "--random-weights for a plan that runs but whose labels mean nothing"
@@ -181,7 +181,7 @@ def _starting_plan(recipe: Recipe, base: str | os.PathLike[str] | None) -> Plan 
             f"only {fp32_model.DEFAULT_MODEL} comes with trained weights; for {recipe.model} give --weights FILE "
             "(vlf-edge train makes them), or say --random-weights"
         )
-    return Plan.open(fp32_model.SHIPPED_PLAN)
+    return Plan.open(path)
 
 
 def _with_default_clips(recipe: Recipe, plan: Plan | None) -> Recipe:

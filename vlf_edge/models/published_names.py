@@ -264,11 +264,11 @@ _OUTSIDE = {
     "bn2": "_bn1",
     "classifier": "_fc",
 }
-_SQUEEZE = {"conv_dw": "_depthwise_conv", "se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+_IN_BOTH = {"conv_dw": "_depthwise_conv", "se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
 _EXPANDING = {
-    "conv_pw": "_expand_conv", "bn1": "_bn0", "bn2": "_bn1", "conv_pwl": "_project_conv", "bn3": "_bn2", **_SQUEEZE,
+    "conv_pw": "_expand_conv", "bn1": "_bn0", "bn2": "_bn1", "conv_pwl": "_project_conv", "bn3": "_bn2", **_IN_BOTH,
 }  # fmt: skip
-_PLAIN = {"bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2", **_SQUEEZE}
+_PLAIN = {"bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2", **_IN_BOTH}
 
 
 def _of_efficientnet_pytorch(names: Iterable[str]) -> dict[str, str]:

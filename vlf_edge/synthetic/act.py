@@ -7,19 +7,15 @@ whoever does them, wherever, teaches a model to look at limbs: that is what peop
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from ..opencv import load_cv2
-from .clip import HELD_OUT_SEED
-from .person import AIR, ELBOW, HIP, KNEE, LEAN, POSE, REST, SHOULDER, TURN, WALK, Person, draw
-from .scene import Canvas, Lens, affine, any_texture, chain, horizon
-from .textures import HELD_OUT, SIDE_PX, TRAINING
+from .clip import surfaces_of
+from .person import AIR, ELBOW, HIP, KNEE, LEAN, OTHER, POSE, REST, SHOULDER, TURN, WALK, Person, draw
+from .scene import Canvas, Drift, Lens, affine, any_texture, chain, horizon
 
 ACTS = 72
 _ARM, _LEG = slice(SHOULDER, ELBOW + 1), slice(HIP, KNEE + 1)
-_OTHER = 6  # joints of the other side come so much later
 _KINDS = {"arm": 0.34, "arms": 0.16, "leg": 0.18, "body": 0.12, "way": 0.08, "arm and leg": 0.12}
 _FORMS = {"return": 0.34, "stay": 0.2, "repeat": 0.2, "two poses": 0.13, "two poses, return": 0.13}
 _PARTNERS = {"nobody": 0.3, "looks on": 0.15, "does the same": 0.3, "answers": 0.25}
@@ -45,7 +41,7 @@ class Act:
             joints = {"leg": (SHOULDER, HIP, KNEE), "arm and leg": (SHOULDER, HIP, KNEE)}.get(kind, (0, 1, 2))
             joint = int(rng.choice((*joints, LEAN)))
             change = rng.choice([-1, 1]) * rng.uniform(0.6, 1.1)
-            self._two[[joint, joint + _OTHER] if kind == "arms" and joint != LEAN else joint] += change
+            self._two[[joint, joint + OTHER] if kind == "arms" and joint != LEAN else joint] += change
         self._cycles, self._peak = rng.uniform(1.5, 3), rng.uniform(0.3, 0.55)
         self.lasts_s, self.distance = rng.uniform(0.6, 1.3), rng.uniform(0.3, 0.75)
         self.of_arms, self.partner = kind in ("arm", "arms"), _any(rng, _PARTNERS)
@@ -55,7 +51,7 @@ class Act:
         self._answer[WALK] = -rng.uniform(0.05, 0.4)
         if rng.random() < 0.5:
             self._answer[_ARM] = _arm(rng)
-            self._answer[_OTHER : _OTHER + 3] = self._answer[_ARM]
+            self._answer[OTHER : OTHER + 3] = self._answer[_ARM]
         if rng.random() < 0.3:
             self._answer[_LEG] = _leg(rng)
 
@@ -92,7 +88,7 @@ class ActClip:
         rng = np.random.default_rng((seed, number, 0xAC7))
         self.number, self._seed, self._canvas = number, seed, Canvas(side_px, side_px)
         self._act, self._seconds = Act(number), seconds
-        surfaces = HELD_OUT if seed >= HELD_OUT_SEED else TRAINING
+        surfaces = surfaces_of(seed)
         self._compose_scene(rng, surfaces)
         self._compose_people(rng, surfaces)
         self._amplitude, self._pace = rng.uniform(0.8, 1.2, len(POSE)), rng.uniform(0.75, 1.35)
@@ -103,7 +99,7 @@ class ActClip:
 
     def render(self, times_s: np.ndarray) -> np.ndarray:
         """(T,) seconds from the beginning -> (T, side, side, 3) uint8 BGR."""
-        drift = [affine((self._sway * np.sin(2 * np.pi * self._hz * t + self._phase)).sum(axis=1)) for t in times_s]
+        drift = [affine(self._drift.at(t)) for t in times_s]
         images = np.stack([self._canvas.surface(self._surface, chain(jitter, self._base)) for jitter in drift])
         shaken = np.stack([jitter[:, 2] for jitter in drift])
         for person, poses, speeds in self._moves(times_s):
@@ -182,11 +178,11 @@ class ActClip:
             surface = cv2.addWeighted(surface, share, np.full_like(surface, rng.integers(30, 230)), 1 - share, 0)
         self._surface = surface
         self._base = affine(np.array([*rng.uniform(-0.4, 0.4, 2), np.log(rng.uniform(1.2, 2.6)), 0.0]))
-        self._sway = 0.004 * rng.random() * rng.normal(size=(4, 3))
-        self._phase, self._hz = rng.uniform(0, 2 * np.pi, (4, 3)), rng.uniform(0.2, 2.5, (4, 3))
+        size = 0.004 * rng.random() * rng.normal(size=(4, 3))
+        self._drift = Drift(size, rng.uniform(0, 2 * np.pi, (4, 3)), rng.uniform(0.2, 2.5, (4, 3)))
         self._lens = Lens(
             noise=rng.uniform(0, 7),
-            blur_px=rng.uniform(0.4, 1.4) * side_px / SIDE_PX * 2 if rng.random() < 0.3 else 0.0,
+            blur_px=rng.uniform(0.4, 1.4) * (side_px / 128) if rng.random() < 0.3 else 0.0,
             gain=rng.uniform(0.65, 1.2),
             bias=rng.uniform(-15, 25),
             flicker=rng.uniform(0, 0.02),
@@ -214,7 +210,7 @@ def _leg(rng: np.random.Generator) -> tuple[float, float, float]:
 
 def _pose(rng: np.random.Generator, kind: str) -> np.ndarray:
     """(17,) where an act of that kind goes."""
-    pose, both = REST.copy(), slice(_OTHER, _OTHER + 3)
+    pose, both = REST.copy(), slice(OTHER, OTHER + 3)
     if kind in ("arm", "arms", "arm and leg"):
         pose[_ARM] = _arm(rng)
     if kind == "arms":
@@ -226,8 +222,8 @@ def _pose(rng: np.random.Generator, kind: str) -> np.ndarray:
     if kind == "body":
         pose[LEAN] = rng.uniform(0.4, 1.5) if rng.random() < 0.6 else rng.uniform(-0.5, -0.2)
         if rng.random() < 0.6:  # the knees give way
-            pose[[HIP, HIP + _OTHER]] = hip = rng.uniform(0.5, 1.6)
-            pose[[KNEE, KNEE + _OTHER]] = hip * rng.uniform(1.2, 1.9)
+            pose[[HIP, HIP + OTHER]] = hip = rng.uniform(0.5, 1.6)
+            pose[[KNEE, KNEE + OTHER]] = hip * rng.uniform(1.2, 1.9)
         if rng.random() < 0.4:
             pose[_ARM] = pose[both] = _arm(rng)
         if rng.random() < 0.25:
@@ -251,4 +247,4 @@ def _step(at: np.ndarray, begin: float, end: float) -> np.ndarray:
     return share * share * (3 - 2 * share)
 
 
-_outer: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.multiply.outer
+_outer = np.multiply.outer

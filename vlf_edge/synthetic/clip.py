@@ -17,6 +17,7 @@ from .scene import (
     LONG_SHAPES,
     SHAPES,
     Canvas,
+    Drift,
     Lens,
     Part,
     affine,
@@ -53,16 +54,9 @@ _LEAST_DETAIL, _DRAWS = 5.0, 6
 _AXIS = {"right": 0, "down": 1, "approach": 2, "clockwise": 3, "open": 4, "shake": 0, "nod": 1}
 
 
-@dataclass(frozen=True)
-class _Drift:
-    """Slow and small motion that means nothing: a hand that holds a camera."""
-
-    amplitude: np.ndarray  # (4, 3)
-    phase: np.ndarray  # (4, 3)
-    frequency_hz: np.ndarray  # (4, 3)
-
-    def at(self, t_s: float) -> np.ndarray:
-        return (self.amplitude * np.sin(2 * np.pi * self.frequency_hz * t_s + self.phase)).sum(axis=1)
+def surfaces_of(seed: int) -> range:
+    """The textures that a clip of this seed shows."""
+    return HELD_OUT if seed >= HELD_OUT_SEED else TRAINING
 
 
 @dataclass(frozen=True)
@@ -113,7 +107,7 @@ class MotionClip:
         rng = np.random.default_rng((seed, CLASSES.index(self._forward), 13))
         hard = 1 - ease * rng.random()
         self._plain = rng.random() < ease - 0.3
-        surfaces = HELD_OUT if seed >= HELD_OUT_SEED else TRAINING
+        surfaces = surfaces_of(seed)
         self._surfaces = [number for number in surfaces if number % RANKS <= (1 - ease) * (RANKS - 1)]
         self._compose_motion(rng, hard)
         self._compose_scene(rng, hard, ease, width, height)
@@ -194,7 +188,7 @@ class MotionClip:
             self._travel[:4] += stray
         self._middle[4] = rng.uniform(0.45, 0.55)
         size = np.array([0.006, 0.006, 0.006, 0.008])[:, None] * rng.random() * hard
-        self._drift = _Drift(size * rng.normal(size=(4, 3)), rng.uniform(0, 6.3, (4, 3)), rng.uniform(0.2, 2.5, (4, 3)))
+        self._drift = Drift(size * rng.normal(size=(4, 3)), rng.uniform(0, 6.3, (4, 3)), rng.uniform(0.2, 2.5, (4, 3)))
 
     def _compose_scene(self, rng: np.random.Generator, hard: float, ease: float, width: int, height: int) -> None:
         """What is seen, and through what lens."""

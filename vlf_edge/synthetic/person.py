@@ -18,7 +18,8 @@ from .scene import any_texture
 SIDE = ("shoulder", "shoulder out", "elbow", "hip", "hip out", "knee")
 POSE = (*SIDE, *SIDE, "lean", "bend", "turn", "air", "walk")
 SHOULDER, SHOULDER_OUT, ELBOW, HIP, HIP_OUT, KNEE = range(6)
-LEAN, BEND, TURN, AIR, WALK = range(12, 17)
+OTHER = len(SIDE)  # joints of the other side come so much later
+LEAN, BEND, TURN, AIR, WALK = range(2 * OTHER, len(POSE))
 """lean: forwards. bend: sideways. turn: about the vertical. air: how high above the ground, walk: how far forwards, in
 heights."""
 REST = np.array([0.05, 0.12, 0.2, 0, 0.06, 0.05] * 2 + [0.0] * 5)
@@ -79,15 +80,15 @@ class Person:
         self._looks = {part: (texture * shade).astype(np.uint8) for part, texture in looks.items()}, looks  # far, near
         self._swapped = rng.random() < 0.5  # the far side does what the pose says of the near one
         self._habit = np.zeros(len(POSE))
-        self._habit[_ANGLES] = rng.normal(0, 0.06, LEAN + 2)
-        self._fidget = rng.normal(0, 0.05, LEAN + 2), rng.uniform(0.2, 1.2, LEAN + 2), rng.uniform(0, 6.3, LEAN + 2)
+        self._habit[_ANGLES] = rng.normal(0, 0.06, TURN)
+        self._fidget = rng.normal(0, 0.05, TURN), rng.uniform(0.2, 1.2, TURN), rng.uniform(0, 6.3, TURN)
         self._gait_hz, self._gait_phase = rng.uniform(1.2, 2.2), rng.uniform(0, 2 * np.pi)
 
     def strokes(self, poses: np.ndarray, times_s: np.ndarray, speeds: np.ndarray) -> Strokes:
         """poses: (T, 17). times_s, speeds: (T,); a person who walks, in heights a second, moves arms and legs."""
         poses = self._stirred(poses, times_s, speeds)
-        points, floor_y = self._joints(poses)
-        yaw, head_size = self._yaw + poses[:, TURN], self._lengths["head"]
+        points, yaw, head_size = self._joints(poses), self._yaw + poses[:, TURN], self._lengths["head"]
+        floor_y = np.maximum(*(self._in_picture(points["foot", side], yaw)[:, 1] for side in (0, 1)))
         limbs = [
             *self._arm(points, 0), *self._leg(points, 0), *self._leg(points, 1), *self._trunk(points, yaw),
             *self._arm(points, 1),
@@ -135,25 +136,24 @@ class Person:
         size, rate_hz, phase = self._fidget
         poses[:, _ANGLES] += size * np.sin(2 * np.pi * rate_hz * times_s[:, np.newaxis] + phase)
         if self._swapped:
-            poses[:, :LEAN] = np.concatenate([poses[:, 6:LEAN], poses[:, :6]], axis=1)
+            poses[:, :LEAN] = np.concatenate([poses[:, OTHER:LEAN], poses[:, :OTHER]], axis=1)
         share = np.where(speeds > 0.05, np.minimum(1.0, speeds / 0.3), 0.0)
         swing = share * np.sin(2 * np.pi * self._gait_hz * times_s + self._gait_phase)
-        for side, way in ((0, 1), (6, -1)):
+        for side, way in ((0, 1), (OTHER, -1)):
             poses[:, side + HIP] += 0.5 * way * swing
             poses[:, side + KNEE] += 0.5 * np.maximum(0.0, -way * swing)
             poses[:, side + SHOULDER] -= 0.2 * way * swing
         return poses
 
-    def _joints(self, poses: np.ndarray) -> tuple[dict, np.ndarray]:
-        """{name, or (name, side): (T, 3) forwards, to the near side, down}, from the pelvis, in heights; and (T,) how
-        far below that the lower foot is in the picture."""
+    def _joints(self, poses: np.ndarray) -> dict:
+        """{name, or (name, side): (T, 3) forwards, to the near side, down}, from the pelvis, in heights."""
         lean, bend, lengths = poses[:, LEAN], poses[:, BEND], self._lengths
         up = np.stack([np.sin(lean) * np.cos(bend), -np.sin(bend), -np.cos(lean) * np.cos(bend)], axis=1)
         pelvis = np.zeros_like(up)
         chest = pelvis + lengths["torso"] * up
         points: dict = {"pelvis": pelvis, "chest": chest}
         for side, way in ((0, -1), (1, 1)):
-            of = poses[:, 6 * side : 6 * side + 6].T
+            of = poses[:, OTHER * side : OTHER * (side + 1)].T
             hip = pelvis + [0, way * lengths["hip"], 0]
             knee = hip + lengths["thigh"] * _hanging(of[HIP], of[HIP_OUT], way)
             foot = knee + lengths["shin"] * _hanging(of[HIP] - np.maximum(0, of[KNEE]), 0.5 * of[HIP_OUT], way)
@@ -164,8 +164,7 @@ class Person:
             hand = elbow + lengths["forearm"] * _hanging(bent, 0.7 * of[SHOULDER_OUT], way)
             names = ("hip", "knee", "foot", "shoulder", "elbow", "hand")
             points |= {(name, side): at for name, at in zip(names, (hip, knee, foot, shoulder, elbow, hand))}
-        yaw = self._yaw + poses[:, TURN]
-        return points, np.maximum(*(self._in_picture(points["foot", side], yaw)[:, 1] for side in (0, 1)))
+        return points
 
     def _in_picture(self, at: np.ndarray, yaw: np.ndarray) -> np.ndarray:
         """(..., T, 3) in the body's directions -> (..., T, 2) x and y."""

@@ -48,6 +48,18 @@ class Lens:
     occluder: np.ndarray | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class Drift:
+    """Slow and small motion that means nothing: a hand that holds a camera."""
+
+    amplitude: np.ndarray  # (4, 3)
+    phase: np.ndarray  # (4, 3)
+    frequency_hz: np.ndarray  # (4, 3)
+
+    def at(self, t_s: float) -> np.ndarray:
+        return (self.amplitude * np.sin(2 * np.pi * self.frequency_hz * t_s + self.phase)).sum(axis=1)
+
+
 def affine(pose: np.ndarray, pivot: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     """(2, 3) matrix: scale and turn about ``pivot``, then shift; units of the short side."""
     x, y, log_scale, angle = pose[:4]
